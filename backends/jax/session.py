@@ -1,0 +1,200 @@
+"""Loss, step, evaluation, synchronisation and memory in JAX, once for all tasks."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from backends.api import DeviceMemory, Options, Unsupported
+from backends.jax.models import MODELS, State
+from tasks.spec import AdamW, Array, Batch, Params, Task
+
+PRECISIONS = ("float32", "float64")
+
+
+def versions() -> Mapping[str, str]:
+    """JAX, its compiled part, Flax and optax."""
+    return {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+
+
+def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
+    """Builds the module with `params` as its weights on the device."""
+    if type(task.model) not in MODELS:
+        raise Unsupported(f"the JAX backend has no model for {type(task.model).__name__}")
+    if options.precision not in PRECISIONS:
+        raise Unsupported(f"the JAX backend computes in {', '.join(PRECISIONS)}, not {options.precision}")
+    try:
+        device = jax.devices(options.device)[0]
+    except RuntimeError as error:
+        raise Unsupported(f'JAX sees no {options.device}; for CUDA: pip install "jax[cuda13]" ({error})') from error
+    jax.config.update("jax_enable_x64", options.precision == "float64")
+    # float32 means IEEE float32: JAX's own default on a GPU is TF32.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    with jax.default_device(device):
+        return JaxSession(task, params, options, device)
+
+
+class DeviceBatch(NamedTuple):
+    """A batch on the device."""
+
+    inputs: Mapping[str, jax.Array]
+    labels: jax.Array  # int32[B] or int32[B, T]
+    weights: jax.Array  # of the labels' shape
+
+
+class JaxSession:
+    """Implements backends.api.Session.
+
+    The weights, the optimizer state, the dropout keys and the carried state live here between calls of pure functions.
+    """
+
+    def __init__(self, task: Task, params: Params, options: Options, device: jax.Device) -> None:
+        self._device = device
+        self._dtype = np.dtype(options.precision)
+        model = MODELS[type(task.model)](task.model, dtype=self._dtype, rngs=nnx.Rngs(options.seed))
+        self._graph, weights, self._rest = nnx.split(model, nnx.Param, ...)
+        self._names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
+        _, self._structure = jax.tree.flatten(weights)
+        self._initial_state = model.initial_state
+        self._weights = self._load(params, like=jax.tree.leaves(weights))
+        self._transform = _transform(task.optimizer)
+        self._optimizer = self._transform.init(self._weights)
+        self._state: State | None = None
+        self._train = jax.jit(self._train_function, donate_argnums=(0, 1, 2, 3))
+        self._evaluate = jax.jit(self._evaluate_function)
+        self._differentiate = jax.jit(jax.grad(self._loss_function, has_aux=True))
+
+    def put(self, batch: Batch) -> DeviceBatch:
+        inputs = {name: self._cast(value) for name, value in batch.inputs.items()}
+        placed: DeviceBatch = jax.device_put(
+            DeviceBatch(inputs, batch.labels, self._cast(batch.weights)),  # type: ignore[arg-type]  # arrays in, arrays out
+            self._device,
+        )
+        return placed
+
+    def train_step(self, batch: DeviceBatch) -> jax.Array:
+        loss, self._weights, self._optimizer, self._rest, self._state = self._train(
+            self._weights, self._optimizer, self._rest, self._carried(batch), batch
+        )
+        return loss
+
+    def eval_step(self, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
+        losses, predictions, _, self._state = self._evaluate(self._weights, self._rest, self._carried(batch), batch)
+        return losses, predictions
+
+    def logits(self, batch: DeviceBatch) -> Array:
+        return self.fetch(self._evaluate(self._weights, self._rest, self._zero_state(batch), batch)[2])
+
+    def gradients(self, batch: DeviceBatch) -> Params:
+        gradients, _ = self._differentiate(self._weights, self._rest, self._zero_state(batch), batch)
+        return self._canonical(gradients)
+
+    def reset_state(self) -> None:
+        self._state = None
+
+    def fetch(self, value: jax.Array) -> Array:
+        return np.asarray(value)
+
+    def wait(self) -> None:
+        jax.block_until_ready((self._weights, self._optimizer, self._rest, self._state))
+
+    def params(self) -> Params:
+        return self._canonical(self._weights)
+
+    def device_memory(self) -> DeviceMemory | None:
+        if self._device.platform == "cpu":
+            return None  # JAX keeps no figures there
+        statistics = self._device.memory_stats()
+        return DeviceMemory(statistics["peak_bytes_in_use"], None)
+
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        return {
+            "device": "cpu" if self._weights[0].device.platform == "cpu" else "gpu",
+            "device name": self._device.device_kind if self._device.platform != "cpu" else None,
+            "precision": str(self._weights[0].dtype),
+            "matmul precision": jax.config.jax_default_matmul_precision,
+            "compile": "jax.jit, XLA",
+            "optimizer": "optax.adamw",
+        }
+
+    # Pure functions of the weights (a list of leaves, which crosses into a compiled call faster than a Flax state).
+
+    def _loss_function(
+        self, weights: list[jax.Array], rest: Any, state: State, batch: DeviceBatch
+    ) -> tuple[jax.Array, tuple[Any, State]]:
+        model = nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights), rest)
+        logits, state = model(batch.inputs, state, training=True)
+        loss = jnp.sum(_losses(logits, batch.labels) * batch.weights) / jnp.sum(batch.weights)
+        _, _, rest = nnx.split(model, nnx.Param, ...)
+        return loss, (rest, state)
+
+    def _train_function(
+        self, weights: list[jax.Array], optimizer: Any, rest: Any, state: State, batch: DeviceBatch
+    ) -> tuple[jax.Array, list[jax.Array], Any, Any, State]:
+        compute = jax.value_and_grad(self._loss_function, has_aux=True)
+        (loss, (rest, state)), gradients = compute(weights, rest, state, batch)
+        updates, optimizer = self._transform.update(gradients, optimizer, weights)
+        return loss, optax.apply_updates(weights, updates), optimizer, rest, state
+
+    def _evaluate_function(
+        self, weights: list[jax.Array], rest: Any, state: State, batch: DeviceBatch
+    ) -> tuple[jax.Array, jax.Array, jax.Array, State]:
+        model = nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights), rest)
+        logits, state = model(batch.inputs, state, training=False)
+        return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
+
+    def _cast(self, value: Array) -> Array:
+        return value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value
+
+    def _carried(self, batch: DeviceBatch) -> State:
+        return self._zero_state(batch) if self._state is None else self._state
+
+    def _zero_state(self, batch: DeviceBatch) -> State:
+        with jax.default_device(self._device):
+            state: State = self._initial_state(batch.labels.shape[0])
+            return state
+
+    def _load(self, params: Params, *, like: list[jax.Array]) -> list[jax.Array]:
+        if set(params) != set(self._names):
+            raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(self._names))}")
+        for name, leaf in zip(self._names, like, strict=True):
+            if params[name].shape != leaf.shape:
+                raise ValueError(f"{name} is {params[name].shape}, the model has {leaf.shape}")
+        # jnp.array copies: donated buffers must not be the caller's memory.
+        return [jnp.array(params[name], dtype=self._dtype) for name in self._names]
+
+    def _canonical(self, leaves: list[jax.Array]) -> Params:
+        # A copy: the next step donates these buffers.
+        return {name: np.array(leaf) for name, leaf in zip(self._names, leaves, strict=True)}
+
+
+def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of every position, of the labels' shape."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _transform(spec: AdamW) -> optax.GradientTransformation:
+    def schedule(updates_done: jax.Array) -> jax.Array:
+        update = updates_done.astype(jnp.result_type(float)) + 1
+        factor = jnp.ones_like(update)
+        if spec.warmup_steps:
+            factor = jnp.minimum(factor, update / spec.warmup_steps)
+        if spec.decay_steps is not None:
+            remaining = (spec.decay_steps - update + 1) / (spec.decay_steps - spec.warmup_steps)
+            factor = jnp.minimum(factor, jnp.maximum(remaining, 0))
+        return spec.learning_rate * factor
+
+    adamw = optax.adamw(
+        schedule if spec.scheduled else spec.learning_rate,
+        b1=spec.beta1,
+        b2=spec.beta2,
+        eps=spec.eps,
+        weight_decay=spec.weight_decay,
+        mask=lambda weights: [spec.decays(weight) for weight in weights],
+    )
+    return adamw if spec.clip_norm is None else optax.chain(optax.clip_by_global_norm(spec.clip_norm), adamw)

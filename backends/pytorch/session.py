@@ -1,0 +1,200 @@
+"""Loss, step, evaluation, synchronisation and memory in PyTorch, once for all tasks."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from backends.api import DeviceMemory, Options, Unsupported
+from backends.pytorch.models import MODELS, Model, State
+from tasks.spec import AdamW, Array, Batch, Params, Task
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def versions() -> Mapping[str, str]:
+    """PyTorch's version, with the CUDA version that it was built for."""
+    return {"torch": version("torch"), "torch cuda": torch.version.cuda or "none"}
+
+
+def open_session(task: Task, params: Params, options: Options) -> "TorchSession":
+    """Builds the module, loads `params` into it and puts it on the device."""
+    if type(task.model) not in MODELS:
+        raise Unsupported(f"the PyTorch backend has no model for {type(task.model).__name__}")
+    if options.precision not in DTYPES:
+        raise Unsupported(f"the PyTorch backend computes in {', '.join(DTYPES)}, not {options.precision}")
+    if options.device == "gpu" and not torch.cuda.is_available():
+        raise Unsupported("PyTorch sees no GPU: torch.cuda.is_available() is False; install a CUDA build of torch")
+    # float32 means IEEE float32: PyTorch's own default lets cuDNN's recurrent kernels use TF32.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(options.seed)
+    return TorchSession(task, params, options)
+
+
+class DeviceBatch(NamedTuple):
+    """A batch on the device."""
+
+    inputs: Mapping[str, torch.Tensor]
+    labels: torch.Tensor  # int64[B] or int64[B, T]
+    weights: torch.Tensor  # of the labels' shape, divided by their sum
+
+
+class TorchSession:
+    """Implements backends.api.Session."""
+
+    def __init__(self, task: Task, params: Params, options: Options) -> None:
+        self._device = torch.device("cuda" if options.device == "gpu" else "cpu")
+        self._dtype = DTYPES[options.precision]
+        self._host_dtype = np.dtype(options.precision)
+        self._clip_norm = task.optimizer.clip_norm
+        self._model: Model = MODELS[type(task.model)](task.model)
+        self._load(params)
+        self._model.to(self._device, self._dtype)
+        self._parameters = list(self._model.parameters())
+        self._optimizer = _optimizer(task.optimizer, self._parameters)
+        self._schedule = (
+            torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda done: _rate_factor(task.optimizer, done))
+            if task.optimizer.scheduled
+            else None
+        )
+        self._state: State | None = None
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def put(self, batch: Batch) -> DeviceBatch:
+        weights = batch.weights.astype(self._host_dtype)
+        return DeviceBatch(
+            {name: self._to_device(value) for name, value in batch.inputs.items()},
+            self._to_device(batch.labels).long(),
+            self._to_device(weights / weights.sum()),
+        )
+
+    def train_step(self, batch: DeviceBatch) -> torch.Tensor:
+        self._model.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        logits, state = self._model(batch.inputs, self._carried(batch))
+        self._state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
+        loss = _loss(logits, batch)
+        loss.backward()
+        if self._clip_norm is not None:
+            _clip(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        if self._schedule is not None:
+            self._schedule.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        self._model.eval()
+        logits, self._state = self._model(batch.inputs, self._carried(batch))
+        return _losses(logits, batch.labels), logits.argmax(-1)
+
+    @torch.no_grad()
+    def logits(self, batch: DeviceBatch) -> Array:
+        self._model.eval()
+        return self.fetch(self._model(batch.inputs, self._zero_state(batch))[0])
+
+    def gradients(self, batch: DeviceBatch) -> Params:
+        self._model.train()
+        logits, _ = self._model(batch.inputs, self._zero_state(batch))
+        gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
+        names = [name for name, _ in self._model.named_parameters()]
+        return self._canonical(dict(zip(names, gradients, strict=True)))
+
+    def reset_state(self) -> None:
+        self._state = None
+
+    def fetch(self, value: torch.Tensor) -> Array:
+        return value.detach().cpu().numpy()
+
+    def wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        # Eager PyTorch on the CPU has finished when the call returns.
+
+    def params(self) -> Params:
+        return self._canonical(dict(self._model.named_parameters()))
+
+    def device_memory(self) -> DeviceMemory | None:
+        if self._device.type != "cuda":
+            return None
+        return DeviceMemory(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        return {
+            "device": "gpu" if self._device.type == "cuda" else "cpu",
+            "device name": torch.cuda.get_device_name() if self._device.type == "cuda" else None,
+            "precision": str(self._parameters[0].dtype).removeprefix("torch."),
+            "float32 matmul": torch.get_float32_matmul_precision(),
+            "cuDNN TF32": torch.backends.cudnn.allow_tf32,
+            "compile": "eager",
+            "optimizer": "torch.optim.AdamW, fused",
+            "intra-op threads": torch.get_num_threads(),
+        }
+
+    def _to_device(self, value: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(value)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _carried(self, batch: DeviceBatch) -> State:
+        return self._zero_state(batch) if self._state is None else self._state
+
+    def _zero_state(self, batch: DeviceBatch) -> State:
+        return self._model.initial_state(batch.labels.shape[0], like=self._parameters[0])
+
+    @torch.no_grad()
+    def _load(self, params: Params) -> None:
+        layout = self._model.layout
+        own = dict(self._model.named_parameters())
+        if set(params) != set(layout):
+            raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(layout))}")
+        self._model.to(self._dtype)
+        for name, leaf in layout.items():
+            own[leaf.native].copy_(torch.from_numpy(np.array(leaf.to_native(params[name]))))
+
+    def _canonical(self, tensors: Mapping[str, torch.Tensor]) -> Params:
+        layout = self._model.layout
+        # A copy: on the CPU, `numpy()` would show the live weights.
+        return {name: np.array(leaf.to_canonical(self.fetch(tensors[leaf.native]))) for name, leaf in layout.items()}
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of every position, of the labels' shape."""
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels, reduction="none")
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
+
+
+def _loss(logits: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+    return torch.dot(_losses(logits, batch.labels).flatten(), batch.weights.flatten())
+
+
+def _clip(parameters: list[torch.Tensor], clip_norm: float) -> None:
+    # torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; the specification divides by the norm.
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (clip_norm / norm).clamp(max=1.0))
+
+
+def _optimizer(spec: AdamW, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+    decayed = [parameter for parameter in parameters if spec.decays(parameter)]
+    others = [parameter for parameter in parameters if not spec.decays(parameter)]
+    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=spec.learning_rate,
+        betas=(spec.beta1, spec.beta2),
+        eps=spec.eps,
+        fused=True,
+    )
+
+
+def _rate_factor(spec: AdamW, updates_done: Any) -> float:
+    """LambdaLR's factor for the update that follows `updates_done` updates."""
+    return spec.learning_rate_at(updates_done + 1) / spec.learning_rate

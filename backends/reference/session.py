@@ -1,0 +1,127 @@
+"""A session in NumPy float64: slow, transparent, and the judge of all others."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd import value_and_grad
+
+from backends.api import DeviceMemory, Options, Unsupported
+from backends.reference.adamw import adamw
+from backends.reference.models import MODELS
+from tasks.spec import Array, Batch, Params, Task
+
+
+def versions() -> Mapping[str, str]:
+    """NumPy and autograd."""
+    return {name: version(name) for name in ("numpy", "autograd")}
+
+
+def open_session(task: Task, params: Params, options: Options) -> "ReferenceSession":
+    """A session for any task whose model is in `models.MODELS`."""
+    if type(task.model) not in MODELS:
+        raise Unsupported(f"the reference has no forward pass for {type(task.model).__name__}")
+    return ReferenceSession(task, params)
+
+
+class ReferenceSession:
+    """Implements backends.api.Session; a handle is the value itself."""
+
+    def __init__(self, task: Task, params: Params) -> None:
+        self.task = task
+        self.values: dict[str, Array] = {name: np.asarray(value, np.float64) for name, value in params.items()}
+        self.moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in self.values.items()}
+        self.updates = 0
+        self.state: Any = None
+
+    # The parts of a step, one method each.
+
+    def forward(self, params: Mapping[str, Any], inputs: Mapping[str, Array], state: Any) -> tuple[Any, Any]:
+        """(logits, new recurrent state)."""
+        model = MODELS[type(self.task.model)]
+        if state is None:
+            state = model.initial_state(self.task.model, len(next(iter(inputs.values()))))
+        return model.forward(self.task.model, params, inputs, state)
+
+    def losses(self, logits: Any, labels: Array) -> Any:
+        """Cross-entropy of every position, in nats, of the labels' shape."""
+        peak = anp.max(logits, axis=-1, keepdims=True)
+        log_sum = anp.log(anp.sum(anp.exp(logits - peak), axis=-1)) + peak[..., 0]
+        classes = logits.shape[-1]
+        chosen = anp.reshape(logits, (-1, classes))[anp.arange(labels.size), labels.reshape(-1)]
+        return log_sum - anp.reshape(chosen, labels.shape)
+
+    def mean_loss(self, losses: Any, weights: Array) -> Any:
+        """The loss of tasks/spec.py."""
+        return anp.sum(losses * weights) / anp.sum(weights)
+
+    def loss_and_gradients(self, batch: Batch, state: Any) -> tuple[float, dict[str, Array], Any]:
+        """Loss, gradients under canonical names, and the recurrent state after the batch."""
+        carried: list[Any] = []
+
+        def loss(params: Mapping[str, Any]) -> Any:
+            logits, new_state = self.forward(params, batch.inputs, state)
+            carried[:] = [new_state]
+            return self.mean_loss(self.losses(logits, batch.labels), batch.weights)
+
+        value, gradients = value_and_grad(loss)(self.values)
+        # The state leaves the graph here: back-propagation is truncated at the window.
+        return float(value), dict(gradients), _unboxed(carried[0])
+
+    def update(self, gradients: Mapping[str, Array]) -> None:
+        """One AdamW update in place."""
+        self.updates += 1
+        self.values, self.moments = adamw(
+            self.task.optimizer, values=self.values, gradients=gradients, moments=self.moments, update=self.updates
+        )
+
+    # The session.
+
+    def put(self, batch: Batch) -> Batch:
+        inputs = {
+            name: value.astype(np.float64) if value.dtype.kind == "f" else value for name, value in batch.inputs.items()
+        }
+        return batch._replace(inputs=inputs, weights=batch.weights.astype(np.float64))
+
+    def train_step(self, batch: Batch) -> float:
+        loss, gradients, self.state = self.loss_and_gradients(batch, self.state)
+        self.update(gradients)
+        return loss
+
+    def eval_step(self, batch: Batch) -> tuple[Array, Array]:
+        logits, self.state = self.forward(self.values, batch.inputs, self.state)
+        return self.losses(logits, batch.labels), np.argmax(logits, axis=-1)
+
+    def logits(self, batch: Batch) -> Array:
+        logits: Array = self.forward(self.values, batch.inputs, None)[0]
+        return logits
+
+    def gradients(self, batch: Batch) -> Params:
+        return self.loss_and_gradients(batch, None)[1]
+
+    def reset_state(self) -> None:
+        self.state = None
+
+    def fetch(self, value: Any) -> Array:
+        return np.asarray(value)
+
+    def wait(self) -> None:
+        """NumPy has finished when it returns."""
+
+    def params(self) -> Params:
+        return dict(self.values)
+
+    def device_memory(self) -> DeviceMemory | None:
+        return None
+
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        return {"device": "cpu", "precision": "float64", "compile": "none", "kernels": "NumPy"}
+
+
+def _unboxed(state: Any) -> Any:
+    """The plain arrays inside autograd's boxes, in the same nesting of tuples."""
+    if isinstance(state, tuple):
+        return tuple(_unboxed(part) for part in state)
+    return getattr(state, "_value", state)

@@ -1,0 +1,224 @@
+"""Loss, step, evaluation, synchronisation and memory in TensorFlow, once for all tasks."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from backends.api import DeviceMemory, Options, Unsupported
+from backends.tensorflow.models import MODELS, State
+from tasks.spec import AdamW, Array, Batch, Params, Task
+
+PRECISIONS = ("float32", "float64")
+
+
+def versions() -> Mapping[str, str]:
+    """TensorFlow and Keras."""
+    return {name: version(name) for name in ("tensorflow", "keras")}
+
+
+def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSession":
+    """Builds the Keras model on the device and assigns `params` to its variables."""
+    if type(task.model) not in MODELS:
+        raise Unsupported(f"the TensorFlow backend has no model for {type(task.model).__name__}")
+    if options.precision not in PRECISIONS:
+        raise Unsupported(f"the TensorFlow backend computes in {', '.join(PRECISIONS)}, not {options.precision}")
+    if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        raise Unsupported('TensorFlow sees no GPU; install its CUDA libraries with: pip install "tensorflow[and-cuda]"')
+    # float32 means IEEE float32: TensorFlow's own default on a GPU is TF32.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    keras.config.set_floatx(options.precision)
+    keras.config.set_dtype_policy(options.precision)
+    keras.utils.set_random_seed(options.seed)
+    with tf.device("/GPU:0" if options.device == "gpu" else "/CPU:0"):
+        return TensorFlowSession(task, params, options)
+
+
+class AdamWithCorrectedEpsilon(keras.optimizers.AdamW):
+    """Keras's AdamW with eps added after the bias correction of the second moment, as tasks.spec.AdamW has it."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)
+        first, second = self._momentums[index], self._velocities[index]
+        self.assign_add(first, (gradient - first) * (1 - self.beta_1))
+        self.assign_add(second, (tf.square(gradient) - second) * (1 - self.beta_2))
+        first_hat = first / self._bias_correction(self.beta_1, variable.dtype)
+        second_hat = second / self._bias_correction(self.beta_2, variable.dtype)
+        self.assign_sub(variable, learning_rate * first_hat / (tf.sqrt(second_hat) + self.epsilon))
+
+    def _bias_correction(self, beta: float, dtype: Any) -> tf.Tensor:
+        # A scalar in double, as PyTorch has it: in single precision 1 - 0.999^t has lost half its digits at t = 1.
+        update = tf.cast(self.iterations + 1, tf.float64)
+        return tf.cast(1 - tf.pow(tf.constant(beta, tf.float64), update), dtype)
+
+
+class WarmupAndDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of tasks.spec.AdamW; `step` counts the updates already done."""
+
+    def __init__(self, spec: AdamW) -> None:
+        self.spec = spec
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        spec = self.spec
+        update = tf.cast(step, keras.config.floatx()) + 1
+        factor = tf.ones_like(update)
+        if spec.warmup_steps:
+            factor = tf.minimum(factor, update / spec.warmup_steps)
+        if spec.decay_steps is not None:
+            remaining = (spec.decay_steps - update + 1) / (spec.decay_steps - spec.warmup_steps)
+            factor = tf.minimum(factor, tf.maximum(remaining, 0))
+        return spec.learning_rate * factor
+
+
+class DeviceBatch(NamedTuple):
+    """A batch on the device."""
+
+    inputs: Mapping[str, tf.Tensor]
+    labels: tf.Tensor  # int32[B] or int32[B, T]
+    weights: tf.Tensor  # of the labels' shape
+
+
+class TensorFlowSession:
+    """Implements backends.api.Session."""
+
+    def __init__(self, task: Task, params: Params, options: Options) -> None:
+        self._device = "/GPU:0" if options.device == "gpu" else "/CPU:0"
+        self._dtype = np.dtype(options.precision)
+        self._model = MODELS[type(task.model)](task.model)
+        self._variables = self._model.keras.trainable_variables
+        self._load(params)
+        self._optimizer = _optimizer(task.optimizer, self._variables)
+        self._state: State | None = None
+        # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step.
+        self._xla = all(layer.supports_jit for layer in self._model.keras.layers)
+        self._train = tf.function(self._train_graph, jit_compile=self._xla)
+        self._evaluate = tf.function(self._evaluate_graph, jit_compile=self._xla)
+        self._differentiate = tf.function(self._gradients_graph, jit_compile=self._xla)
+        if options.device == "gpu":
+            tf.config.experimental.reset_memory_stats("GPU:0")
+
+    def put(self, batch: Batch) -> DeviceBatch:
+        with tf.device(self._device):
+            return DeviceBatch(
+                {name: self._to_device(value) for name, value in batch.inputs.items()},
+                self._to_device(batch.labels),
+                self._to_device(batch.weights),
+            )
+
+    def train_step(self, batch: DeviceBatch) -> tf.Tensor:
+        loss, self._state = self._train(batch, self._carried(batch))
+        return loss
+
+    def eval_step(self, batch: DeviceBatch) -> tuple[tf.Tensor, tf.Tensor]:
+        losses, predictions, _, self._state = self._evaluate(batch, self._carried(batch))
+        return losses, predictions
+
+    def logits(self, batch: DeviceBatch) -> Array:
+        return self.fetch(self._evaluate(batch, self._zero_state(batch))[2])
+
+    def gradients(self, batch: DeviceBatch) -> Params:
+        return self._canonical(self._differentiate(batch, self._zero_state(batch)))
+
+    def reset_state(self) -> None:
+        self._state = None
+
+    def fetch(self, value: tf.Tensor) -> Array:
+        array: Array = value.numpy()
+        return array
+
+    def wait(self) -> None:
+        tf.test.experimental.sync_devices()
+
+    def params(self) -> Params:
+        return self._canonical([variable.value for variable in self._variables])
+
+    def device_memory(self) -> DeviceMemory | None:
+        if self._device == "/CPU:0":
+            return None  # TensorFlow would answer 0
+        return DeviceMemory(tf.config.experimental.get_memory_info("GPU:0")["peak"], None)
+
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        gpus = tf.config.list_physical_devices("GPU") if self._device == "/GPU:0" else []
+        return {
+            "device": "gpu" if "GPU" in self._variables[0].value.device else "cpu",
+            "device name": tf.config.experimental.get_device_details(gpus[0]).get("device_name") if gpus else None,
+            "precision": self._variables[0].value.dtype.name,
+            "TF32": tf.config.experimental.tensor_float_32_execution_enabled(),
+            "compile": "tf.function, XLA" if self._xla else "tf.function",
+            "optimizer": "keras.optimizers.AdamW, eps after bias correction",
+            # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
+            "intra-op threads": tf.config.threading.get_intra_op_parallelism_threads() or "all",
+        }
+
+    def _train_graph(self, batch: DeviceBatch, state: State) -> tuple[tf.Tensor, State]:
+        with tf.GradientTape() as tape:
+            logits, state = self._model.apply(batch.inputs, state, True)
+            loss = _loss(_losses(logits, batch.labels), batch.weights)
+        gradients = tape.gradient(loss, self._variables)
+        self._optimizer.apply([_dense(gradient) for gradient in gradients], self._variables)
+        return loss, state
+
+    def _evaluate_graph(self, batch: DeviceBatch, state: State) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
+        logits, state = self._model.apply(batch.inputs, state, False)
+        return _losses(logits, batch.labels), tf.argmax(logits, axis=-1), logits, state
+
+    def _gradients_graph(self, batch: DeviceBatch, state: State) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            logits, _ = self._model.apply(batch.inputs, state, True)
+            loss = _loss(_losses(logits, batch.labels), batch.weights)
+        return [_dense(gradient) for gradient in tape.gradient(loss, self._variables)]
+
+    def _to_device(self, value: Array) -> tf.Tensor:
+        return tf.convert_to_tensor(value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value)
+
+    def _carried(self, batch: DeviceBatch) -> State:
+        return self._zero_state(batch) if self._state is None else self._state
+
+    def _zero_state(self, batch: DeviceBatch) -> State:
+        with tf.device(self._device):
+            return self._model.initial_state(batch.labels.shape[0])
+
+    def _load(self, params: Params) -> None:
+        layout = self._model.layout
+        own = {variable.path: variable for variable in self._variables}
+        if set(params) != set(layout):
+            raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(layout))}")
+        for name, leaf in layout.items():
+            own[leaf.native].assign(leaf.to_native(params[name]).astype(self._dtype))
+
+    def _canonical(self, values: list[tf.Tensor]) -> Params:
+        own = {variable.path: self.fetch(value) for variable, value in zip(self._variables, values, strict=True)}
+        return {name: np.array(leaf.to_canonical(own[leaf.native])) for name, leaf in self._model.layout.items()}
+
+
+def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of every position, of the labels' shape."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def _loss(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
+
+
+def _dense(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    # An embedding's gradient arrives with one row per token; Adam would square the rows before duplicates are summed.
+    return tf.convert_to_tensor(gradient)
+
+
+def _optimizer(spec: AdamW, variables: list[Any]) -> keras.optimizers.Optimizer:
+    optimizer = AdamWithCorrectedEpsilon(
+        learning_rate=WarmupAndDecay(spec) if spec.scheduled else spec.learning_rate,
+        weight_decay=spec.weight_decay,
+        beta_1=spec.beta1,
+        beta_2=spec.beta2,
+        epsilon=spec.eps,
+        global_clipnorm=spec.clip_norm,
+    )
+    if spec.weight_decay == 0:
+        optimizer.weight_decay = None  # Keras's AdamW insists on a figure, and would multiply every variable by 1
+    optimizer.exclude_from_weight_decay([variable for variable in variables if not spec.decays(variable)])
+    optimizer.build(variables)
+    return optimizer

@@ -1,0 +1,1 @@
+"""Measures and compares. Nothing here imports a framework: a child process loads one backend by name."""

@@ -1,0 +1,159 @@
+"""Handwritten digits with a multi-layer perceptron of one hidden layer.
+
+    h = relu(x W0 + b0)         x  float32[B, 784], pixels in 0..1        W0 [784, 128], b0 [128]
+    z = h W1 + b1               z  [B, 10], logits                         W1 [128, 10],  b1 [10]
+    L = softmax cross-entropy of z, mean over the batch (tasks/spec.py)
+
+Kernels start from U(-s, s), s = sqrt(6 / (in + out)) (Glorot & Bengio, 2010), biases from 0. Adam with a learning rate of
+1e-3, beta1 0.9, beta2 0.999, eps 1e-8. The size, the batch of 32 and the 5 epochs of the preset `full` are those of the
+Keras beginners' tutorial (https://www.tensorflow.org/tutorials/quickstart/beginner), without its dropout.
+
+Data: MNIST (LeCun, Cortes & Burges; 60,000 training and 10,000 test images; CC BY-SA 3.0) in `standard` and `full`.
+`smoke` and `quick` need no download: they use the 1,797 digits of the UCI "Optical Recognition of Handwritten Digits" test
+set that scikit-learn carries, each of the 8x8 pixels drawn as a 3x3 square inside a border of 2, which gives 28x28.
+"""
+
+import gzip
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks import batching
+from tasks.idx import read_mnist
+from tasks.spec import AdamW, Array, Batch, Data, DataDir, Evaluation, Params, Preset, SpecError, Target, hash_arrays
+
+DIGITS_HELD_OUT = 360  # of 1,797, chosen by a fixed permutation: the file's order groups the writers
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """Widths of the layers, from the input to the logits."""
+
+    widths: tuple[int, ...] = (784, 128, 10)
+
+
+class _Examples(NamedTuple):
+    train_images: Array  # float32[N, 784] in 0..1
+    train_labels: Array  # int32[N]
+    test_images: Array
+    test_labels: Array
+
+
+@dataclass(frozen=True)
+class MnistMlp:
+    """The task; `epochs` over the training set are its budget."""
+
+    source: str  # "digits" or "mnist"
+    batch_size: int
+    epochs: int
+    model: MlpConfig = MlpConfig()
+    optimizer: AdamW = AdamW(learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8)
+    data_dir: DataDir = field(default=None, metadata={"spec": False})
+
+    name = "mnist_mlp"
+    unit = "images"
+
+    @cached_property
+    def _examples(self) -> _Examples:
+        images = _digits() if self.source == "digits" else _mnist(self.data_dir)
+        return images
+
+    @cached_property
+    def data(self) -> Data:
+        train, test = len(self._examples.train_labels), len(self._examples.test_labels)
+        counts = f"{train:,} training and {test:,} test images"
+        description = {
+            "digits": f"real handwritten digits of 8x8 pixels scaled to 28x28, from scikit-learn, NOT MNIST; {counts}",
+            "mnist": f"MNIST; {counts}",
+        }[self.source]
+        return Data(name=self.source, description=description, sha256=hash_arrays(*self._examples))
+
+    @property
+    def train_steps(self) -> int:
+        return self.epochs * batching.steps_per_epoch(len(self._examples.train_labels), self.batch_size)
+
+    def init_params(self, seed: int) -> Params:
+        rng = np.random.default_rng(seed)
+        params: dict[str, Array] = {}
+        for layer, (rows, columns) in enumerate(zip(self.model.widths, self.model.widths[1:], strict=False)):
+            limit = np.sqrt(6 / (rows + columns))
+            params[f"dense_{layer}/kernel"] = rng.uniform(-limit, limit, (rows, columns)).astype(np.float32)
+            params[f"dense_{layer}/bias"] = np.zeros(columns, np.float32)
+        return params
+
+    def train_batches(self, seed: int) -> Iterator[Batch]:
+        examples = self._examples
+        inputs = {"image": examples.train_images}
+        return batching.shuffled(inputs, examples.train_labels, batch_size=self.batch_size, seed=seed)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        examples = self._examples
+        return batching.in_order({"image": examples.test_images}, examples.test_labels, batch_size=self.batch_size)
+
+    def metrics(self, evaluation: Evaluation) -> dict[str, float]:
+        return {
+            "accuracy": float(np.mean(evaluation.predictions == evaluation.labels)),
+            "loss": float(np.mean(evaluation.losses)),
+        }
+
+    def for_parity(self) -> "MnistMlp":
+        return self  # small enough as it is, and without dropout
+
+
+def preset(name: str, data_dir: Path | None = None) -> Preset:
+    """The declared sizes; KeyError for a name that is not one of tasks.PRESETS."""
+    digits = MnistMlp(source="digits", batch_size=32, epochs=20)
+    return {
+        "smoke": lambda: Preset(
+            task=MnistMlp(source="digits", batch_size=32, epochs=2),
+            warmup_steps=20, block_steps=10, blocks=10, rounds=2, seeds=1, target=Target("accuracy", at_least=0.6),
+        ),
+        "quick": lambda: Preset(
+            task=digits,
+            warmup_steps=100, block_steps=50, blocks=20, rounds=5, seeds=2, target=Target("accuracy", at_least=0.93),
+        ),
+        "standard": lambda: Preset(
+            task=MnistMlp(source="mnist", batch_size=128, epochs=5, data_dir=data_dir),
+            warmup_steps=100, block_steps=50, blocks=40, rounds=5, seeds=3, target=Target("accuracy", at_least=0.97),
+        ),
+        "full": lambda: Preset(
+            task=MnistMlp(source="mnist", batch_size=32, epochs=5, data_dir=data_dir),
+            warmup_steps=200, block_steps=100, blocks=40, rounds=8, seeds=5, target=Target("accuracy", at_least=0.97),
+        ),
+    }[name]()  # fmt: skip
+
+
+def _mnist(data_dir: Path | None) -> _Examples:
+    mnist = read_mnist(data_dir)
+    return _Examples(
+        _pixels(mnist.train_images),
+        mnist.train_labels.astype(np.int32),
+        _pixels(mnist.test_images),
+        mnist.test_labels.astype(np.int32),
+    )
+
+
+def _pixels(images: Array) -> Array:
+    """uint8[N, 28, 28] -> float32[N, 784] in 0..1."""
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+
+
+def _digits() -> _Examples:
+    # Read without importing scikit-learn, whose 100 MB would otherwise be counted as every backend's host memory.
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise SpecError("the bundled digits come with scikit-learn, which is not installed: pip install scikit-learn")
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(path, "rt", encoding="ascii") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32)  # [1797, 65]: 64 pixels in 0..16, then the digit
+    squares = np.kron(table[:, :64].reshape(-1, 8, 8) / np.float32(16), np.ones((1, 3, 3), np.float32))  # [N, 24, 24]
+    images = np.pad(squares, ((0, 0), (2, 2), (2, 2))).reshape(len(table), 784)
+    labels = table[:, 64].astype(np.int32)
+    order = np.random.default_rng(0).permutation(len(table))
+    train, test = order[:-DIGITS_HELD_OUT], order[-DIGITS_HELD_OUT:]
+    return _Examples(images[train], labels[train], images[test], labels[test])
