@@ -186,7 +186,7 @@ def test_the_real_files() -> None:
     mnist = read_mnist(Path(folder))
     assert mnist.train_images.shape == (60_000, 28, 28)
     assert mnist.test_images.shape == (10_000, 28, 28)
-    # Known figures: the pixel mean that tutorials subtract (0.1307), and the number of each digit among the test labels.
+    # Known figures: the pixel mean that tutorials subtract (0.1307), and how often each digit is among the test labels.
     assert mnist.train_images.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
     assert np.bincount(mnist.train_labels).sum() == 60_000
     assert np.bincount(mnist.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

@@ -1,39 +1,39 @@
-"""The models as Flax nnx modules whose attribute paths are the canonical names.
+"""What a model is in this backend: a Flax nnx module whose attribute paths are the canonical names."""
 
-`module(inputs, state, training) -> (logits, state)`; a feed-forward model's state is the empty tuple.
-"""
-
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from tasks.mnist_mlp import MlpConfig
+from backends.api import Unsupported
 
 State = tuple[jax.Array, ...]
 
 
-class Mlp(nnx.Module):
-    """Equations in tasks/mnist_mlp.py."""
-
-    def __init__(self, config: MlpConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.depth = len(config.widths) - 1
-        for i in range(self.depth):
-            layer = nnx.Linear(config.widths[i], config.widths[i + 1], dtype=dtype, param_dtype=dtype, rngs=rngs)
-            setattr(self, f"dense_{i}", layer)
+class Model(nnx.Module):
+    """`model(inputs, state, training) -> (logits, state)`, from the recurrent state that `initial_state` starts with."""
 
     def initial_state(self, batch_size: int) -> State:
+        """A zero recurrent state; a feed-forward model's is the empty tuple."""
         return ()
 
     def __call__(self, inputs: Mapping[str, jax.Array], state: State, training: bool) -> tuple[jax.Array, State]:
-        hidden = inputs["image"]  # [B, 784]
-        for i in range(self.depth - 1):
-            hidden = jnp.maximum(getattr(self, f"dense_{i}")(hidden), 0)  # [B, 128]
-        return getattr(self, f"dense_{self.depth - 1}")(hidden), state  # [B, 10]
+        """Logits of the labels' shape with one more axis, and the state after the batch."""
+        raise NotImplementedError  # every model has its own
 
 
-MODELS: Mapping[type, Callable[..., nnx.Module]] = {
-    MlpConfig: Mlp,
+MODULES: Mapping[str, str] = {
+    "MlpConfig": "backends.jax.mlp",
 }
+"""Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
+
+
+def build(config: Any, *, dtype: Any, rngs: nnx.Rngs) -> Model:
+    """The model for a task's configuration; Unsupported if this backend has none."""
+    module = MODULES.get(type(config).__name__)
+    if module is None:
+        raise Unsupported(f"the JAX backend has no model for {type(config).__name__}")
+    model: Model = importlib.import_module(module).build(config, dtype=dtype, rngs=rngs)
+    return model

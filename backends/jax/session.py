@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from backends.api import DeviceMemory, Options, Unsupported
-from backends.jax.models import MODELS, State
+from backends.jax.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 PRECISIONS = ("float32", "float64")
@@ -24,8 +24,6 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     """Builds the module with `params` as its weights on the device."""
-    if type(task.model) not in MODELS:
-        raise Unsupported(f"the JAX backend has no model for {type(task.model).__name__}")
     if options.precision not in PRECISIONS:
         raise Unsupported(f"the JAX backend computes in {', '.join(PRECISIONS)}, not {options.precision}")
     try:
@@ -56,7 +54,7 @@ class JaxSession:
     def __init__(self, task: Task, params: Params, options: Options, device: jax.Device) -> None:
         self._device = device
         self._dtype = np.dtype(options.precision)
-        model = MODELS[type(task.model)](task.model, dtype=self._dtype, rngs=nnx.Rngs(options.seed))
+        model = build(task.model, dtype=self._dtype, rngs=nnx.Rngs(options.seed))
         self._graph, weights, self._rest = nnx.split(model, nnx.Param, ...)
         self._names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
         _, self._structure = jax.tree.flatten(weights)

@@ -1,9 +1,10 @@
-"""The models as `torch.nn.Module`s, and where each canonical parameter lives in them.
+"""What a model is in this backend: a `torch.nn.Module` that knows where each canonical parameter lives in it.
 
 Every module's `forward(inputs, state) -> (logits, state)` takes the recurrent state that `initial_state` starts from; a
 feed-forward model's state is the empty tuple.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tasks.mnist_mlp import MlpConfig
+from backends.api import Unsupported
 from tasks.spec import Array
 
 State = tuple[torch.Tensor, ...]
@@ -35,26 +36,16 @@ class Model(nn.Module):
         return ()
 
 
-class Mlp(Model):
-    """Equations in tasks/mnist_mlp.py."""
-
-    def __init__(self, config: MlpConfig) -> None:
-        super().__init__()
-        widths = config.widths
-        layers = len(widths) - 1
-        self.layers = nn.ModuleList(nn.Linear(widths[i], widths[i + 1]) for i in range(layers))
-        self.layout = {}
-        for i in range(layers):
-            self.layout[f"dense_{i}/kernel"] = Leaf(f"layers.{i}.weight", np.transpose, np.transpose)  # [in, out] <-> [out, in]
-            self.layout[f"dense_{i}/bias"] = Leaf(f"layers.{i}.bias")
-
-    def forward(self, inputs: Mapping[str, torch.Tensor], state: State) -> tuple[torch.Tensor, State]:
-        hidden = inputs["image"]  # [B, 784]
-        for layer in self.layers[:-1]:
-            hidden = torch.relu(layer(hidden))  # [B, 128]
-        return self.layers[-1](hidden), state  # [B, 10]
-
-
-MODELS: Mapping[type, Callable[[Any], Model]] = {
-    MlpConfig: Mlp,
+MODULES: Mapping[str, str] = {
+    "MlpConfig": "backends.pytorch.mlp",
 }
+"""Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
+
+
+def build(config: Any) -> Model:
+    """The model for a task's configuration; Unsupported if this backend has none."""
+    module = MODULES.get(type(config).__name__)
+    if module is None:
+        raise Unsupported(f"the PyTorch backend has no model for {type(config).__name__}")
+    model: Model = importlib.import_module(module).build(config)
+    return model

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from backends.api import DeviceMemory, Options, Unsupported
-from backends.pytorch.models import MODELS, Model, State
+from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -22,8 +22,6 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "TorchSession":
     """Builds the module, loads `params` into it and puts it on the device."""
-    if type(task.model) not in MODELS:
-        raise Unsupported(f"the PyTorch backend has no model for {type(task.model).__name__}")
     if options.precision not in DTYPES:
         raise Unsupported(f"the PyTorch backend computes in {', '.join(DTYPES)}, not {options.precision}")
     if options.device == "gpu" and not torch.cuda.is_available():
@@ -51,7 +49,7 @@ class TorchSession:
         self._dtype = DTYPES[options.precision]
         self._host_dtype = np.dtype(options.precision)
         self._clip_norm = task.optimizer.clip_norm
-        self._model: Model = MODELS[type(task.model)](task.model)
+        self._model: Model = build(task.model)
         self._load(params)
         self._model.to(self._device, self._dtype)
         self._parameters = list(self._model.parameters())

@@ -1,25 +1,13 @@
-"""The forward passes in NumPy, written to be read next to the equations in `tasks/`.
+"""What a model is in this backend: two functions over canonical parameters, to be read next to the task's equations."""
 
-A model is a pair of functions over canonical parameters:
-`forward(config, params, inputs, state) -> (logits, state)` and `initial_state(config, batch_size) -> state`.
-"""
-
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import autograd.numpy as np
-
-from tasks.mnist_mlp import MlpConfig
+from backends.api import Unsupported
 
 Values = Mapping[str, Any]  # arrays, or autograd's boxes around them
 State = Any
-
-
-class Model(NamedTuple):
-    """One forward pass and the recurrent state that it starts from."""
-
-    forward: Callable[[Any, Values, Values, State], tuple[Any, State]]
-    initial_state: Callable[[Any, int], State]
 
 
 def stateless(config: Any, batch_size: int) -> State:
@@ -27,17 +15,23 @@ def stateless(config: Any, batch_size: int) -> State:
     return ()
 
 
-def mlp(config: MlpConfig, params: Values, inputs: Values, state: State) -> tuple[Any, State]:
-    """Equations in tasks/mnist_mlp.py. image [B, 784] -> logits [B, 10]."""
-    hidden = inputs["image"]  # [B, in]
-    layers = len(config.widths) - 1
-    for layer in range(layers):
-        hidden = hidden @ params[f"dense_{layer}/kernel"] + params[f"dense_{layer}/bias"]  # [B, out]
-        if layer < layers - 1:
-            hidden = np.maximum(hidden, 0)
-    return hidden, state
+class Model(NamedTuple):
+    """`forward(config, params, inputs, state) -> (logits, state)`, and the state that it starts from."""
+
+    forward: Callable[[Any, Values, Values, State], tuple[Any, State]]
+    initial_state: Callable[[Any, int], State] = stateless
 
 
-MODELS: Mapping[type, Model] = {
-    MlpConfig: Model(mlp, stateless),
+MODULES: Mapping[str, str] = {
+    "MlpConfig": "backends.reference.mlp",
 }
+"""Type of the task's `model` field -> module with a `MODEL`; imported only when a session needs it."""
+
+
+def build(config: Any) -> Model:
+    """The model for a task's configuration; Unsupported if this backend has none."""
+    module = MODULES.get(type(config).__name__)
+    if module is None:
+        raise Unsupported(f"the reference backend has no model for {type(config).__name__}")
+    model: Model = importlib.import_module(module).MODEL
+    return model

@@ -1,8 +1,9 @@
-"""The models as Keras models whose variables' paths are the canonical names.
+"""What a model is in this backend: a Keras model, and where each canonical parameter lives in it.
 
-A model maps {inputs, state} to (logits, state); a feed-forward model's state is the empty tuple.
+It maps inputs and state to (logits, state); a feed-forward model's state is the empty tuple.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tasks.mnist_mlp import MlpConfig
+from backends.api import Unsupported
 from tasks.spec import Array
 
 State = tuple[tf.Tensor, ...]
@@ -33,23 +34,16 @@ class Model(NamedTuple):
     layout: Mapping[str, Leaf]
 
 
-def mlp(config: MlpConfig) -> Model:
-    """Equations in tasks/mnist_mlp.py."""
-    image = keras.Input((config.widths[0],), name="image")
-    hidden = image  # [B, 784]
-    *widths, classes = config.widths[1:]
-    for i, width in enumerate(widths):
-        hidden = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(hidden)  # [B, 128]
-    logits = keras.layers.Dense(classes, name=f"dense_{len(widths)}")(hidden)  # [B, 10]
-    model = keras.Model(image, logits)
-    return Model(
-        model,
-        apply=lambda inputs, state, training: (model(inputs["image"], training=training), state),
-        initial_state=lambda batch_size: (),
-        layout={variable.path: Leaf(variable.path) for variable in model.trainable_variables},
-    )
-
-
-MODELS: Mapping[type, Callable[[Any], Model]] = {
-    MlpConfig: mlp,
+MODULES: Mapping[str, str] = {
+    "MlpConfig": "backends.tensorflow.mlp",
 }
+"""Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
+
+
+def build(config: Any) -> Model:
+    """The model for a task's configuration; Unsupported if this backend has none."""
+    module = MODULES.get(type(config).__name__)
+    if module is None:
+        raise Unsupported(f"the TensorFlow backend has no model for {type(config).__name__}")
+    model: Model = importlib.import_module(module).build(config)
+    return model

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from backends.api import DeviceMemory, Options, Unsupported
-from backends.tensorflow.models import MODELS, State
+from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 PRECISIONS = ("float32", "float64")
@@ -22,8 +22,6 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSession":
     """Builds the Keras model on the device and assigns `params` to its variables."""
-    if type(task.model) not in MODELS:
-        raise Unsupported(f"the TensorFlow backend has no model for {type(task.model).__name__}")
     if options.precision not in PRECISIONS:
         raise Unsupported(f"the TensorFlow backend computes in {', '.join(PRECISIONS)}, not {options.precision}")
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
@@ -87,7 +85,7 @@ class TensorFlowSession:
     def __init__(self, task: Task, params: Params, options: Options) -> None:
         self._device = "/GPU:0" if options.device == "gpu" else "/CPU:0"
         self._dtype = np.dtype(options.precision)
-        self._model = MODELS[type(task.model)](task.model)
+        self._model = build(task.model)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
         self._optimizer = _optimizer(task.optimizer, self._variables)
