@@ -18,9 +18,12 @@ import backends
 import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
-from bench import loop, memory, parity, record
+from bench import loop, memory, record
 from bench.record import Ladder, Memory, Model, Quality, Record, Status, Timings
 from tasks.spec import Params, Preset, SpecError
+
+HARNESS_ONLY = ("matplotlib", "pandas", "sklearn")
+"""Installed for the tables and the data, and imported by Keras wherever it finds them."""
 
 MEMORY_STEPS = 50  # beyond the warm-up; allocators reach their peak in the first few
 
@@ -43,6 +46,7 @@ def main(arguments: list[str]) -> int:
 def answer(request: Request) -> Record:
     """The request's record with its status and what was measured."""
     asked = request.record
+    hide_what_is_not_measured(asked.backend)
     try:
         preset = tasks.load(asked.task, asked.preset, data_dir=Path(request.data_dir) if request.data_dir else None)
         return {"parity": _parity, "speed": _speed, "memory": _memory, "quality": _quality}[asked.kind](asked, preset)
@@ -51,7 +55,21 @@ def answer(request: Request) -> Record:
         return msgspec.structs.replace(asked, status=status, reason=reason)
 
 
+def hide_what_is_not_measured(backend: str) -> None:
+    """Makes the other backends' frameworks, and what only the harness needs, look as if they were not installed.
+
+    TensorFlow imports JAX, and Keras pandas and scikit-learn, if they are there: with all frameworks in one environment, their
+    time and memory would be counted as TensorFlow's. A backend of the user's own, by a dotted name, sees everything.
+    """
+    if backend in backends.BACKENDS:
+        others = {module for name, entry in backends.BACKENDS.items() if name != backend for module in entry.needs}
+        for module in {*others, *HARNESS_ONLY} - set(backends.BACKENDS[backend].needs):
+            sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # None: the import system's way to say "not there"
+
+
 def _parity(asked: Record, preset: Preset) -> Record:
+    from bench import parity  # with the reference: the other processes have no use for them
+
     backend = backends.load(asked.backend)
     # The proof in double precision on the CPU, then the same in what is being timed.
     climbs = [Options(device="cpu", precision="float64"), Options(device=asked.device, precision=asked.precision)]

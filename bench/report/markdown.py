@@ -17,13 +17,26 @@ def render(records: Iterable[Record]) -> str:
     return "\n".join(parts) if parts else NOTHING
 
 
+def brief(records: Iterable[Record]) -> str:
+    """Verdicts, table, data and machine only, for a page that links to the whole."""
+    parts = []
+    for section in summary.sections(records):
+        facts = [
+            f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section) if name in ("Data", "Machine")
+        ]
+        parts.append("\n".join([*_verdicts_and_table(section), *facts, ""]))
+    return "\n".join(parts)
+
+
+def _verdicts_and_table(section: summary.Section) -> list[str]:
+    lines = [f"- {escape(sentence)}" for sentence in summary.sentences(section)]
+    return [*lines, "", table(summary.columns(section), [summary.cells(section, row) for row in section.rows]), ""]
+
+
 def _section(section: summary.Section) -> str:
     first = section.first
     title = f"## {escape(first.task)}: preset {escape(first.preset)}, {escape(first.precision)} on the {escape(first.device)}"
-    lines = [title, ""]
-    lines += [f"- {escape(sentence)}" for sentence in summary.sentences(section)]
-    rows = [summary.cells(section, row) for row in section.rows]
-    lines += ["", table(summary.columns(section), rows), ""]
+    lines = [title, "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
     lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
     failures = summary.failures(section)

@@ -17,9 +17,9 @@ from bench.stats import Interval
 BOUNDARY = (
     "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "
     "number of {unit} (padding left out) over the wall time of a window of such steps, after a declared warm-up, with a "
-    "barrier at both ends of every block of steps; reading and shuffling data, import, build and the first step (trace and compile) "
-    "are not in it. Every figure of speed is one fresh process; rounds hold every backend once, in shuffled order. Intervals "
-    "are 95 % t intervals over processes, on the log scale for throughput and ratios, which are paired by round."
+    "barrier at both ends of every block of steps; reading and shuffling data, import, build and the first step (trace and "
+    "compile) are not in it. Every figure of speed is one fresh process; rounds hold every backend once, in shuffled order. "
+    "Intervals are 95 % t intervals over processes, on the log scale for throughput and ratios, which are paired by round."
 )
 
 

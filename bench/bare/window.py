@@ -1,0 +1,38 @@
+"""The arguments of a bare loop, and the batches that it trains on."""
+
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import tasks
+from tasks.spec import Batch, Preset
+
+WINDOW_S = 2.0
+
+
+def preset_and_batches() -> tuple[Preset, list[Batch]]:
+    """From the command line: task, preset and, where given, the folder of data sets."""
+    name, preset_name, *rest = sys.argv[1:]
+    preset = tasks.load(name, preset_name, data_dir=Path(rest[0]) if rest else None)
+    return preset, list(islice(preset.task.train_batches(seed=0), 256))
+
+
+def print_step_seconds(
+    step: Callable[[Any], object], batches: list[Any], *, warmup: int, wait: Callable[[], object]
+) -> None:
+    """Runs the loop for a warm-up and then a window of WINDOW_S, and prints the seconds per step."""
+    upcoming = cycle(batches)
+    for batch in islice(upcoming, warmup):
+        step(batch)
+    wait()
+    steps = 0
+    start = time.perf_counter()
+    while time.perf_counter() - start < WINDOW_S:
+        for batch in islice(upcoming, 50):
+            step(batch)
+        steps += 50
+    wait()
+    print((time.perf_counter() - start) / steps)

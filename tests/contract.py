@@ -1,0 +1,156 @@
+"""What every backend promises for every task (backends/api.py). Run once per backend, in a process of its own, by
+tests/test_backends.py: CONTRACT_BACKEND names the backend.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+import backends
+import tasks
+from backends.api import Options, Unsupported
+from bench import loop
+
+NAME = os.environ["CONTRACT_BACKEND"]
+BACKEND = backends.load(NAME)
+PRECISIONS = ["float64"] if NAME == "reference" else ["float32", "float64"]
+
+
+@pytest.fixture(params=list(tasks.TASKS))
+def task(request):
+    return tasks.load(request.param, "smoke").task.for_parity()
+
+
+@pytest.fixture(params=PRECISIONS)
+def session(request, task):
+    return BACKEND.open_session(task, task.init_params(3), Options(precision=request.param))
+
+
+def batches(task, count):
+    return list(islice(task.train_batches(0), count))
+
+
+def test_parameters_come_back_under_their_names_and_layouts(task, session):
+    expected = task.init_params(3)
+    found = session.params()
+    assert {name: value.shape for name, value in found.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_parameters_are_a_copy(task, session):
+    before = session.params()
+    kept = {name: value.copy() for name, value in before.items()}
+    loop.step(session, batches(task, 1)[0])
+    session.wait()
+    assert all(np.array_equal(before[name], kept[name]) for name in kept)
+    assert any(not np.array_equal(session.params()[name], kept[name]) for name in kept)
+
+
+def test_a_parameter_too_many_or_too_few_is_refused(task):
+    params = dict(task.init_params(0))
+    name = sorted(params)[0]
+    for wrong in ({**params, "extra": params[name]}, {n: v for n, v in params.items() if n != name}):
+        if NAME == "reference":
+            continue  # its parameters are its model
+        with pytest.raises(ValueError, match="extra|" + name):
+            BACKEND.open_session(task, wrong, Options())
+
+
+def test_training_lowers_the_loss_and_leaves_the_host_batch_alone(task, session):
+    batch = batches(task, 1)[0]
+    copy = {name: value.copy() for name, value in batch.inputs.items()}
+    losses = [float(session.fetch(loop.step(session, batch))) for _ in range(10)]
+    assert losses[-1] < losses[0]
+    assert all(np.array_equal(batch.inputs[name], copy[name]) for name in copy)
+
+
+def test_two_sessions_from_the_same_start_train_alike(task):
+    def losses():
+        session = BACKEND.open_session(task, task.init_params(0), Options(precision="float64"))
+        return [float(session.fetch(loop.step(session, batch))) for batch in batches(task, 5)]
+
+    np.testing.assert_allclose(losses(), losses(), rtol=1e-12)
+
+
+def test_logits_gradients_and_evaluation_change_nothing(task, session):
+    session.train_step(session.put(batches(task, 1)[0]))
+    before = session.params()
+    batch = session.put(batches(task, 2)[1])
+    first = session.logits(batch)
+    session.gradients(batch)
+    session.eval_step(batch)
+    session.reset_state()
+    after = session.params()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    np.testing.assert_array_equal(session.logits(batch), first)
+
+
+def test_shapes_of_logits_losses_and_predictions(task, session):
+    host = batches(task, 1)[0]
+    batch = session.put(host)
+    losses, predictions = map(session.fetch, session.eval_step(batch))
+    assert losses.shape == predictions.shape == host.labels.shape
+    logits = session.logits(batch)
+    assert logits.shape[:-1] == host.labels.shape
+    assert np.array_equal(predictions, logits.argmax(-1))
+    assert set(session.gradients(batch)) == set(task.init_params(0))
+
+
+def test_padding_counts_for_nothing(task, session):
+    host = batches(task, 1)[0]
+    weights = host.weights.copy()
+    weights[-2:] = 0
+    other_labels = host.labels.copy()
+    other_labels[-2:] = (other_labels[-2:] + 1) % 2
+    found = [
+        session.gradients(session.put(host._replace(weights=weights, labels=labels)))
+        for labels in (host.labels, other_labels)
+    ]
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name], err_msg=name)
+
+
+def test_settings_are_read_back(session):
+    settings = session.settings()
+    assert settings["device"] == "cpu"
+    assert settings["precision"] in PRECISIONS
+    assert settings["compile"]
+
+
+def test_precision_is_what_was_asked_for(task):
+    batch = batches(task, 1)[0]
+    for precision in PRECISIONS:
+        session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
+        assert session.settings()["precision"] == precision
+        assert session.logits(session.put(batch)).dtype == np.dtype(precision)
+
+
+def test_the_cpu_has_no_allocator_figures_and_no_zero_stands_for_that(session):
+    assert session.device_memory() is None
+
+
+def test_versions_name_the_framework():
+    versions = BACKEND.versions()
+    assert set(backends.find(NAME).distributions) <= set(versions)
+    assert all(versions.values())
+
+
+def test_what_a_backend_cannot_do_it_declines():
+    task = tasks.load("mnist_mlp", "smoke").task
+
+    @dataclass(frozen=True)
+    class UnknownConfig:
+        size: int = 1
+
+    with pytest.raises(Unsupported, match="UnknownConfig"):
+        BACKEND.open_session(replace(task, model=UnknownConfig()), task.init_params(0), Options())
+    if NAME != "reference":
+        with pytest.raises(Unsupported, match="float8"):
+            BACKEND.open_session(task, task.init_params(0), Options(precision="float8"))
+        with pytest.raises(Unsupported, match=r"no (GPU|gpu)"):
+            BACKEND.open_session(task, task.init_params(0), Options(device="gpu"))

@@ -1,0 +1,55 @@
+"""Every backend under test keeps the contract and climbs the ladder, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import backends
+import tasks
+from bench import launch, worker
+from tests.conftest import BACKENDS_UNDER_TEST
+
+ROOT = Path(__file__).parent.parent
+
+
+def in_child(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    entry = backends.find(name)
+    env = launch.worker_env({**entry.env, **entry.env_cpu, "CONTRACT_BACKEND": name}, device="cpu")
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.mark.parametrize("name", ["reference", *BACKENDS_UNDER_TEST])
+def test_contract(name):
+    # Warnings are errors in our own tests, not in what a framework says about itself.
+    done = in_child(name, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/contract.py")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
+@pytest.mark.parametrize("task", list(tasks.TASKS))
+def test_verify_climbs_every_rung_in_double_and_single_precision(name, task):
+    done = in_child(
+        name, "-m", "bench", "verify", "--task", task, "--backend", name, "--preset", "smoke", "--device", "cpu"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for precision in ("float64", "float32"):
+        climbed = [line for line in done.stdout.splitlines() if f" {precision} on cpu " in line]
+        assert len(climbed) == 7, done.stdout
+        assert all(line.strip().startswith("ok") for line in climbed)
+
+
+@pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
+def test_a_backend_loads_its_own_framework_and_no_other(name):
+    frameworks = {module for entry in backends.BACKENDS.values() for module in entry.needs}
+    code = (
+        "import json, sys, backends; from bench import worker; "
+        f"worker.hide_what_is_not_measured({name!r}); backends.load({name!r}); "
+        "print(json.dumps(sorted(module for module, loaded in sys.modules.items() if loaded)))"
+    )
+    loaded = set(json.loads(in_child(name, "-c", code).stdout.splitlines()[-1]))
+    assert loaded & frameworks == set(backends.BACKENDS[name].needs)
+    assert not loaded & {*worker.HARNESS_ONLY, "transformers", "autograd", "backends.reference"}

@@ -1,0 +1,267 @@
+"""Negative controls: a fault planted in a correct backend is caught by the ladder at the rung that it belongs to.
+
+The subject is the reference itself with one thing wrong. A check that cannot fail proves nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import tasks
+from backends.api import Options
+from backends.reference import session as reference
+from backends.reference.session import ReferenceSession
+from bench import parity
+from tasks.spec import AdamW
+
+PLAIN = tasks.load("mnist_mlp", "smoke").task
+EVERYTHING = replace(
+    PLAIN,
+    optimizer=AdamW(1e-3, 0.9, 0.999, 1e-8, weight_decay=0.01, clip_norm=0.05, warmup_steps=5, decay_steps=40),
+)
+DOUBLE = Options(precision="float64")
+
+
+def climb(session: type[ReferenceSession], task=PLAIN):
+    subject = SimpleNamespace(open_session=lambda task, params, options: session(task, params))
+    return parity.climb(subject, task, DOUBLE)
+
+
+@pytest.mark.parametrize("task", [PLAIN, EVERYTHING], ids=["plain", "decay, clipping, schedule"])
+def test_the_reference_passes_its_own_ladder(task):
+    ladder = climb(ReferenceSession, task)
+    assert [rung.name for rung in ladder.rungs] == list(parity.RUNGS)
+    assert ladder.passed
+
+
+class RenamedParameter(ReferenceSession):
+    def params(self):
+        return {name.replace("dense_1", "dense_2"): value for name, value in super().params().items()}
+
+
+class ReinterpretedKernel(ReferenceSession):
+    """Reads [in, out] as if it were [out, in] transposed: the shapes fit, the weights are scattered."""
+
+    def __init__(self, task, params):
+        kernel = params["dense_0/kernel"]
+        super().__init__(task, {**params, "dense_0/kernel": kernel.reshape(kernel.shape[::-1]).T})
+
+
+class SinglePrecisionParameters(ReferenceSession):
+    def params(self):
+        return {name: value.astype(np.float16) for name, value in super().params().items()}
+
+
+def forward_with(change: Callable) -> type[ReferenceSession]:
+    class Faulty(ReferenceSession):
+        def forward(self, params, inputs, state):
+            return super().forward(*change(params, inputs), state)
+
+    return Faulty
+
+
+MissingBias = forward_with(lambda params, inputs: ({**params, "dense_0/bias": 0.0}, inputs))
+SwappedBatchOrder = forward_with(lambda params, inputs: (params, {"image": inputs["image"][::-1]}))
+SingleInput = forward_with(
+    lambda params, inputs: (params, {"image": inputs["image"].astype(np.float32) * np.float32(1 + 1e-7)})
+)
+
+
+class OtherActivation(ReferenceSession):
+    """Leaky ReLU for ReLU."""
+
+    def forward(self, params, inputs, state):
+        import autograd.numpy as anp
+
+        hidden = inputs["image"] @ params["dense_0/kernel"] + params["dense_0/bias"]
+        return anp.maximum(hidden, 0.01 * hidden) @ params["dense_1/kernel"] + params["dense_1/bias"], state
+
+
+class LeakedLabels(ReferenceSession):
+    def put(self, batch):
+        batch = super().put(batch)
+        image = batch.inputs["image"].copy()
+        image[:, 0] = batch.labels
+        return batch._replace(inputs={"image": image})
+
+
+class ShuffledLabels(ReferenceSession):
+    def put(self, batch):
+        batch = super().put(batch)
+        return batch._replace(labels=np.roll(batch.labels, 1))
+
+
+class MeanOverPadding(ReferenceSession):
+    def mean_loss(self, losses, weights):
+        return super().mean_loss(losses * weights, np.ones_like(weights))
+
+
+class GradientOverPadding(ReferenceSession):
+    """The loss that it reports is right, the gradient counts the padded examples."""
+
+    def loss_and_gradients(self, batch, state):
+        loss, _, carried = super().loss_and_gradients(batch, state)
+        _, gradients, _ = super().loss_and_gradients(batch._replace(weights=np.ones_like(batch.weights)), state)
+        return loss, gradients, carried
+
+
+class MissingGradient(ReferenceSession):
+    def loss_and_gradients(self, batch, state):
+        loss, gradients, carried = super().loss_and_gradients(batch, state)
+        return loss, {**gradients, "dense_0/bias": 0 * gradients["dense_0/bias"]}, carried
+
+
+def optimizer_with(**changes: object) -> type[ReferenceSession]:
+    class Faulty(ReferenceSession):
+        def __init__(self, task, params):
+            super().__init__(replace(task, optimizer=replace(task.optimizer, **changes)), params)
+
+    return Faulty
+
+
+class EpsilonBeforeCorrection(ReferenceSession):
+    """Keras's Adam: sqrt(v) + eps, corrected afterwards."""
+
+    def update(self, gradients):
+        spec = self.task.optimizer
+        corrected = spec.eps / np.sqrt(1 - spec.beta2 ** (self.updates + 1))
+        original, self.task = self.task, replace(self.task, optimizer=replace(spec, eps=corrected))
+        super().update(gradients)
+        self.task = original
+
+
+class DecayOnBiases(ReferenceSession):
+    def update(self, gradients):
+        before = self.values
+        super().update(gradients)
+        rate = self.task.optimizer.learning_rate_at(self.updates) * self.task.optimizer.weight_decay
+        self.values = {n: v - rate * before[n] if before[n].ndim == 1 else v for n, v in self.values.items()}
+
+
+class WarmupOffByOne(ReferenceSession):
+    """The rate of the update before: the first one does nothing."""
+
+    def update(self, gradients):
+        before = self.values
+        super().update(gradients)
+        spec = self.task.optimizer
+        share = spec.learning_rate_at(self.updates - 1) / spec.learning_rate_at(self.updates)
+        self.values = {name: before[name] + share * (value - before[name]) for name, value in self.values.items()}
+
+
+class DropoutInEvaluation(ReferenceSession):
+    def eval_step(self, batch):
+        kept = np.random.default_rng(0).random(batch.inputs["image"].shape) > 0.1
+        return super().eval_step(batch._replace(inputs={"image": batch.inputs["image"] * kept}))
+
+
+class DroppedLastBatch(ReferenceSession):
+    """Says nothing about a batch that is not full."""
+
+    def eval_step(self, batch):
+        losses, predictions = super().eval_step(batch)
+        full = bool(np.all(batch.weights))
+        return (losses, predictions) if full else (np.zeros_like(losses), np.zeros_like(predictions))
+
+
+class EvaluationTrains(ReferenceSession):
+    def eval_step(self, batch):
+        self.values = {name: value * (1 + 1e-12) for name, value in self.values.items()}
+        return super().eval_step(batch)
+
+
+class Raises(ReferenceSession):
+    def gradients(self, batch):
+        raise RuntimeError("no gradients here")
+
+
+CONTROLS = [
+    (RenamedParameter, PLAIN, "parameters"),
+    (ReinterpretedKernel, PLAIN, "parameters"),
+    (SinglePrecisionParameters, PLAIN, "parameters"),
+    (MissingBias, PLAIN, "forward"),
+    (SwappedBatchOrder, PLAIN, "forward"),
+    (SingleInput, PLAIN, "forward"),
+    (OtherActivation, PLAIN, "forward"),
+    (LeakedLabels, PLAIN, "forward"),
+    (ShuffledLabels, PLAIN, "loss"),
+    (MeanOverPadding, PLAIN, "loss"),
+    (GradientOverPadding, PLAIN, "gradients"),
+    (MissingGradient, PLAIN, "gradients"),
+    (Raises, PLAIN, "gradients"),
+    (EpsilonBeforeCorrection, PLAIN, "one update"),
+    (optimizer_with(weight_decay=0.01), PLAIN, "one update"),
+    (optimizer_with(eps=1e-7), PLAIN, "one update"),
+    (optimizer_with(learning_rate=1.001e-3), PLAIN, "one update"),
+    (DecayOnBiases, EVERYTHING, "one update"),
+    (WarmupOffByOne, EVERYTHING, "one update"),
+    (optimizer_with(clip_norm=None), EVERYTHING, "one update"),
+    (optimizer_with(beta1=0.91), PLAIN, "trajectory"),
+    (optimizer_with(beta2=0.99), PLAIN, "trajectory"),
+    (optimizer_with(decay_steps=41), EVERYTHING, "trajectory"),
+    (DropoutInEvaluation, PLAIN, "evaluation"),
+    (DroppedLastBatch, PLAIN, "evaluation"),
+    (EvaluationTrains, PLAIN, "evaluation"),
+]
+
+
+@pytest.mark.parametrize(("fault", "task", "rung"), CONTROLS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_planted_fault_is_caught_at_its_rung(fault, task, rung):
+    ladder = climb(fault, task)
+    assert not ladder.passed
+    assert ladder.rungs[-1].name == rung
+    assert all(below.passed for below in ladder.rungs[:-1])
+
+
+def test_a_not_a_number_is_not_within_any_tolerance():
+    class NotANumber(ReferenceSession):
+        def logits(self, batch):
+            return super().logits(batch) * np.nan
+
+    ladder = climb(NotANumber)
+    assert (ladder.rungs[-1].name, ladder.rungs[-1].difference) == ("forward", None)
+
+
+def test_the_rung_names_what_differs_and_by_how_much():
+    rung = climb(optimizer_with(weight_decay=0.01)).rungs[-1]
+    assert rung.where == "dense_0/kernel" or rung.where == "dense_1/kernel"
+    assert rung.difference == pytest.approx(1e-5, rel=0.2)  # the decay moves a kernel by rate x decay
+    assert rung.tolerance == 1e-12
+
+
+def test_predictions_that_a_tie_explains_are_named_and_pass():
+    """Two equal logits: which one is larger is a matter of rounding."""
+
+    class TieBroken(ReferenceSession):
+        def eval_step(self, batch):
+            losses, predictions = super().eval_step(batch)
+            top = np.argsort(self.logits(batch), axis=-1)
+            return losses, np.where(tied(self, batch), top[:, -2], predictions)
+
+    def tied(session, batch):
+        ordered = np.sort(ReferenceSession.logits(session, batch), axis=-1)
+        return ordered[:, -1] - ordered[:, -2] < 0.05
+
+    subject = SimpleNamespace(open_session=lambda task, params, options: TieBroken(task, params))
+    narrow = parity.climb(subject, PLAIN, DOUBLE).rungs[-1]
+    assert (narrow.name, narrow.passed) == ("evaluation", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(parity.TOLERANCES["float64"], "tie", 0.05)
+        wide = parity.climb(subject, PLAIN, DOUBLE).rungs[-1]
+    assert wide.passed
+
+
+def test_noise_reaches_every_vector_and_no_matrix():
+    params = PLAIN.init_params(0)
+    noisy = parity.with_noise_on_vectors(params)
+    for name, value in params.items():
+        assert np.array_equal(noisy[name], value) == (value.ndim != 1), name
+        assert noisy[name].dtype == np.float32
+
+
+def test_the_reference_is_float64_whatever_it_is_given():
+    session = reference.open_session(PLAIN, PLAIN.init_params(0), Options())
+    assert {value.dtype for value in session.params().values()} == {np.dtype(np.float64)}
