@@ -24,10 +24,11 @@ class Mlp(Model):
             self.layout[f"dense_{i}/bias"] = Leaf(f"layers.{i}.bias")
 
     def forward(self, inputs: Mapping[str, torch.Tensor], state: State) -> tuple[torch.Tensor, State]:
+        *layers, output = self.layers
         hidden = inputs["image"]  # [B, 784]
-        for layer in self.layers[:-1]:
+        for layer in layers:
             hidden = torch.relu(layer(hidden))  # [B, 128]
-        return self.layers[-1](hidden), state  # [B, 10]
+        return output(hidden), state  # [B, 10]
 
 
 build = Mlp

@@ -46,6 +46,7 @@ class TorchSession:
 
     def __init__(self, task: Task, params: Params, options: Options) -> None:
         self._device = torch.device("cuda" if options.device == "gpu" else "cpu")
+        self._on_gpu = options.device == "gpu"
         self._dtype = DTYPES[options.precision]
         self._host_dtype = np.dtype(options.precision)
         self._clip_norm = task.optimizer.clip_norm
@@ -60,19 +61,20 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
-        if self._device.type == "cuda":
+        if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
     def put(self, batch: Batch) -> DeviceBatch:
-        weights = batch.weights.astype(self._host_dtype)
+        weights = self._cast(batch.weights)
         return DeviceBatch(
-            {name: self._to_device(value) for name, value in batch.inputs.items()},
-            self._to_device(batch.labels).long(),
+            {name: self._to_device(self._cast(value)) for name, value in batch.inputs.items()},
+            self._to_device(batch.labels.astype(np.int64)),
             self._to_device(weights / weights.sum()),
         )
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
-        self._model.train()
+        if not self._model.training:  # the call walks through every module
+            self._model.train()
         self._optimizer.zero_grad(set_to_none=True)
         logits, state = self._model(batch.inputs, self._carried(batch))
         self._state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
@@ -110,7 +112,7 @@ class TorchSession:
         return value.detach().cpu().numpy()
 
     def wait(self) -> None:
-        if self._device.type == "cuda":
+        if self._on_gpu:
             torch.cuda.synchronize(self._device)
         # Eager PyTorch on the CPU has finished when the call returns.
 
@@ -118,14 +120,14 @@ class TorchSession:
         return self._canonical(dict(self._model.named_parameters()))
 
     def device_memory(self) -> DeviceMemory | None:
-        if self._device.type != "cuda":
+        if not self._on_gpu:
             return None
         return DeviceMemory(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
 
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
         return {
-            "device": "gpu" if self._device.type == "cuda" else "cpu",
-            "device name": torch.cuda.get_device_name() if self._device.type == "cuda" else None,
+            "device": "gpu" if self._on_gpu else "cpu",
+            "device name": torch.cuda.get_device_name() if self._on_gpu else None,
             "precision": str(self._parameters[0].dtype).removeprefix("torch."),
             "float32 matmul": torch.get_float32_matmul_precision(),
             "cuDNN TF32": torch.backends.cudnn.allow_tf32,
@@ -136,9 +138,10 @@ class TorchSession:
 
     def _to_device(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
+
+    def _cast(self, value: Array) -> Array:
+        return value.astype(self._host_dtype, copy=False) if value.dtype.kind == "f" else value
 
     def _carried(self, batch: DeviceBatch) -> State:
         return self._zero_state(batch) if self._state is None else self._state
@@ -181,8 +184,9 @@ def _clip(parameters: list[torch.Tensor], clip_norm: float) -> None:
 
 
 def _optimizer(spec: AdamW, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-    decayed = [parameter for parameter in parameters if spec.decays(parameter)]
-    others = [parameter for parameter in parameters if not spec.decays(parameter)]
+    # A group is an update of its own: one, unless weight decay tells parameters apart.
+    decayed = [parameter for parameter in parameters if spec.weight_decay and spec.decays(parameter)]
+    others = [parameter for parameter in parameters if not (spec.weight_decay and spec.decays(parameter))]
     groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -71,12 +71,9 @@ class WarmupAndDecay(keras.optimizers.schedules.LearningRateSchedule):
         return spec.learning_rate * factor
 
 
-class DeviceBatch(NamedTuple):
-    """A batch on the device."""
-
-    inputs: Mapping[str, tf.Tensor]
-    labels: tf.Tensor  # int32[B] or int32[B, T]
-    weights: tf.Tensor  # of the labels' shape
+DeviceBatch = tuple[tf.Tensor, ...]
+"""The inputs in the order of their names, the labels (int32[B] or int32[B, T]) and the weights: a `tf.function` takes flat
+arguments faster than nested ones."""
 
 
 class TensorFlowSession:
@@ -89,6 +86,7 @@ class TensorFlowSession:
         self._variables = self._model.keras.trainable_variables
         self._load(params)
         self._optimizer = _optimizer(task.optimizer, self._variables)
+        self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
         # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step.
         self._xla = all(layer.supports_jit for layer in self._model.keras.layers)
@@ -99,26 +97,23 @@ class TensorFlowSession:
             tf.config.experimental.reset_memory_stats("GPU:0")
 
     def put(self, batch: Batch) -> DeviceBatch:
+        self._inputs = tuple(batch.inputs)
         with tf.device(self._device):
-            return DeviceBatch(
-                {name: self._to_device(value) for name, value in batch.inputs.items()},
-                self._to_device(batch.labels),
-                self._to_device(batch.weights),
-            )
+            return tuple(map(self._to_device, (*batch.inputs.values(), batch.labels, batch.weights)))
 
     def train_step(self, batch: DeviceBatch) -> tf.Tensor:
-        loss, self._state = self._train(batch, self._carried(batch))
+        loss, self._state = self._train(*batch, *self._carried(batch))
         return loss
 
     def eval_step(self, batch: DeviceBatch) -> tuple[tf.Tensor, tf.Tensor]:
-        losses, predictions, _, self._state = self._evaluate(batch, self._carried(batch))
+        losses, predictions, _, self._state = self._evaluate(*batch, *self._carried(batch))
         return losses, predictions
 
     def logits(self, batch: DeviceBatch) -> Array:
-        return self.fetch(self._evaluate(batch, self._zero_state(batch))[2])
+        return self.fetch(self._evaluate(*batch, *self._zero_state(batch))[2])
 
     def gradients(self, batch: DeviceBatch) -> Params:
-        return self._canonical(self._differentiate(batch, self._zero_state(batch)))
+        return self._canonical(self._differentiate(*batch, *self._zero_state(batch)))
 
     def reset_state(self) -> None:
         self._state = None
@@ -151,23 +146,32 @@ class TensorFlowSession:
             "intra-op threads": tf.config.threading.get_intra_op_parallelism_threads() or "all",
         }
 
-    def _train_graph(self, batch: DeviceBatch, state: State) -> tuple[tf.Tensor, State]:
-        with tf.GradientTape() as tape:
-            logits, state = self._model.apply(batch.inputs, state, True)
-            loss = _loss(_losses(logits, batch.labels), batch.weights)
-        gradients = tape.gradient(loss, self._variables)
-        self._optimizer.apply([_dense(gradient) for gradient in gradients], self._variables)
+    # Traced once each, for one shape of batch; `arguments` are a DeviceBatch and the carried state.
+
+    def _train_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, State]:
+        loss, gradients, state = self._loss_and_gradients(*arguments)
+        self._optimizer.apply(gradients, self._variables)
         return loss, state
 
-    def _evaluate_graph(self, batch: DeviceBatch, state: State) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
-        logits, state = self._model.apply(batch.inputs, state, False)
-        return _losses(logits, batch.labels), tf.argmax(logits, axis=-1), logits, state
+    def _evaluate_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
+        inputs, labels, _, state = self._named(arguments)
+        logits, state = self._model.apply(inputs, state, False)
+        return _losses(logits, labels), tf.argmax(logits, axis=-1), logits, state
 
-    def _gradients_graph(self, batch: DeviceBatch, state: State) -> list[tf.Tensor]:
+    def _gradients_graph(self, *arguments: tf.Tensor) -> list[tf.Tensor]:
+        return self._loss_and_gradients(*arguments)[1]
+
+    def _loss_and_gradients(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], State]:
+        inputs, labels, weights, state = self._named(arguments)
         with tf.GradientTape() as tape:
-            logits, _ = self._model.apply(batch.inputs, state, True)
-            loss = _loss(_losses(logits, batch.labels), batch.weights)
-        return [_dense(gradient) for gradient in tape.gradient(loss, self._variables)]
+            logits, state = self._model.apply(inputs, state, True)
+            loss = tf.reduce_sum(_losses(logits, labels) * weights) / tf.reduce_sum(weights)
+        return loss, [_dense(gradient) for gradient in tape.gradient(loss, self._variables)], state
+
+    def _named(self, arguments: tuple[tf.Tensor, ...]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, State]:
+        count = len(self._inputs)
+        labels, weights, *state = arguments[count:]
+        return dict(zip(self._inputs, arguments[:count], strict=True)), labels, weights, tuple(state)
 
     def _to_device(self, value: Array) -> tf.Tensor:
         return tf.convert_to_tensor(value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value)
@@ -177,7 +181,7 @@ class TensorFlowSession:
 
     def _zero_state(self, batch: DeviceBatch) -> State:
         with tf.device(self._device):
-            return self._model.initial_state(batch.labels.shape[0])
+            return self._model.initial_state(batch[0].shape[0])
 
     def _load(self, params: Params) -> None:
         layout = self._model.layout
@@ -195,10 +199,6 @@ class TensorFlowSession:
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of every position, of the labels' shape."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-
-
-def _loss(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
 
 
 def _dense(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
