@@ -185,11 +185,19 @@ class TensorFlowSession:
         if set(params) != set(layout):
             raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(layout))}")
         for name, leaf in layout.items():
-            own[leaf.native].assign(leaf.to_native(params[name]).astype(self._dtype))
+            value = leaf.to_native(params[name]).astype(self._dtype)
+            if leaf.row is not None:
+                rows = own[leaf.native].numpy()
+                rows[leaf.row] = value
+                value = rows
+            own[leaf.native].assign(value)
 
     def _canonical(self, values: list[tf.Tensor]) -> Params:
         own = {variable.path: self.fetch(value) for variable, value in zip(self._variables, values, strict=True)}
-        return {name: np.array(leaf.to_canonical(own[leaf.native])) for name, leaf in self._model.layout.items()}
+        return {
+            name: np.array(leaf.to_canonical(own[leaf.native] if leaf.row is None else own[leaf.native][leaf.row]))
+            for name, leaf in self._model.layout.items()
+        }
 
 
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
