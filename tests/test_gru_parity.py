@@ -70,7 +70,7 @@ def test_the_framework_climbs_the_ladder(name: str, precision: str) -> None:
 def test_the_same_parameters_write_the_same_words(name: str) -> None:
     words = ran(name)["words"]
     assert len(words) == SAMPLED
-    assert len(set(words)) > 3, "a text of one word would prove little"
+    assert len(set(words)) > 5, "a text of one word would prove little"
     assert words == ran("reference")["words"]
     assert words == ran(name)["again"], "sampling starts from a state of zero, whatever came before"
 
@@ -290,4 +290,4 @@ def test_the_small_task_learns() -> None:
     task = small_task()
     session = ReferenceSession(task, task.init_params(0))
     losses = [float(loop.step(session, batch)) for batch in islice(task.train_batches(0), 60)]
-    assert np.mean(losses[-12:]) < np.mean(losses[:12]) - 0.5
+    assert np.mean(losses[-12:]) < np.mean(losses[:12]) - 0.4
