@@ -23,6 +23,7 @@ class Leaf(NamedTuple):
     native: str
     to_native: Callable[[Array], Array] = np.asarray
     to_canonical: Callable[[Array], Array] = np.asarray
+    row: int | None = None  # of a variable that stacks several canonical parameters along its first axis
 
 
 class Model(NamedTuple):
@@ -32,10 +33,12 @@ class Model(NamedTuple):
     apply: Callable[[Mapping[str, tf.Tensor], State, bool], tuple[tf.Tensor, State]]
     initial_state: Callable[[int], State]
     layout: Mapping[str, Leaf]
+    xla: bool = True  # False where XLA's code was measured to be slower than TensorFlow's own kernels
 
 
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.tensorflow.mlp",
+    "GruLmConfig": "backends.tensorflow.gru",
 }
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
 

@@ -85,11 +85,12 @@ class TensorFlowSession:
         self._model = build(task.model)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
-        self._optimizer = _optimizer(task.optimizer, self._variables)
+        self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
         self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
-        # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step.
-        self._xla = all(layer.supports_jit for layer in self._model.keras.layers)
+        self._example: DeviceBatch | None = None  # the last batch, to find the graph that it ran through
+        # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step, where it pays.
+        self._xla = self._model.xla and all(layer.supports_jit for layer in self._model.keras.layers)
         self._train = tf.function(self._train_graph, jit_compile=self._xla)
         self._evaluate = tf.function(self._evaluate_graph, jit_compile=self._xla)
         self._differentiate = tf.function(self._gradients_graph, jit_compile=self._xla)
@@ -99,7 +100,8 @@ class TensorFlowSession:
     def put(self, batch: Batch) -> DeviceBatch:
         self._inputs = tuple(batch.inputs)
         with tf.device(self._device):
-            return tuple(map(self._to_device, (*batch.inputs.values(), batch.labels, batch.weights)))
+            self._example = tuple(map(self._to_device, (*batch.inputs.values(), batch.labels, batch.weights)))
+        return self._example
 
     def train_step(self, batch: DeviceBatch) -> tf.Tensor:
         loss, self._state = self._train(*batch, *self._carried(batch))
@@ -144,7 +146,23 @@ class TensorFlowSession:
             "optimizer": "keras.optimizers.AdamW, eps after bias correction",
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
             "intra-op threads": tf.config.threading.get_intra_op_parallelism_threads() or "all",
+            "kernels": self._kernels(),
         }
+
+    def _kernels(self) -> str | None:
+        """Read from the traced graph of the training step; None before the first one."""
+        if self._example is None or not self._train.experimental_get_tracing_count():
+            return None
+        concrete = self._train.get_concrete_function(*self._example, *self._zero_state(self._example))
+        graph = concrete.graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        operations = {node.op for node in nodes}
+        owner = "XLA" if self._xla else "TensorFlow"
+        if any(operation.startswith("CudnnRNN") for operation in operations):
+            return "cuDNN RNN"
+        if operations & {"While", "StatelessWhile"}:
+            return f"{owner}, while loop"
+        return f"{owner}, {len(nodes):,} operators in the graph of a step"
 
     # Traced once each, for one shape of batch; `arguments` are a DeviceBatch and the carried state.
 
@@ -189,11 +207,24 @@ class TensorFlowSession:
         if set(params) != set(layout):
             raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(layout))}")
         for name, leaf in layout.items():
-            own[leaf.native].assign(leaf.to_native(params[name]).astype(self._dtype))
+            value = leaf.to_native(params[name]).astype(self._dtype)
+            if leaf.row is not None:
+                rows = own[leaf.native].numpy()
+                rows[leaf.row] = value
+                value = rows
+            own[leaf.native].assign(value)
+
+    def _undecayed(self, spec: AdamW, params: Params) -> list[Any]:
+        # By canonical shapes: Keras stacks vectors into matrices, which weight decay must not take for such.
+        exempt = {leaf.native for name, leaf in self._model.layout.items() if not spec.decays(params[name])}
+        return [variable for variable in self._variables if variable.path in exempt]
 
     def _canonical(self, values: list[tf.Tensor]) -> Params:
         own = {variable.path: self.fetch(value) for variable, value in zip(self._variables, values, strict=True)}
-        return {name: np.array(leaf.to_canonical(own[leaf.native])) for name, leaf in self._model.layout.items()}
+        return {
+            name: np.array(leaf.to_canonical(own[leaf.native] if leaf.row is None else own[leaf.native][leaf.row]))
+            for name, leaf in self._model.layout.items()
+        }
 
 
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -206,7 +237,7 @@ def _dense(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
     return tf.convert_to_tensor(gradient)
 
 
-def _optimizer(spec: AdamW, variables: list[Any]) -> keras.optimizers.Optimizer:
+def _optimizer(spec: AdamW, variables: list[Any], *, undecayed: list[Any]) -> keras.optimizers.Optimizer:
     optimizer = AdamWithCorrectedEpsilon(
         learning_rate=WarmupAndDecay(spec) if spec.scheduled else spec.learning_rate,
         weight_decay=spec.weight_decay,
@@ -217,6 +248,6 @@ def _optimizer(spec: AdamW, variables: list[Any]) -> keras.optimizers.Optimizer:
     )
     if spec.weight_decay == 0:
         optimizer.weight_decay = None  # Keras's AdamW insists on a figure, and would multiply every variable by 1
-    optimizer.exclude_from_weight_decay([variable for variable in variables if not spec.decays(variable)])
+    optimizer.exclude_from_weight_decay(undecayed)
     optimizer.build(variables)
     return optimizer
