@@ -18,16 +18,16 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     large = GruLmConfig(vocabulary=CHARACTERS, embedding=64, hidden=512)
     return {
         "smoke": lambda: Preset(
-            task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=60, model=small, data_dir=data_dir),
+            task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=200, model=small, data_dir=data_dir),
             warmup_steps=10, block_steps=5, blocks=10, rounds=2, seeds=1, target=Target("perplexity", at_most=20),
         ),
         "quick": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=600, model=small, data_dir=data_dir),
-            warmup_steps=20, block_steps=10, blocks=10, rounds=5, seeds=2, target=Target("perplexity", at_most=20),
+            warmup_steps=20, block_steps=10, blocks=10, rounds=5, seeds=2, target=Target("perplexity", at_most=12),
         ),
         "standard": lambda: Preset(
-            task=GruLm("tinyshakespeare", batch_size=32, window=64, steps=400, model=large, data_dir=data_dir),
-            warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=3, target=Target("perplexity", at_most=20),
+            task=GruLm("tinyshakespeare", batch_size=32, window=64, steps=300, model=large, data_dir=data_dir),
+            warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=3, target=Target("perplexity", at_most=10),
         ),
         "full": lambda: Preset(
             task=GruLm(

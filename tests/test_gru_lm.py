@@ -188,6 +188,7 @@ def test_presets_have_the_published_size_where_they_say_so(name: str) -> None:
         assert (task.batch_size, task.window) == (20, 35)
         assert sum(value.size for value in task.init_params(0).values()) == 10_448_656
     assert task.optimizer.learning_rate == 1e-3
+    assert task.optimizer.clip_norm == 0.25
 
 
 def test_initial_parameters_are_a_function_of_the_seed() -> None:
