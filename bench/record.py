@@ -103,6 +103,7 @@ class Quality(Model, frozen=True):
     evaluate_s: float
     metrics: dict[str, float]
     curve: list[tuple[int, float, float]]  # (step, seconds since the first step, training loss of that step's batch)
+    sample: str | None = None  # what a language model says after training
 
 
 class Machine(Model, frozen=True):

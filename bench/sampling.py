@@ -1,6 +1,6 @@
 """Text from a trained language model, for people, who look at it before they look at a perplexity."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from tasks.corpus import Corpus, Text
 from tasks.spec import Batch
 
 
+@runtime_checkable
 class LanguageTask(Protocol):
     """What sampling needs of a task: how its text is cut, and the number of each token."""
 
@@ -35,6 +36,11 @@ def sample_greedy(session: Session, task: LanguageTask, prompt: str, length: int
         following = _next(session, np.int32(following))
     session.reset_state()
     return sampled
+
+
+def sample(session: Session, task: LanguageTask, *, length: int) -> str:
+    """A text of `length` tokens from the start of a line, as one string."""
+    return task.text.separator.join(sample_greedy(session, task, "", length))
 
 
 def _next(session: Session, token: np.int32) -> int:

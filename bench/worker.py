@@ -18,12 +18,14 @@ import backends
 import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
-from bench import loop, memory, record
+from bench import loop, memory, record, sampling
 from bench.record import Ladder, Memory, Model, Quality, Record, Status, Timings
 from tasks.spec import Params, Preset, SpecError
 
 HARNESS_ONLY = ("matplotlib", "pandas", "sklearn")
 """Installed for the tables and the data, and imported by Keras wherever it finds them."""
+
+SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
 
 MEMORY_STEPS = 50  # beyond the warm-up; allocators reach their peak in the first few
 
@@ -153,7 +155,8 @@ def _quality(asked: Record, preset: Preset) -> Record:
     start = time.perf_counter()
     metrics = task.metrics(loop.evaluate(session, task.eval_batches()))
     evaluate_s = time.perf_counter() - start
-    quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve)
+    sample = sampling.sample(session, task, length=SAMPLE_TOKENS) if isinstance(task, sampling.LanguageTask) else None
+    quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve, sample)
     reached = preset.target.reached(metrics[preset.target.metric])
     return _finished(asked, backend, session, quality=quality, target_reached=reached)
 

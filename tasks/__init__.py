@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 TASKS: Mapping[str, str] = {
     "mnist_mlp": "tasks.mnist_mlp",
     "gru_lm": "tasks.gru_lm",
-    "gru_char": "tasks.gru_char",
 }
 
 PRESETS = ("smoke", "quick", "standard", "full")

@@ -88,7 +88,7 @@ def test_the_bundled_text_is_real_english_and_its_held_out_paragraphs_are_not_in
 
 def test_the_characters_of_a_text_are_its_tokens(tmp_path: Path) -> None:
     (tmp_path / "input.txt").write_text("ab\nba\n" * 50, encoding="utf-8")
-    task = tasks.load("gru_char", "smoke", data_dir=tmp_path).task
+    task = tasks.load("tasks.gru_char", "smoke", data_dir=tmp_path).task
     assert task.name == "gru_char"
     text = corpus.read("tinyshakespeare", tmp_path)
     assert "".join([*text.train(), *text.held_out()]) == "ab\nba\n" * 50

@@ -44,4 +44,6 @@ def step(batch: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 pairs = [(batch.inputs["image"], batch.labels) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, wait=lambda: jax.block_until_ready(state))
+print_step_seconds(
+    step, pairs, warmup=preset.warmup_steps, block=preset.block_steps, wait=lambda: jax.block_until_ready(state)
+)

@@ -21,4 +21,4 @@ def step(batch: tuple) -> None:
 
 
 pairs = [(batch.inputs["image"], batch.labels.astype("int64")) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, wait=lambda: None)
+print_step_seconds(step, pairs, warmup=preset.warmup_steps, block=preset.block_steps, wait=lambda: None)

@@ -26,4 +26,6 @@ def step(batch: tuple) -> None:
 
 
 pairs = [(batch.inputs["image"], batch.labels) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, wait=tf.test.experimental.sync_devices)
+print_step_seconds(
+    step, pairs, warmup=preset.warmup_steps, block=preset.block_steps, wait=tf.test.experimental.sync_devices
+)

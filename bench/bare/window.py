@@ -21,18 +21,21 @@ def preset_and_batches() -> tuple[Preset, list[Batch]]:
 
 
 def print_step_seconds(
-    step: Callable[[Any], object], batches: list[Any], *, warmup: int, wait: Callable[[], object]
+    step: Callable[[Any], object], batches: list[Any], *, warmup: int, block: int, wait: Callable[[], object]
 ) -> None:
-    """Runs the loop for a warm-up and then a window of WINDOW_S, and prints the seconds per step."""
+    """Runs the loop for a warm-up and then a window, and prints the seconds per step.
+
+    The clock is looked at after every `block` steps; the window has at least 10 of them, and lasts at least WINDOW_S.
+    """
     upcoming = cycle(batches)
     for batch in islice(upcoming, warmup):
         step(batch)
     wait()
     steps = 0
     start = time.perf_counter()
-    while time.perf_counter() - start < WINDOW_S:
-        for batch in islice(upcoming, 50):
+    while time.perf_counter() - start < WINDOW_S or steps < 10 * block:
+        for batch in islice(upcoming, block):
             step(batch)
-        steps += 50
+        steps += block
     wait()
     print((time.perf_counter() - start) / steps)

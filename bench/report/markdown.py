@@ -39,6 +39,13 @@ def _section(section: summary.Section) -> str:
     lines = [title, "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
     lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
+    samples = summary.samples(section)
+    if samples:
+        lines += [
+            "What each model writes after its training with the first seed (the likeliest token, one after the other):",
+            "",
+        ]
+        lines += [*(f"- {escape(name)}: {escape(text)}" for name, text in samples), ""]
     failures = summary.failures(section)
     if failures:
         lines += ["Processes that are not ok:", "", *(f"- {escape(failure)}" for failure in failures), ""]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from bench import stats, verdict
-from bench.metrics import METRICS, duration, mebibytes, with_interval
+from bench.metrics import METRICS, duration, mebibytes, significant, with_interval
 from bench.record import Bytes, Ladder, Record, Rung
 from bench.stats import Interval
 
@@ -272,6 +272,11 @@ def facts(section: Section) -> list[tuple[str, str]]:
                     f"Python {machine.python}"),
         ("Spec", f"{first.spec_hash[:12]}, measurement version {first.measurement}, order seed {first.order_seed}"),
     ]  # fmt: skip
+    floor = [value for row in section.rows for value in row.quality(f"unigram_{section.metric}")]
+    if floor:
+        lines.append(
+            ("Floor", f"a unigram model has a {section.metric} of {significant(floor[0])} on the same held-out set")
+        )
     lines += [("Not measured", text) for text in _not_measured(section)]
     for row in section.rows:
         if row.versions:
@@ -316,6 +321,12 @@ def _rung(rung: Rung | None) -> str:
     difference = "no figure" if rung.difference is None else f"{rung.difference:.1e}"
     text = f"{difference} of {rung.tolerance:.0e}" if rung.tolerance else f"{difference}, must be 0"
     return text if rung.passed else f"FAILED: {text}: {rung.where}"
+
+
+def samples(section: Section) -> list[tuple[str, str]]:
+    """(backend, text) of each row whose model writes text, after the training with the first seed."""
+    first = [(row.backend, record) for row in section.rows for record in row.of("quality")[:1]]
+    return [(name, record.quality.sample) for name, record in first if record.quality and record.quality.sample]
 
 
 def failures(section: Section) -> list[str]:
