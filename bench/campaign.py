@@ -1,5 +1,6 @@
 """Runs a plan: one process after the other, one record file per process, the table as it grows."""
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -53,6 +54,8 @@ class Campaign:
             for cell in list(self._upcoming):
                 self._keep(msgspec.structs.replace(cell, reason="the run was interrupted"))
             raise
+        finally:
+            shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
     def _cells(self, plan: TaskPlan) -> list[Record]:
         choice = self.choice
