@@ -36,6 +36,7 @@ class Model(NamedTuple):
 
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.tensorflow.mlp",
+    "BertConfig": "backends.tensorflow.bert",
 }
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
 
