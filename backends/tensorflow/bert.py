@@ -84,8 +84,13 @@ class EncoderLayer(keras.layers.Layer):
     def call(self, hidden: tf.Tensor, visible: tf.Tensor, training: bool = False) -> tf.Tensor:
         attended = self.attention(hidden, visible, training=training)
         hidden = self.attention_norm(hidden + self.dropout(attended, training=training))
-        inner = tf.nn.gelu(self.intermediate(hidden), approximate=False)  # [B, T, I]
+        inner = _gelu(self.intermediate(hidden))  # [B, T, I]
         return self.output_norm(hidden + self.dropout(self.output_dense(inner), training=training))
+
+
+def _gelu(value: tf.Tensor) -> tf.Tensor:
+    # tf.nn.gelu rounds the square root of 2 to single precision even for a double.
+    return 0.5 * value * (1 + tf.math.erf(value * math.sqrt(0.5)))
 
 
 def build(config: BertConfig) -> Model:
