@@ -4,8 +4,14 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from backends.api import Backend, BackendMissing
+if TYPE_CHECKING:
+    from backends.api import Backend
+
+
+class BackendMissing(RuntimeError):
+    """The framework is not installed; the message has the command that installs it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def find(name: str) -> Entry:
     return BACKENDS[name]
 
 
-def load(name: str) -> Backend:
+def load(name: str) -> "Backend":
     """Imports a backend, and with it its framework. BackendMissing names what is absent and the command that adds it."""
     entry = find(name)
     missing = entry.missing()

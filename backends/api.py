@@ -7,10 +7,6 @@ from typing import Any, NamedTuple, Protocol
 from tasks.spec import Array, Batch, Params, Task
 
 
-class BackendMissing(RuntimeError):
-    """The framework is not installed; the message has the command that installs it."""
-
-
 class Unsupported(RuntimeError):
     """The backend cannot do what was asked (no such device, no such model, no such precision), and says why."""
 

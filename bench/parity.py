@@ -111,8 +111,8 @@ class _Climber:
         scale = _norm(found)
         for name, gradient in found.items():
             # Half along the gradient itself, so that the derivative is not lost in rounding, and half at random.
-            direction = gradient / max(_size(gradient), 1e-300) + _unit(rng.standard_normal(gradient.shape))
-            direction = _unit(direction)
+            noise: Array = np.asarray(rng.standard_normal(gradient.shape))
+            direction = _unit(_unit(gradient) + _unit(noise))
             slope = float(np.sum(gradient * direction))
             difference = abs(slope - self.central_difference(name, direction))
             relative = difference / max(_size(gradient), scale / 1000)

@@ -8,7 +8,6 @@ renamed, so that a reader never sees half of it.
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +34,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a record: immutable, unknown fields refused."""
 
 
-class Data(Model):
+class Data(Model, frozen=True):
     """The data set, as in tasks.spec.Data."""
 
     name: str
@@ -43,7 +42,7 @@ class Data(Model):
     sha256: str
 
 
-class Rung(Model):
+class Rung(Model, frozen=True):
     """One step of the ladder of parity: the comparison that came nearest to its tolerance, or beyond it."""
 
     number: int
@@ -54,7 +53,7 @@ class Rung(Model):
     passed: bool
 
 
-class Ladder(Model):
+class Ladder(Model, frozen=True):
     """The rungs climbed in one precision on one device; it ends at the first rung that was not passed."""
 
     precision: str
@@ -66,7 +65,7 @@ class Ladder(Model):
         return bool(self.rungs) and all(rung.passed for rung in self.rungs)
 
 
-class Timings(Model):
+class Timings(Model, frozen=True):
     """Durations in seconds, from the monotonic clock."""
 
     import_s: float
@@ -79,14 +78,14 @@ class Timings(Model):
     items: int  # images, tokens or sentences in the window, padding left out
 
 
-class Bytes(Model):
+class Bytes(Model, frozen=True):
     """A measured number of bytes, or the reason why there is none."""
 
     bytes: int | None
     reason: str | None = None
 
 
-class Memory(Model):
+class Memory(Model, frozen=True):
     """Peaks of one process that does nothing else; see `bench/memory.py` for the sources."""
 
     host_import: Bytes  # resident after the framework was imported
@@ -96,7 +95,7 @@ class Memory(Model):
     device_peak_reserved: Bytes
 
 
-class Quality(Model):
+class Quality(Model, frozen=True):
     """What the task's whole budget of training led to, on the whole held-out set."""
 
     steps: int
@@ -106,7 +105,7 @@ class Quality(Model):
     curve: list[tuple[int, float, float]]  # (step, seconds since the first step, training loss of that step's batch)
 
 
-class Machine(Model):
+class Machine(Model, frozen=True):
     """The machine, without anything that identifies its owner."""
 
     cpu: str
@@ -118,7 +117,7 @@ class Machine(Model):
     python: str
 
 
-class Record(Model, kw_only=True):
+class Record(Model, frozen=True, kw_only=True):
     """What one process was asked, what became of it, and everything it measured."""
 
     schema: int = SCHEMA
@@ -135,6 +134,7 @@ class Record(Model, kw_only=True):
     round: int  # from 1
     position: int  # place in the shuffled order of its round, from 1
     seed: int
+    order_seed: int  # of the shuffled order of every round
     spec: dict[str, Any]
     spec_hash: str
     data: Data
@@ -163,9 +163,9 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
         raise RecordError(f"larger than {MAX_BYTES:,} bytes")
     try:
         plain = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
-        if kind is Record and isinstance(plain, dict) and isinstance(plain.get("schema"), int):
-            if plain["schema"] > SCHEMA:
-                raise RecordError(f"schema {plain['schema']} is newer than this program's {SCHEMA}; update framework-bench")
+        schema = plain.get("schema") if isinstance(plain, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise RecordError(f"schema {schema} is newer than this program's {SCHEMA}; update framework-bench")
         value = msgspec.convert(plain, type=kind, strict=True)
     except RecordError:
         raise
@@ -242,5 +242,3 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise RecordError(f"{text} is beyond the range of a float")
     return value
-
-

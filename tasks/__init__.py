@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 TASKS: Mapping[str, str] = {
     "mnist_mlp": "tasks.mnist_mlp",
     "bert_sentiment": "tasks.bert_sentiment",
+    "gru_lm": "tasks.gru_lm",
+    "gru_char": "tasks.gru_char",
 }
 
 PRESETS = ("smoke", "quick", "standard", "full")

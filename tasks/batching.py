@@ -1,4 +1,4 @@
-"""Batches of fixed shapes: seeded shuffles, and padding with weight 0."""
+"""Batches of fixed shapes: seeded shuffles, parallel streams of a text, and padding with weight 0."""
 
 from collections.abc import Iterator, Mapping
 
@@ -33,3 +33,50 @@ def _slices(inputs: Mapping[str, Array], labels: Array, *, order: Array, batch_s
         # Padding repeats the slice's first example: real values, so that nothing in the model sees an odd input.
         rows = np.concatenate([rows, np.full(batch_size - len(rows), rows[0])])
         yield Batch({name: array[rows] for name, array in inputs.items()}, labels[rows], weights)
+
+
+def streams(tokens: Array, *, start: int, batch_size: int, window: int) -> Iterator[Batch]:
+    """Endless epochs over a text cut into `batch_size` streams, read side by side, one window after the other.
+
+    tokens int[N]. Row b of every batch continues row b of the batch before it, so a recurrent state can be carried; an
+    epoch's first batch says starts_sequence. labels[b, t] is the token that follows inputs["tokens"][b, t]; the text's
+    first token is predicted from `start`. Each stream has N // batch_size tokens. What is left over, fewer than `window`
+    tokens of each stream and fewer than `batch_size` of the text, is dropped: every batch is full.
+    """
+    stream = len(tokens) // batch_size
+    length = stream // window * window
+    inputs, labels = (
+        _rows(flat, batch_size=batch_size, stream=stream)[:, :length] for flat in (_shifted(tokens, start), tokens)
+    )
+    while True:
+        yield from _windows(inputs, labels, np.ones(labels.shape, np.float32), window=window)
+
+
+def whole_streams(tokens: Array, *, start: int, batch_size: int, window: int) -> Iterator[Batch]:
+    """The text once, in the same form, nothing dropped: streams and windows that end early are padded with weight 0."""
+    stream = -(-len(tokens) // batch_size)
+    length = -(-stream // window) * window
+    weights = np.ones(len(tokens), np.float32)
+    inputs, labels, weights = (
+        np.pad(_rows(flat, batch_size=batch_size, stream=stream), ((0, 0), (0, length - stream)))
+        for flat in (_shifted(tokens, start), tokens, weights)
+    )
+    yield from _windows(inputs, labels, weights, window=window)
+
+
+def _shifted(tokens: Array, start: int) -> Array:
+    """The token before each token."""
+    return np.concatenate([np.array([start], tokens.dtype), tokens[:-1]])
+
+
+def _rows(flat: Array, *, batch_size: int, stream: int) -> Array:
+    """[N] -> [batch_size, stream], cut at the end or padded with 0."""
+    wanted = batch_size * stream
+    return np.pad(flat[:wanted], (0, max(0, wanted - len(flat)))).reshape(batch_size, stream)
+
+
+def _windows(inputs: Array, labels: Array, weights: Array, *, window: int) -> Iterator[Batch]:
+    for begin in range(0, labels.shape[1], window):
+        columns = slice(begin, begin + window)
+        x, y, w = (np.ascontiguousarray(array[:, columns]) for array in (inputs, labels, weights))
+        yield Batch({"tokens": x}, y, w, starts_sequence=begin == 0)

@@ -107,7 +107,7 @@ def _download(dataset: str, file: RemoteFile, *, path: Path, progress: bool, tim
         raise DataError(
             f"{file.name} of {dataset} is not in the cache ({path}) and {OFFLINE_VARIABLE} forbids a download; {HINT}"
         )
-    import pooch  # type: ignore[import-untyped]  # pooch ships no py.typed
+    import pooch
 
     pooch.get_logger().setLevel("WARNING")  # its notes on each download would land between the lines of a table
     path.parent.mkdir(parents=True, exist_ok=True)

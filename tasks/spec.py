@@ -29,7 +29,9 @@ class SpecError(ValueError):
 class Batch(NamedTuple):
     """One step's worth of examples, always of the same shapes, so that no backend compiles twice."""
 
-    inputs: Mapping[str, Array]  # {"image": float32[B, 784]} or {"tokens": int32[B, T]} or {"tokens", "mask": int32[B, T]}
+    inputs: Mapping[
+        str, Array
+    ]  # {"image": float32[B, 784]} or {"tokens": int32[B, T]} or {"tokens", "mask": int32[B, T]}
     labels: Array  # int32[B] or int32[B, T]
     weights: Array  # float32, the labels' shape; 0 is padding
     starts_sequence: bool = False  # True: the carried recurrent state is zeroed before this batch
@@ -122,7 +124,9 @@ class Target:
         return low and high and value == value
 
     def __str__(self) -> str:
-        bounds = [f"{sign} {bound:g}" for sign, bound in ((">=", self.at_least), ("<=", self.at_most)) if bound is not None]
+        bounds = [
+            f"{sign} {bound:g}" for sign, bound in ((">=", self.at_least), ("<=", self.at_most)) if bound is not None
+        ]
         return f"{self.metric} {' and '.join(bounds)}"
 
 

@@ -125,7 +125,7 @@ class JaxSession:
     def _loss_function(
         self, weights: list[jax.Array], rest: Any, state: State, batch: DeviceBatch
     ) -> tuple[jax.Array, tuple[Any, State]]:
-        model = nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights), rest)
+        model = nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights), rest, copy=True)
         logits, state = model(batch.inputs, state, training=True)
         loss = jnp.sum(_losses(logits, batch.labels) * batch.weights) / jnp.sum(batch.weights)
         _, _, rest = nnx.split(model, nnx.Param, ...)
@@ -142,7 +142,7 @@ class JaxSession:
     def _evaluate_function(
         self, weights: list[jax.Array], rest: Any, state: State, batch: DeviceBatch
     ) -> tuple[jax.Array, jax.Array, jax.Array, State]:
-        model = nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights), rest)
+        model = nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights), rest, copy=True)
         logits, state = model(batch.inputs, state, training=False)
         return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
 

@@ -23,6 +23,7 @@ class Leaf(NamedTuple):
     native: str
     to_native: Callable[[Array], Array] = np.asarray
     to_canonical: Callable[[Array], Array] = np.asarray
+    row: int | None = None  # of a variable that stacks several canonical parameters along its first axis
 
 
 class Model(NamedTuple):
@@ -37,6 +38,7 @@ class Model(NamedTuple):
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.tensorflow.mlp",
     "BertConfig": "backends.tensorflow.bert",
+    "GruLmConfig": "backends.tensorflow.gru",
 }
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
 

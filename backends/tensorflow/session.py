@@ -88,7 +88,7 @@ class TensorFlowSession:
         self._model = build(task.model)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
-        self._optimizer = _optimizer(task.optimizer, self._variables)
+        self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
         self._state: State | None = None
         # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step.
         self._xla = all(layer.supports_jit for layer in self._model.keras.layers)
@@ -185,11 +185,24 @@ class TensorFlowSession:
         if set(params) != set(layout):
             raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(layout))}")
         for name, leaf in layout.items():
-            own[leaf.native].assign(leaf.to_native(params[name]).astype(self._dtype))
+            value = leaf.to_native(params[name]).astype(self._dtype)
+            if leaf.row is not None:
+                rows = own[leaf.native].numpy()
+                rows[leaf.row] = value
+                value = rows
+            own[leaf.native].assign(value)
+
+    def _undecayed(self, spec: AdamW, params: Params) -> list[Any]:
+        # By canonical shapes: Keras stacks vectors into matrices, which weight decay must not take for such.
+        exempt = {leaf.native for name, leaf in self._model.layout.items() if not spec.decays(params[name])}
+        return [variable for variable in self._variables if variable.path in exempt]
 
     def _canonical(self, values: list[tf.Tensor]) -> Params:
         own = {variable.path: self.fetch(value) for variable, value in zip(self._variables, values, strict=True)}
-        return {name: np.array(leaf.to_canonical(own[leaf.native])) for name, leaf in self._model.layout.items()}
+        return {
+            name: np.array(leaf.to_canonical(own[leaf.native] if leaf.row is None else own[leaf.native][leaf.row]))
+            for name, leaf in self._model.layout.items()
+        }
 
 
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -206,7 +219,7 @@ def _dense(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
     return tf.convert_to_tensor(gradient)
 
 
-def _optimizer(spec: AdamW, variables: list[Any]) -> keras.optimizers.Optimizer:
+def _optimizer(spec: AdamW, variables: list[Any], *, undecayed: list[Any]) -> keras.optimizers.Optimizer:
     optimizer = AdamWithCorrectedEpsilon(
         learning_rate=WarmupAndDecay(spec) if spec.scheduled else spec.learning_rate,
         weight_decay=spec.weight_decay,
@@ -217,6 +230,6 @@ def _optimizer(spec: AdamW, variables: list[Any]) -> keras.optimizers.Optimizer:
     )
     if spec.weight_decay == 0:
         optimizer.weight_decay = None  # Keras's AdamW insists on a figure, and would multiply every variable by 1
-    optimizer.exclude_from_weight_decay([variable for variable in variables if not spec.decays(variable)])
+    optimizer.exclude_from_weight_decay(undecayed)
     optimizer.build(variables)
     return optimizer

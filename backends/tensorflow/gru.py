@@ -1,0 +1,60 @@
+"""The language model of tasks/gru_lm.py in Keras."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from backends.tensorflow.models import Leaf, Model
+from tasks.gru_lm import GruLmConfig
+from tasks.spec import Array
+
+
+def build(config: GruLmConfig) -> Model:
+    """keras.layers.GRU in the form that cuDNN can compute; states go in and come out as tensors."""
+    # Keras takes cuDNN wherever TensorFlow sees a GPU, even for a model that is built on the CPU beside it.
+    use_cudnn = "auto" if "GPU" in tf.zeros(()).device else False
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    state = [keras.Input((config.hidden,), name=f"state_{i}") for i in range(config.layers)]
+    steps = keras.layers.Embedding(config.vocabulary, config.embedding, name="embedding")(tokens)  # [B, T, D]
+    new_state = []
+    for i in range(config.layers):
+        layer = keras.layers.GRU(
+            config.hidden,
+            reset_after=True,
+            return_sequences=True,
+            return_state=True,
+            use_cudnn=use_cudnn,
+            name=f"gru_{i}",
+        )
+        steps, final = layer(steps, initial_state=state[i])  # [B, T, H], [B, H]
+        new_state.append(final)
+        if i < config.layers - 1:
+            steps = keras.layers.Dropout(config.dropout, name=f"dropout_{i}")(steps)
+    logits = keras.layers.Dense(config.vocabulary, name="output")(steps)  # [B, T, V]
+    model = keras.Model([tokens, *state], [logits, *new_state])
+
+    layout = {"embedding/embedding": Leaf("embedding/embeddings")}
+    for i in range(config.layers):
+        cell = f"gru_{i}/gru_cell"
+        layout[f"gru_{i}/input/kernel"] = Leaf(f"{cell}/kernel", swap_gates, swap_gates)
+        layout[f"gru_{i}/hidden/kernel"] = Leaf(f"{cell}/recurrent_kernel", swap_gates, swap_gates)
+        # Keras keeps both biases in one variable [2, 3H].
+        layout[f"gru_{i}/input/bias"] = Leaf(f"{cell}/bias", swap_gates, swap_gates, row=0)
+        layout[f"gru_{i}/hidden/bias"] = Leaf(f"{cell}/bias", swap_gates, swap_gates, row=1)
+    layout["output/kernel"] = Leaf("output/kernel")
+    layout["output/bias"] = Leaf("output/bias")
+
+    def apply(inputs, state, training):  # type: ignore[no-untyped-def]  # Model.apply has the types
+        logits, *new_state = model([inputs["tokens"], *state], training=training)
+        return logits, tuple(new_state)
+
+    def initial_state(batch_size: int) -> tuple[tf.Tensor, ...]:
+        return tuple(tf.zeros((batch_size, config.hidden), keras.config.floatx()) for _ in range(config.layers))
+
+    return Model(model, apply=apply, initial_state=initial_state, layout=layout)
+
+
+def swap_gates(values: Array) -> Array:
+    """r, z, n <-> z, r, n along the last axis."""
+    first, second, third = np.split(values, 3, axis=-1)
+    return np.concatenate([second, first, third], axis=-1)

@@ -1,0 +1,273 @@
+"""The command line: run, verify, report. Everything heavy is imported inside the command that needs it."""
+
+import difflib
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import backends
+import tasks
+
+if TYPE_CHECKING:
+    from bench.plan import Choice
+
+PRECISIONS = ("float32", "float64")
+
+
+class UserError(click.ClickException):
+    """What was asked for cannot be done; nothing ran."""
+
+    exit_code = 2
+
+
+class Name(click.ParamType[str]):
+    """One of the known names, or a dotted module that implements one."""
+
+    name = "name"
+
+    def __init__(self, kind: str, known: Mapping[str, object]) -> None:
+        self.kind, self.known = kind, known
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.known and "." not in value:
+            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.known)}]"
+
+
+class Word(click.ParamType[str]):
+    """One of a few words, with the nearest one named if it is none of them."""
+
+    name = "word"
+
+    def __init__(self, kind: str, known: tuple[str, ...]) -> None:
+        self.kind, self.known = kind, known
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.known:
+            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.known)}]"
+
+
+def nearest(value: str, known: Any) -> str:
+    """`; did you mean 'x'?` and the list of what there is."""
+    close = difflib.get_close_matches(value, list(known), n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{meant} (there are: {', '.join(known)})"
+
+
+def common_options(command: Any) -> Any:
+    """What `run` and `verify` share."""
+    for option in reversed([
+        click.option("--task", "task_names", multiple=True, type=Name("task", tasks.TASKS),
+                     help="A task; may be given again. Default: all."),
+        click.option("--backend", "backend_names", multiple=True, type=Name("backend", backends.BACKENDS),
+                     help="A backend; may be given again. Default: all that are installed."),
+        click.option("--preset", default="quick", show_default=True, type=Word("preset", tasks.PRESETS),
+                     help="Size of data and budget."),
+        click.option("--device", default="auto", show_default=True, type=Word("device", ("auto", "cpu", "gpu")),
+                     help="auto takes the GPU if there is one."),
+        click.option("--precision", default="float32", show_default=True, type=Word("precision", PRECISIONS),
+                     help="float32 is IEEE single precision in every backend."),
+        click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
+                     envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="framework-bench", prog_name="framework-bench")
+def cli() -> None:
+    """Trains the same models in PyTorch, TensorFlow and JAX, proves that they compute the same, and compares them."""
+
+
+@cli.command()
+@common_options
+@click.option("--rounds", type=click.IntRange(min=1), help="Timed processes per backend. Default: the preset's.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Trainings per backend. Default: the preset's.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
+def run(output: Path | None, **options: Any) -> None:
+    """Compares: parity first, then speed, memory and quality, each in processes of their own."""
+    from bench import campaign, plan
+    from bench.progress import progress_on
+    from bench.report import terminal
+
+    choice = _choice(**options)
+    folder = _new_folder(output or campaign.default_folder())
+    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+    with progress_on(sys.stderr) as progress:
+        running = campaign.Campaign(plans, choice, folder, progress)
+        try:
+            running.run()
+        except OSError as error:
+            raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact") from error
+        finally:
+            tables_written = _write_tables(folder)
+    terminal.show(running.records, sys.stdout)
+    for name, reason in choice.absent:
+        click.echo(f"{name} is not in the comparison: {reason}")
+    if tables_written:
+        click.echo(
+            f"Tables: {folder / 'table.md'} and table.csv; again from the records: framework-bench report {folder}"
+        )
+    if not running.complete:
+        raise SystemExit(1)
+
+
+@cli.command()
+@common_options
+def verify(**options: Any) -> None:
+    """Climbs the ladder of parity for every installed backend and prints every rung."""
+    import tempfile
+
+    from bench import campaign, gate, plan
+    from bench.report import terminal
+
+    choice = _choice(**options, rounds=None, seeds=None)
+    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
+        for task_plan in plans:
+            for cell in task_plan.parity(choice):
+                climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir)
+                terminal.show_ladders(climbed, sys.stdout)
+                if climbed.status == "ok":
+                    gate.remember(climbed)
+                else:
+                    failed.append(f"{cell.task} {cell.backend}: {climbed.reason}")
+    for name, reason in choice.absent:
+        click.echo(f"{name} was not verified: {reason}")
+    if failed:
+        raise click.ClickException("; ".join(failed))
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option("--format", "form", default="markdown", show_default=True, type=Word("format", ("markdown", "csv")))
+def report(folder: Path, form: str) -> None:
+    """Prints the table of a folder, from its records alone; the same records give the same bytes."""
+    from bench import record
+    from bench.report import markdown, table_csv
+
+    records, problems = record.read_folder(folder)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if not records:
+        raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+    render = {"markdown": markdown.render, "csv": table_csv.render}[form]
+    click.echo(render(records), nl=False)
+    if problems:
+        raise SystemExit(1)
+
+
+def _choice(
+    *,
+    task_names: tuple[str, ...],
+    backend_names: tuple[str, ...],
+    preset: str,
+    device: str,
+    precision: str,
+    data_dir: Path | None,
+    rounds: int | None,
+    seeds: int | None,
+) -> "Choice":
+    """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
+    import random
+
+    from bench import machine
+    from bench.plan import Choice
+
+    gpu = machine.gpu_and_driver()[0]
+    if device == "gpu" and gpu is None:
+        raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
+    absent = []
+    for name in dict.fromkeys(backend_names or backends.BACKENDS):
+        entry = backends.find(name)
+        try:
+            missing = entry.missing()
+        except ModuleNotFoundError as error:
+            missing = [str(error.name)]
+        if missing:
+            absent.append((name, f"{', '.join(missing)} not installed; add it with: {entry.install_command}"))
+    if backend_names and absent:
+        raise UserError("; ".join(f"--backend {name}: {reason}" for name, reason in absent))
+    chosen = [name for name in dict.fromkeys(backend_names or backends.BACKENDS) if name not in dict(absent)]
+    if not chosen:
+        commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
+        raise UserError(f"no framework is installed; add at least one with: {commands}")
+    return Choice(
+        tasks=list(dict.fromkeys(task_names or tasks.TASKS)),
+        backends=chosen,
+        absent=absent,
+        preset=preset,
+        device=device if device != "auto" else ("gpu" if gpu else "cpu"),
+        precision=precision,
+        rounds=rounds,
+        seeds=seeds,
+        data_dir=data_dir,
+        order_seed=random.SystemRandom().randrange(2**31),
+    )
+
+
+def _planned(make: Any) -> Any:
+    from tasks.spec import SpecError
+
+    try:
+        return make()
+    except SpecError as error:
+        raise UserError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise UserError(f"--task: no module named {error.name!r}") from error
+
+
+def _new_folder(folder: Path) -> Path:
+    try:
+        (folder / "records").mkdir(parents=True, exist_ok=True)
+        if any((folder / "records").iterdir()):
+            raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
+                            f"framework-bench report {folder}")  # fmt: skip
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    return folder
+
+
+def _write_tables(folder: Path) -> bool:
+    """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
+    from bench import record
+    from bench.report import markdown, table_csv
+
+    records, _ = record.read_folder(folder)
+    try:
+        record.write_bytes(folder / "table.md", markdown.render(records).encode())
+        record.write_bytes(folder / "table.csv", table_csv.render(records).encode())
+    except OSError:
+        return False
+    return True
+
+
+def main() -> int:
+    """Exit codes: 0 ok, 1 something failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code: int | None = cli.main(standalone_mode=False, prog_name="framework-bench")
+    except click.ClickException as error:
+        click.echo(f"framework-bench: {error.format_message()}", err=True)
+        return 2 if isinstance(error, click.UsageError) else error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("framework-bench: interrupted; what was finished is kept", err=True)
+        return 130
+    return code or 0

@@ -1,0 +1,96 @@
+"""What is to run: every process of a comparison, in the order in which it runs, fixed before the first one starts."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+import tasks
+from bench import machine
+from bench.record import Data, Record
+from tasks.spec import Preset, describe_task, hash_json
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user asked for, checked and completed."""
+
+    tasks: Sequence[str]
+    backends: Sequence[str]  # installed
+    absent: Sequence[tuple[str, str]]  # (backend, the reason with the command that would add it)
+    preset: str
+    device: str
+    precision: str
+    rounds: int | None  # None: as the preset declares
+    seeds: int | None
+    data_dir: Path | None
+    order_seed: int
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """The processes of one task: each a record still to be filled in."""
+
+    name: str
+    preset: Preset
+    blank: Record
+
+    def parity(self, choice: Choice) -> list[Record]:
+        """One climb per backend."""
+        return [self.cell(backend, kind="parity") for backend in choice.backends]
+
+    def rounds(self, choice: Choice) -> Iterator[list[Record]]:
+        """Randomised complete blocks: every round holds every backend once, in an order drawn from the order seed."""
+        # Drawn anew per task, so that a task's order does not depend on which others are compared.
+        rng = random.Random(f"{choice.order_seed}/{self.name}")
+        for number in range(1, (choice.rounds or self.preset.rounds) + 1):
+            order = rng.sample(list(choice.backends), len(choice.backends))
+            yield [self.cell(backend, kind="speed", round=number, position=at) for at, backend in enumerate(order, 1)]
+
+    def memory(self, choice: Choice) -> list[Record]:
+        """One process per backend that does nothing else."""
+        return [self.cell(backend, kind="memory") for backend in choice.backends]
+
+    def quality(self, choice: Choice) -> list[Record]:
+        """One training to the task's whole budget per seed and backend."""
+        seeds = range(choice.seeds or self.preset.seeds)
+        return [self.cell(backend, kind="quality", seed=seed) for seed in seeds for backend in choice.backends]
+
+    def absent(self, choice: Choice) -> list[Record]:
+        """A record for each backend that cannot take part."""
+        return [self.cell(backend, kind="speed", status="skipped", reason=why) for backend, why in choice.absent]
+
+    def cell(self, backend: str, **changes: object) -> Record:
+        """The blank record of one process."""
+        return msgspec.structs.replace(self.blank, backend=backend, **changes)
+
+
+def make(name: str, choice: Choice) -> TaskPlan:
+    """Reads the task's data and fixes its spec; tasks.spec.SpecError where the data cannot be had."""
+    preset = tasks.load(name, choice.preset, data_dir=choice.data_dir)
+    spec = describe_task(preset.task)
+    data = preset.task.data
+    blank = Record(
+        kind="speed",
+        status="interrupted",
+        reason="started, and not finished",
+        task=name,
+        preset=choice.preset,
+        unit=preset.task.unit,
+        backend="",
+        device=choice.device,
+        precision=choice.precision,
+        round=1,
+        position=1,
+        seed=0,
+        order_seed=choice.order_seed,
+        spec=spec,
+        spec_hash=hash_json(spec),
+        data=Data(data.name, data.description, data.sha256),
+        target=str(preset.target),
+        machine=machine.describe(),
+        started_utc="",
+    )
+    return TaskPlan(name, preset, blank)

@@ -1,0 +1,1 @@
+"""Tables from records alone: `summary` decides what they say, one module per format how it looks."""

@@ -1,0 +1,337 @@
+"""What a table says, from records alone: rows, ratios, verdicts, and everything that stands beside them.
+
+Records are grouped into sections that may be compared: same task, preset, device, precision, spec, machine and measurement
+version. A cell takes part in a ratio only if it climbed the whole ladder of parity and every seed reached the target.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from bench import stats, verdict
+from bench.metrics import METRICS, duration, mebibytes, with_interval
+from bench.record import Bytes, Ladder, Record, Rung
+from bench.stats import Interval
+
+BOUNDARY = (
+    "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "
+    "number of {unit} (padding left out) over the wall time of a window of such steps, after a declared warm-up, with a "
+    "barrier at both ends of every block of steps; reading and shuffling data, import, build and the first step (trace and compile) "
+    "are not in it. Every figure of speed is one fresh process; rounds hold every backend once, in shuffled order. Intervals "
+    "are 95 % t intervals over processes, on the log scale for throughput and ratios, which are paired by round."
+)
+
+
+@dataclass
+class Row:
+    """One backend, in one set of versions."""
+
+    backend: str
+    records: list[Record] = field(default_factory=list)
+
+    def of(self, kind: str, status: str = "ok") -> list[Record]:
+        return [record for record in self.records if record.kind == kind and record.status == status]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return next((record.versions for record in self.records if record.versions), {})
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return next((dict(record.settings) for record in self.of("speed")), {})
+
+    @property
+    def ladders(self) -> list[Ladder]:
+        return next((record.parity for record in self.records if record.kind == "parity" and record.parity), [])
+
+    @property
+    def throughputs(self) -> dict[int, float]:
+        """Round -> items per second."""
+        return {r.round: r.timings.items / r.timings.window_s for r in self.of("speed") if r.timings is not None}
+
+    def timing(self, name: str) -> float | None:
+        """The median over processes of one of the timings, in seconds."""
+        values = [getattr(record.timings, name) for record in self.of("speed") if record.timings is not None]
+        return median(values) if values else None
+
+    def bytes_of(self, name: str) -> Bytes:
+        """A memory figure: the median of its processes."""
+        found = [getattr(record.memory, name) for record in self.of("memory") if record.memory is not None]
+        known = [item.bytes for item in found if item.bytes is not None]
+        if known:
+            return Bytes(int(median(known)))
+        return found[0] if found else Bytes(None, "no finished memory process")
+
+    def quality(self, metric: str) -> list[float]:
+        return [r.quality.metrics[metric] for r in self.of("quality") if r.quality and metric in r.quality.metrics]
+
+    @property
+    def not_ok(self) -> list[Record]:
+        return [record for record in self.records if record.status != "ok"]
+
+    @property
+    def excluded(self) -> str | None:
+        """Why this row takes part in no ratio; None if it does."""
+        if not self.throughputs:
+            return self.not_ok[0].reason if self.not_ok else "no speed was measured"
+        if not self.ladders:
+            return "parity was not checked"
+        if not all(ladder.passed for ladder in self.ladders):
+            return "parity failed"
+        if not self.of("quality"):
+            return "quality was not measured"
+        missed = [record for record in self.of("quality") if not record.target_reached]
+        if missed:
+            return f"missed the target {missed[0].target} in {len(missed)} of {len(self.of('quality'))} trainings"
+        return None
+
+
+@dataclass
+class Section:
+    """Rows that may be compared with each other, and what is common to them."""
+
+    first: Record  # any one of its records: what defines the section is the same in all
+    rows: list[Row]
+    verdicts: dict[tuple[str, str], verdict.Verdict]
+
+    @property
+    def ranked(self) -> list[Row]:
+        return [row for row in self.rows if row.excluded is None]
+
+    @property
+    def metric(self) -> str:
+        """The figure by which quality is judged."""
+        return self.first.target.split()[0]
+
+
+def sections(records: Iterable[Record]) -> list[Section]:
+    """The sections in a fixed order, rows from the fastest to those without a speed."""
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        machine = record.machine
+        groups[
+            record.task, record.preset, record.device, record.precision, record.spec_hash, str(record.measurement),
+            machine.cpu, str(machine.cores), str(machine.memory_bytes), str(machine.gpu), str(machine.gpu_driver),
+            machine.os, machine.python,
+        ].append(record)  # fmt: skip
+    return [_section(groups[name]) for name in sorted(groups)]
+
+
+def _section(records: Sequence[Record]) -> Section:
+    rows: dict[str, Row] = {}
+    for record in records:
+        rows.setdefault(record.backend, Row(record.backend)).records.append(record)
+    for row in rows.values():
+        row.records.sort(key=lambda r: (r.kind, r.round, r.seed, r.started_utc))
+    ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.backend))
+    cells = {row.backend: row.throughputs for row in ordered if row.excluded is None}
+    return Section(records[0], ordered, verdict.compare_all(cells))
+
+
+def _speed(row: Row) -> float:
+    values = list(row.throughputs.values())
+    return stats.geometric_mean(values).estimate if values else 0.0
+
+
+# The cells of a table as text, the same in every format.
+
+
+def columns(section: Section) -> list[str]:
+    """The titles, units included."""
+    unit = section.first.unit
+    return [
+        "backend", f"{unit}/s", "relative to the fastest", "first step", "import + build", "host memory peak (after import)",
+        "device memory peak", METRICS[section.metric].title if section.metric in METRICS else section.metric, "parity",
+    ]  # fmt: skip
+
+
+def cells(section: Section, row: Row) -> list[str]:
+    """One row as text; a missing figure says why."""
+    return [
+        row.backend,
+        speed(row),
+        ratio(section, row),
+        _timing(row, "first_step_s"),
+        _timing(row, "import_s", "build_s"),
+        _host(row),
+        _bytes(row.bytes_of("device_peak_allocated")),
+        quality(section, row),
+        parity(row),
+    ]
+
+
+def speed(row: Row) -> str:
+    """Throughput with its interval over rounds."""
+    values = list(row.throughputs.values())
+    failed = [record for record in row.not_ok if record.kind == "speed"]
+    if not values:
+        return f"{failed[0].status}: {failed[0].reason}" if failed else "not measured"
+    interval = stats.geometric_mean(values)
+    text = f"{with_interval(interval)}, n={interval.n}"
+    if not interval.known:
+        text += ", no interval"
+    return text + (f", {len(failed)} not ok" if failed else "")
+
+
+def ratio(section: Section, row: Row) -> str:
+    """Throughput relative to the fastest row that may be ranked, with its verdict."""
+    if row.excluded is not None:
+        return f"not ranked: {row.excluded}"
+    fastest = section.ranked[0]
+    if row is fastest:
+        return "1"
+    found = section.verdicts.get((row.backend, fastest.backend))
+    if found is None:
+        return "no round in common"
+    return f"{with_interval(found.ratio)}: {found.decision}"
+
+
+def quality(section: Section, row: Row) -> str:
+    """The mean of the target's metric over seeds, with its interval."""
+    values = row.quality(section.metric)
+    if not values:
+        failed = [record for record in row.not_ok if record.kind == "quality"]
+        return f"{failed[0].status}: {failed[0].reason}" if failed else "not measured"
+    interval = stats.mean(values)
+    known = METRICS.get(section.metric)
+    text = with_interval(interval, 100 if known and known.percent else 1) + (" %" if known and known.percent else "")
+    return f"{text}, n={interval.n}"
+
+
+def parity(row: Row) -> str:
+    """How far up the ladder, in which precisions."""
+    if not row.ladders:
+        return "not checked"
+    texts = []
+    for ladder in row.ladders:
+        passed = sum(rung.passed for rung in ladder.rungs)
+        texts.append(f"{ladder.precision} {passed}/7")
+    return ", ".join(texts)
+
+
+def sentences(section: Section) -> list[str]:
+    """The verdicts in words, each with its evidence."""
+    first = section.first
+    ranked = section.ranked
+    texts = []
+    for position, row in enumerate(ranked):
+        for other in ranked[position + 1 :]:
+            found = section.verdicts.get((row.backend, other.backend))
+            if found is not None:
+                texts.append(_sentence(first, row.backend, other.backend, found))
+    if len(ranked) < 2:
+        texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
+    return texts
+
+
+def _sentence(first: Record, name: str, other: str, found: verdict.Verdict) -> str:
+    ratio_text = with_interval(found.ratio)
+    rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
+    if found.decision == "tie":
+        return f"{name} and {other}: tie within {verdict.MARGIN:.0%} (ratio {ratio_text}, {rounds})."
+    if found.decision == "not decided":
+        more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
+        return f"{name} and {other}: not decided (ratio {ratio_text}, {rounds}{more})."
+    flipped = found.decision == "slower"
+    fast, slow = (other, name) if flipped else (name, other)
+    shown = Interval(1 / found.ratio.estimate, _inverse(found.ratio.high), _inverse(found.ratio.low), found.ratio.n)
+    return f"{fast} trains {first.task} {with_interval(shown if flipped else found.ratio)} times as fast as {slow} ({rounds})."
+
+
+def _inverse(value: float | None) -> float | None:
+    return None if value is None else 1 / value
+
+
+def _timing(row: Row, *names: str) -> str:
+    values = [row.timing(name) for name in names]
+    known = [value for value in values if value is not None]
+    return duration(sum(known)) if len(known) == len(names) else "not measured"
+
+
+def _host(row: Row) -> str:
+    peak, imported = row.bytes_of("host_peak"), row.bytes_of("host_import")
+    if peak.bytes is None or imported.bytes is None:
+        return "not measured"
+    return f"{mebibytes(peak.bytes)} ({mebibytes(imported.bytes)})"
+
+
+def _bytes(found: Bytes) -> str:
+    return mebibytes(found.bytes) if found.bytes is not None else "not measured"
+
+
+def facts(section: Section) -> list[tuple[str, str]]:
+    """What stands below a table, as (name, text)."""
+    first = section.first
+    machine = first.machine
+    gpu = f", {machine.gpu} (driver {machine.gpu_driver})" if machine.gpu else ", no GPU"
+    lines = [
+        ("Data", f"{first.data.description}; sha256 {first.data.sha256[:12]}"),
+        ("Target", first.target),
+        ("Machine", f"{machine.cpu}, {machine.cores} cores in use, {machine.memory_bytes / 2**30:.0f} GiB{gpu}, {machine.os}, "
+                    f"Python {machine.python}"),
+        ("Spec", f"{first.spec_hash[:12]}, measurement version {first.measurement}, order seed {first.order_seed}"),
+    ]  # fmt: skip
+    lines += [("Not measured", text) for text in _not_measured(section)]
+    for row in section.rows:
+        if row.versions:
+            versions = ", ".join(f"{name} {version}" for name, version in sorted(row.versions.items()))
+            settings = ", ".join(
+                f"{name}: {value}" for name, value in sorted(row.settings.items()) if value is not None
+            )
+            lines.append((row.backend, f"{versions}" + (f" ({settings})" if settings else "")))
+    return lines
+
+
+def _not_measured(section: Section) -> list[str]:
+    """Each missing memory figure with its reason, once for all the rows that share it."""
+    missing: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in section.rows:
+        for name, title in (("host_peak", "host memory peak"), ("device_peak_allocated", "device memory peak")):
+            found = row.bytes_of(name)
+            if found.bytes is None:
+                missing[title, found.reason or "no reason given"].append(row.backend)
+    return [f"{title} of {', '.join(names)}: {reason}" for (title, reason), names in missing.items()]
+
+
+def rungs(section: Section) -> list[list[str]]:
+    """Titles, then a line per precision and rung: every backend's largest difference beside its tolerance."""
+    climbed = {
+        (ladder.precision, rung.number, rung.name, row.backend): rung
+        for row in section.rows
+        for ladder in row.ladders
+        for rung in ladder.rungs
+    }
+    names = sorted({backend for *_, backend in climbed})
+    lines = [["precision", "rung", *names]]
+    for precision, number, name in sorted({key[:3] for key in climbed}, key=lambda k: (k[0] != "float64", k)):
+        found = [climbed.get((precision, number, name, backend)) for backend in names]
+        lines.append([precision, f"{number} {name}", *map(_rung, found)])
+    return lines if climbed else []
+
+
+def _rung(rung: Rung | None) -> str:
+    if rung is None:
+        return "not climbed"
+    difference = "no figure" if rung.difference is None else f"{rung.difference:.1e}"
+    text = f"{difference} of {rung.tolerance:.0e}" if rung.tolerance else f"{difference}, must be 0"
+    return text if rung.passed else f"FAILED: {text}: {rung.where}"
+
+
+def failures(section: Section) -> list[str]:
+    """One line per process that is not ok."""
+    return [
+        f"{record.backend}, {record.kind}, round {record.round}, seed {record.seed}: {record.status}: {record.reason}"
+        for row in section.rows
+        for record in row.not_ok
+    ]
+
+
+def step_seconds(row: Row) -> float | None:
+    """Median seconds of one step over processes."""
+    steps = [
+        record.timings.window_s / (len(record.timings.blocks_s) * record.timings.block_steps)
+        for record in row.of("speed")
+        if record.timings is not None
+    ]
+    return median(steps) if steps else None

@@ -1,0 +1,76 @@
+"""A report as CSV (pandas): one line per backend and section, plain numbers with their units in the column names."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from bench import stats
+from bench.record import Record
+from bench.report import summary
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that starts with one of these
+
+
+def render(records: Iterable[Record]) -> str:
+    """The whole report; the same records give the same bytes."""
+    rows = [_row(section, row) for section in summary.sections(records) for row in section.rows]
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def _row(section: summary.Section, row: summary.Row) -> dict[str, object]:
+    first = section.first
+    values = list(row.throughputs.values())
+    speed = stats.geometric_mean(values) if values else None
+    quality = row.quality(section.metric)
+    level = stats.mean(quality) if quality else None
+    ranked = section.ranked
+    verdict = section.verdicts.get((row.backend, ranked[0].backend)) if ranked and row is not ranked[0] else None
+    cells: dict[str, object] = {
+        "task": first.task,
+        "preset": first.preset,
+        "device": first.device,
+        "precision": first.precision,
+        "backend": row.backend,
+        "unit": f"{first.unit}/s",
+        "throughput": speed and speed.estimate,
+        "throughput_low": speed and speed.low,
+        "throughput_high": speed and speed.high,
+        "rounds": speed.n if speed else 0,
+        "ratio_to_fastest": 1.0 if ranked and row is ranked[0] else verdict and verdict.ratio.estimate,
+        "ratio_low": verdict and verdict.ratio.low,
+        "ratio_high": verdict and verdict.ratio.high,
+        "verdict": verdict and verdict.decision,
+        "not_ranked_because": row.excluded,
+        "step_s": summary.step_seconds(row),
+        "first_step_s": row.timing("first_step_s"),
+        "import_s": row.timing("import_s"),
+        "build_s": row.timing("build_s"),
+    }
+    for name in ("host_import", "host_peak", "host_peak_training", "device_peak_allocated", "device_peak_reserved"):
+        found = row.bytes_of(name)
+        cells[f"{name}_bytes"] = found.bytes if found.bytes is not None else found.reason
+    cells |= {
+        "metric": section.metric,
+        "metric_mean": level and level.estimate,
+        "metric_low": level and level.low,
+        "metric_high": level and level.high,
+        "seeds": len(quality),
+        "parity": summary.parity(row),
+        "not_ok": len(row.not_ok),
+        "versions": " ".join(f"{name}={version}" for name, version in sorted(row.versions.items())),
+        "cpu": first.machine.cpu,
+        "cores": first.machine.cores,
+        "gpu": first.machine.gpu,
+        "python": first.machine.python,
+        "data": first.data.name,
+        "data_sha256": first.data.sha256,
+        "spec_hash": first.spec_hash,
+    }
+    return {name: _safe(value) for name, value in cells.items()}
+
+
+def _safe(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = "".join(character if character.isprintable() else " " for character in value)
+    return f"'{text}" if text.startswith(FORMULA) else text

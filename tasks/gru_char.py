@@ -1,0 +1,39 @@
+"""The model of tasks/gru_lm.py on the characters of tiny Shakespeare: another text, nothing else.
+
+All presets read the same text (tasks/corpus.py), from a data folder, the cache or its mirror.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.gru_lm import ADAM, GruLm, GruLmConfig
+from tasks.spec import Preset, Target
+
+CHARACTERS = 66  # 65 distinct ones, and <unk>
+
+
+def preset(name: str, data_dir: Path | None = None) -> Preset:
+    """The declared sizes; KeyError for a name that is not one of tasks.PRESETS."""
+    small = GruLmConfig(vocabulary=CHARACTERS, embedding=32, hidden=128)
+    large = GruLmConfig(vocabulary=CHARACTERS, embedding=64, hidden=512)
+    return {
+        "smoke": lambda: Preset(
+            task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=60, model=small, data_dir=data_dir),
+            warmup_steps=10, block_steps=5, blocks=10, rounds=2, seeds=1, target=Target("perplexity", at_most=20),
+        ),
+        "quick": lambda: Preset(
+            task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=600, model=small, data_dir=data_dir),
+            warmup_steps=20, block_steps=10, blocks=10, rounds=5, seeds=2, target=Target("perplexity", at_most=20),
+        ),
+        "standard": lambda: Preset(
+            task=GruLm("tinyshakespeare", batch_size=32, window=64, steps=400, model=large, data_dir=data_dir),
+            warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=3, target=Target("perplexity", at_most=20),
+        ),
+        "full": lambda: Preset(
+            task=GruLm(
+                "tinyshakespeare", batch_size=32, window=64, steps=10 * 490, model=large, data_dir=data_dir,
+                optimizer=replace(ADAM, decay_steps=10 * 490),
+            ),
+            warmup_steps=100, block_steps=20, blocks=20, rounds=8, seeds=5, target=Target("perplexity", at_most=10),
+        ),
+    }[name]()  # fmt: skip
