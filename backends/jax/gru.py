@@ -45,9 +45,7 @@ class GruLm(Model):
 
     def __init__(self, config: GruLmConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
         self.config, self.dtype = config, dtype
-        self.embedding = nnx.Embed(
-            config.vocabulary, config.embedding, dtype=dtype, param_dtype=dtype, rngs=rngs
-        )
+        self.embedding = nnx.Embed(config.vocabulary, config.embedding, dtype=dtype, param_dtype=dtype, rngs=rngs)
         for i in range(config.layers):
             width = config.hidden if i else config.embedding
             setattr(self, f"gru_{i}", Gru(width, config.hidden, dtype=dtype, rngs=rngs))

@@ -1,6 +1,6 @@
 """Loss, step, evaluation, synchronisation and memory in JAX, once for all tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ class JaxSession:
         self._transform = _transform(task.optimizer)
         self._optimizer = self._transform.init(self._weights)
         self._state: State | None = None
+        self._example: DeviceBatch | None = None  # the last batch, to ask the model what it is made of
         self._train = jax.jit(self._train_function, donate_argnums=(0, 1, 2, 3))
         self._evaluate = jax.jit(self._evaluate_function)
         self._differentiate = jax.jit(jax.grad(self._loss_function, has_aux=True))
@@ -73,6 +74,7 @@ class JaxSession:
             DeviceBatch(inputs, batch.labels, self._cast(batch.weights)),  # type: ignore[arg-type]  # arrays in, arrays out
             self._device,
         )
+        self._example = placed
         return placed
 
     def train_step(self, batch: DeviceBatch) -> jax.Array:
@@ -118,7 +120,20 @@ class JaxSession:
             "matmul precision": jax.config.jax_default_matmul_precision,
             "compile": "jax.jit, XLA",
             "optimizer": "optax.adamw",
+            "kernels": self._kernels(),
         }
+
+    def _kernels(self) -> str | None:
+        """Read from the traced forward pass; None before the first batch."""
+        if self._example is None:
+            return None
+        traced = self._evaluate.trace(self._weights, self._rest, self._zero_state(self._example), self._example)
+        scans = {
+            f"lax.scan over {equation.params['length']} steps, unroll {equation.params['unroll']}"
+            for equation in _equations(traced.jaxpr.jaxpr)
+            if equation.primitive.name == "scan"
+        }
+        return ", ".join(["XLA", *sorted(scans)])
 
     # Pure functions of the weights (a list of leaves, which crosses into a compiled call faster than a Flax state).
 
@@ -169,6 +184,15 @@ class JaxSession:
     def _canonical(self, leaves: list[jax.Array]) -> Params:
         # A copy: the next step donates these buffers.
         return {name: np.array(leaf) for name, leaf in zip(self._names, leaves, strict=True)}
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from _equations(getattr(inner, "jaxpr", inner))
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -14,6 +14,9 @@ from tasks.spec import AdamW, Array, Batch, Params, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+FUSED = {"CudnnRnn": "cuDNN RNN", "MkldnnRnn": "oneDNN RNN", "ScaledDotProduct": "fused attention"}
+"""Start of an autograd node's name -> the kernel that it stands for."""
+
 
 def versions() -> Mapping[str, str]:
     """PyTorch's version, with the CUDA version that it was built for."""
@@ -60,16 +63,18 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
+        self._example: DeviceBatch | None = None  # the last batch, to ask the model which kernels it runs
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
     def put(self, batch: Batch) -> DeviceBatch:
         weights = batch.weights.astype(self._host_dtype)
-        return DeviceBatch(
+        self._example = DeviceBatch(
             {name: self._to_device(value) for name, value in batch.inputs.items()},
             self._to_device(batch.labels).long(),
             self._to_device(weights / weights.sum()),
         )
+        return self._example
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
         self._model.train()
@@ -132,7 +137,18 @@ class TorchSession:
             "compile": "eager",
             "optimizer": "torch.optim.AdamW, fused",
             "intra-op threads": torch.get_num_threads(),
+            "kernels": self._kernels(),
         }
+
+    def _kernels(self) -> str | None:
+        """Read from the graph that autograd records of a forward pass; None before the first batch."""
+        if self._example is None:
+            return None
+        self._model.eval()
+        logits, _ = self._model(self._example.inputs, self._zero_state(self._example))
+        names = [type(node).__name__ for node in _nodes(logits.grad_fn)]
+        fused = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}
+        return ", ".join(sorted(fused)) or f"ATen, {len(names):,} operators in the forward graph"
 
     def _to_device(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)
@@ -160,6 +176,17 @@ class TorchSession:
         layout = self._model.layout
         # A copy: on the CPU, `numpy()` would show the live weights.
         return {name: np.array(leaf.to_canonical(self.fetch(tensors[leaf.native]))) for name, leaf in layout.items()}
+
+
+def _nodes(last: Any) -> set[Any]:
+    """All nodes of the autograd graph that ends in `last`."""
+    found, pending = set(), [last]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            pending += [previous for previous, _ in node.next_functions]
+    return found
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

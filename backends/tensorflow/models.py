@@ -33,6 +33,7 @@ class Model(NamedTuple):
     apply: Callable[[Mapping[str, tf.Tensor], State, bool], tuple[tf.Tensor, State]]
     initial_state: Callable[[int], State]
     layout: Mapping[str, Leaf]
+    xla: bool = True  # False where XLA's code was measured to be slower than TensorFlow's own kernels
 
 
 MODULES: Mapping[str, str] = {

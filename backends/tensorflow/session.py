@@ -90,8 +90,9 @@ class TensorFlowSession:
         self._load(params)
         self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
         self._state: State | None = None
-        # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step.
-        self._xla = all(layer.supports_jit for layer in self._model.keras.layers)
+        self._example: DeviceBatch | None = None  # the last batch, to find the graph that it ran through
+        # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step, where it pays.
+        self._xla = self._model.xla and all(layer.supports_jit for layer in self._model.keras.layers)
         self._train = tf.function(self._train_graph, jit_compile=self._xla)
         self._evaluate = tf.function(self._evaluate_graph, jit_compile=self._xla)
         self._differentiate = tf.function(self._gradients_graph, jit_compile=self._xla)
@@ -100,11 +101,12 @@ class TensorFlowSession:
 
     def put(self, batch: Batch) -> DeviceBatch:
         with tf.device(self._device):
-            return DeviceBatch(
+            self._example = DeviceBatch(
                 {name: self._to_device(value) for name, value in batch.inputs.items()},
                 self._to_device(batch.labels),
                 self._to_device(batch.weights),
             )
+        return self._example
 
     def train_step(self, batch: DeviceBatch) -> tf.Tensor:
         loss, self._state = self._train(batch, self._carried(batch))
@@ -149,7 +151,23 @@ class TensorFlowSession:
             "optimizer": "keras.optimizers.AdamW, eps after bias correction",
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
             "intra-op threads": tf.config.threading.get_intra_op_parallelism_threads() or "all",
+            "kernels": self._kernels(),
         }
+
+    def _kernels(self) -> str | None:
+        """Read from the traced graph of the training step; None before the first one."""
+        if self._example is None or not self._train.experimental_get_tracing_count():
+            return None
+        concrete = self._train.get_concrete_function(self._example, self._zero_state(self._example))
+        graph = concrete.graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        operations = {node.op for node in nodes}
+        owner = "XLA" if self._xla else "TensorFlow"
+        if any(operation.startswith("CudnnRNN") for operation in operations):
+            return "cuDNN RNN"
+        if operations & {"While", "StatelessWhile"}:
+            return f"{owner}, while loop"
+        return f"{owner}, {len(nodes):,} operators in the graph of a step"
 
     def _train_graph(self, batch: DeviceBatch, state: State) -> tuple[tf.Tensor, State]:
         with tf.GradientTape() as tape:
