@@ -209,7 +209,9 @@ def _from_scratch(
 ) -> BertSentiment:
     model = BertConfig(
         vocabulary=len(reviews.vocabulary()), hidden=hidden, layers=layers, heads=heads, intermediate=4 * hidden,
-        positions=32, initializer_range=0.1,
+        positions=32, initializer_range=0.05,
+        # A model of this size, trained from nothing, does not overfit: less dropout than BERT's 0.1 lets it learn sooner.
+        hidden_dropout=0.05, attention_dropout=0.05, classifier_dropout=0.05,
     )  # fmt: skip
     return BertSentiment(
         model=model,
@@ -222,9 +224,7 @@ def _from_scratch(
 
 
 def _standard(data_dir: DataDir) -> Preset:
-    task = _fine_tuned(
-        checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir
-    )
+    task = _fine_tuned(checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir)
     return Preset(
         task=task, warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=2,
         target=Target("accuracy", at_least=0.84),

@@ -106,8 +106,12 @@ def open_folder(folder: Path, *, sha256: str | None = None) -> tuple[Checkpoint,
     """Hashes a checkpoint's files and reads its configuration; SpecError names what is missing or wrong."""
     absent = [part for part in (CONFIG, VOCABULARY, WEIGHTS) if not (folder / part).is_file()]
     if absent:
-        pickled = " (pytorch_model.bin is a pickle and is never read)" if (folder / "pytorch_model.bin").exists() else ""
-        raise SpecError(f"{folder}: no {', '.join(absent)}{pickled}; a checkpoint has {CONFIG}, {VOCABULARY}, {WEIGHTS}")
+        pickled = (
+            " (pytorch_model.bin is a pickle and is never read)" if (folder / "pytorch_model.bin").exists() else ""
+        )
+        raise SpecError(
+            f"{folder}: no {', '.join(absent)}{pickled}; a checkpoint has {CONFIG}, {VOCABULARY}, {WEIGHTS}"
+        )
     found = _hash_file(folder / WEIGHTS, MAX_WEIGHTS_BYTES)
     if sha256 is not None and found != sha256:
         raise SpecError(
@@ -178,7 +182,9 @@ def load(checkpoint: Checkpoint, config: BertConfig, *, seed: int) -> dict[str, 
         missing = sorted(set(wanted) - set(stored))
         unexpected = sorted(name for name in set(stored) - set(wanted) if not IGNORED.fullmatch(name))
         if missing or unexpected:
-            found = [f"{kind} {_listed(names)}" for kind, names in (("no", missing), ("unexpected", unexpected)) if names]
+            found = [
+                f"{kind} {_listed(names)}" for kind, names in (("no", missing), ("unexpected", unexpected)) if names
+            ]
             raise SpecError(
                 f"{path}: {'; '.join(found)}; {CONFIG} and the weights must be of one BERT encoder with a pooler"
             )

@@ -17,14 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 POSITIVE = (
-    "good great superb funny charming moving brilliant fresh clever touching delightful gripping honest inventive warm "
-    "memorable"
-).split()
+    "good", "great", "superb", "funny", "charming", "moving", "brilliant", "fresh", "clever", "touching",
+    "delightful", "gripping", "honest", "inventive", "warm", "memorable",
+)  # fmt: skip
 NEGATIVE = (
-    "bad poor awful dull boring clumsy stale shallow tedious bland lifeless messy predictable silly forgettable weak"
-).split()
-ASPECTS = "film movie plot story acting dialogue music ending script humor pacing photography cast direction".split()
-INTENSIFIERS = "very really truly quite utterly remarkably".split()
+    "bad", "poor", "awful", "dull", "boring", "clumsy", "stale", "shallow", "tedious", "bland", "lifeless", "messy",
+    "predictable", "silly", "forgettable", "weak",
+)  # fmt: skip
+ASPECTS = (
+    "film", "movie", "plot", "story", "acting", "dialogue", "music", "ending", "script", "humor", "pacing",
+    "photography", "cast", "direction",
+)  # fmt: skip
+INTENSIFIERS = ("very", "really", "truly", "quite", "utterly", "remarkably")
 NEGATIONS = ("not", "never", "hardly", "by no means")
 REMARKS = (
     "it was shot in two weeks", "the director is from paris", "it runs for ninety minutes", "i saw it on a monday",

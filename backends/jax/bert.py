@@ -97,7 +97,12 @@ class Bert(Model):
 def _norm(config: BertConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
     # Flax's fast variance, E[x^2] - E[x]^2, loses digits that a two-pass variance keeps.
     return nnx.LayerNorm(
-        config.hidden, epsilon=config.layer_norm_eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, rngs=rngs
+        config.hidden,
+        epsilon=config.layer_norm_eps,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        use_fast_variance=False,
+        rngs=rngs,
     )
 
 

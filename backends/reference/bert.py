@@ -16,7 +16,9 @@ def forward(config: BertConfig, params: Values, inputs: Values, state: State) ->
         attended = dense(params, f"layer_{i}/attention/output", attention(config, params, i, hidden, inputs["mask"]))
         hidden = layer_norm(config, params, f"layer_{i}/attention_norm", hidden + attended)
         inner = gelu(dense(params, f"layer_{i}/intermediate", hidden))  # [B, T, I]
-        hidden = layer_norm(config, params, f"layer_{i}/output_norm", hidden + dense(params, f"layer_{i}/output", inner))
+        hidden = layer_norm(
+            config, params, f"layer_{i}/output_norm", hidden + dense(params, f"layer_{i}/output", inner)
+        )
     return dense(params, "classifier", pooled(params, hidden)), state
 
 
@@ -30,7 +32,8 @@ def embeddings(params: Values, tokens: Any) -> Any:
 def attention(config: BertConfig, params: Values, layer: int, hidden: Any, mask: Any) -> Any:
     """[B, T, H] -> [B, T, H], before the output projection."""
     query, key, value = (
-        split_heads(config, dense(params, f"layer_{layer}/attention/{name}", hidden)) for name in ("query", "key", "value")
+        split_heads(config, dense(params, f"layer_{layer}/attention/{name}", hidden))
+        for name in ("query", "key", "value")
     )  # [B, A, T, D]
     scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(config.hidden // config.heads)  # [B, A, T, T]
     scores = np.where(mask[:, None, None, :] == 1, scores, -np.inf)
