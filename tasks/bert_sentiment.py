@@ -152,7 +152,7 @@ class BertSentiment:
         # Adam would divide one backend's float32 rounding by itself and call it a direction.
         optimizer = AdamW(
             learning_rate=5e-3, beta1=0.9, beta2=0.999, eps=1e-4, weight_decay=0.01,
-            clip_norm=1.0, warmup_steps=6, decay_steps=24,
+            clip_norm=0.5, warmup_steps=6, decay_steps=24,
         )  # fmt: skip
         return BertSentiment(
             model=model,

@@ -37,10 +37,10 @@ REMARKS = (
 VOICES = ("critics called it", "my friends expected something", "the poster promised something")
 
 # Shares of the reviews; with more of the first two, a small model needs more steps to find the rules.
-NEGATED = 0.3  # of the opinions
-CONTRASTED = 0.5
+NEGATED = 0.25  # of the opinions
+CONTRASTED = 0.4
 REMARKED = 0.4
-QUOTED = 0.5  # of the remarks
+QUOTED = 0.3  # of the remarks
 INTENSIFIED = 0.4  # of the opinions
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
