@@ -299,13 +299,14 @@ def test_no_network_and_nothing_cached_is_one_line_with_the_ways_out(monkeypatch
 
 def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
+    from huggingface_hub import constants
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("Connection refused\nby peer")
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(SpecError, match=r"could not be downloaded \(Connection refused by peer\)"):
         checkpoint.locate(checkpoint.BERT_BASE_UNCASED)
 
