@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -386,6 +387,16 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.tsv.gz").write_bytes(gzip.compress(GOOD)[:-12])
     with pytest.raises(DataError, match=r"train\.tsv\.gz: cannot be read"):
         sentiment_data.read_split("train", tmp_path)
+
+
+def test_the_published_archive_is_read_by_exact_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "SST-2.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("SST-2/dev.tsv", GOOD)
+    monkeypatch.setattr(sentiment_data, "locate", lambda dataset, file, *, data_dir: path)
+    assert sentiment_data.read_split("dev", None).sentences == ["a good film .", "bad"]
+    with pytest.raises(DataError, match=r"SST-2/train\.tsv cannot be read"):
+        sentiment_data.read_split("train", None)
 
 
 def test_tokens_are_cut_and_padded() -> None:
