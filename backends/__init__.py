@@ -41,7 +41,7 @@ BACKENDS: Mapping[str, Entry] = {
         module="backends.pytorch",
         needs=("torch",),
         extra="pytorch",
-        distributions=("torch",),
+        distributions=("torch", "transformers"),
     ),
     "tensorflow": Entry(
         module="backends.tensorflow",

@@ -28,11 +28,11 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     # relative norms, set per rung; see the module docstring
     "float64": {
         "forward": 1e-10, "loss": 1e-12, "gradients": 1e-9, "differences": 1e-6,
-        "one update": 1e-12, "trajectory": 1e-8, "tie": 1e-9,
+        "one update": 1e-12, "trajectory": 1e-8, "tie": 1e-9, "full size": 1e-9,
     },
     "float32": {
         "forward": 1e-5, "loss": 1e-6, "gradients": 1e-4, "differences": 1e-4,
-        "one update": 1e-6, "trajectory": 1e-3, "tie": 1e-4,
+        "one update": 1e-6, "trajectory": 1e-3, "tie": 1e-4, "full size": 1e-4,
     },
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ class Comparison:
 
 def climb(subject: Backend, task: Task, options: Options) -> Ladder:
     """Compares a backend with the reference rung by rung; an exception in the backend is a rung not passed."""
-    climber = _Climber(subject, task.for_parity(), options)
+    climber = _Climber(subject, task.for_parity(), options, full_size=task)
     rungs = []
     for number, name in enumerate(RUNGS, start=1):
         method: Callable[[], Iterator[Comparison]] = getattr(climber, name.replace(" ", "_"))
@@ -75,8 +75,8 @@ def climb(subject: Backend, task: Task, options: Options) -> Ladder:
 class _Climber:
     """One method per rung, in the order of RUNGS; each yields its comparisons."""
 
-    def __init__(self, subject: Backend, task: Task, options: Options) -> None:
-        self.subject, self.task, self.options = subject, task, options
+    def __init__(self, subject: Backend, task: Task, options: Options, *, full_size: Task) -> None:
+        self.subject, self.task, self.options, self.full_size = subject, task, options, full_size
         self.arbiter = backends.load("reference")
         self.tolerance = TOLERANCES[options.precision]
         self.initial = with_noise_on_vectors(task.init_params(seed=0))
@@ -95,6 +95,21 @@ class _Climber:
         session, reference = self.open(self.initial), self.open_reference(self.initial)
         expected = reference.logits(reference.put(self.batch))
         yield self.compare("logits", session.logits(session.put(self.batch)), expected, "forward")
+        if getattr(self.full_size, "forward_at_full_size", False):
+            yield from self.forward_at_full_size()
+
+    def forward_at_full_size(self) -> Iterator[Comparison]:
+        """The task as it is trained: its own sizes, initial weights (a checkpoint's, if it has one) and dropout rates."""
+        task, params = self.full_size, self.full_size.init_params(seed=0)
+        batch = next(iter(task.eval_batches()))
+        reference = self.arbiter.open_session(task, params, Options(precision="float64"))
+        expected = reference.logits(reference.put(batch))
+        expected_losses = reference.eval_step(reference.put(batch))[0]
+        session = self.subject.open_session(task, params, self.options)
+        yield self.compare("logits at full size", session.logits(session.put(batch)), expected, "full size")
+        # Dropout left on in evaluation shows here: the small task that climbs the other rungs has none.
+        losses = session.fetch(session.eval_step(session.put(batch))[0])
+        yield self.compare("evaluated losses at full size", losses, expected_losses, "full size")
 
     def loss(self) -> Iterator[Comparison]:
         session, reference = self.open(self.initial), self.open_reference(self.initial)

@@ -171,7 +171,11 @@ class Task(Protocol):
         ...
 
     def for_parity(self) -> "Task":
-        """The same model code at a size at which float64 NumPy takes seconds, dropout 0."""
+        """The same model code at a size at which float64 NumPy takes seconds, dropout 0.
+
+        A task that also has `forward_at_full_size = True` is compared in addition as it is, with its own initial weights
+        and dropout rates: logits and losses of its first held-out batch, in evaluation mode.
+        """
         ...
 
 

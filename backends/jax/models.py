@@ -26,6 +26,7 @@ class Model(nnx.Module):
 
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.jax.mlp",
+    "BertConfig": "backends.jax.bert",
     "GruLmConfig": "backends.jax.gru",
 }
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""

@@ -38,6 +38,7 @@ class Model(nn.Module):
 
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.pytorch.mlp",
+    "BertConfig": "backends.pytorch.bert",
     "GruLmConfig": "backends.pytorch.gru",
 }
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""

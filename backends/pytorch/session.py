@@ -1,7 +1,8 @@
 """Loss, step, evaluation, synchronisation and memory in PyTorch, once for all tasks."""
 
+import contextlib
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,11 @@ FUSED = {"CudnnRnn": "cuDNN RNN", "MkldnnRnn": "oneDNN RNN", "ScaledDotProduct":
 
 
 def versions() -> Mapping[str, str]:
-    """PyTorch's version, with the CUDA version that it was built for."""
-    return {"torch": version("torch"), "torch cuda": torch.version.cuda or "none"}
+    """PyTorch's version, with the CUDA version that it was built for, and transformers'."""
+    installed = {"torch": version("torch"), "torch cuda": torch.version.cuda or "none"}
+    with contextlib.suppress(PackageNotFoundError):  # only BERT needs it
+        installed["transformers"] = version("transformers")
+    return installed
 
 
 def open_session(task: Task, params: Params, options: Options) -> "TorchSession":

@@ -24,6 +24,7 @@ class Model(NamedTuple):
 
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.reference.mlp",
+    "BertConfig": "backends.reference.bert",
     "GruLmConfig": "backends.reference.gru",
 }
 """Type of the task's `model` field -> module with a `MODEL`; imported only when a session needs it."""

@@ -38,6 +38,7 @@ class Model(NamedTuple):
 
 MODULES: Mapping[str, str] = {
     "MlpConfig": "backends.tensorflow.mlp",
+    "BertConfig": "backends.tensorflow.bert",
     "GruLmConfig": "backends.tensorflow.gru",
 }
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""

@@ -1,0 +1,74 @@
+"""BERT of tasks/bert.py in NumPy, equation by equation."""
+
+from typing import Any
+
+import autograd.numpy as np
+from autograd.scipy.special import erf
+
+from backends.reference.models import Model, State, Values
+from tasks.bert import BertConfig
+
+
+def forward(config: BertConfig, params: Values, inputs: Values, state: State) -> tuple[Any, State]:
+    """tokens, mask int[B, T] -> logits [B, 2]; without dropout."""
+    hidden = layer_norm(config, params, "embeddings/norm", embeddings(params, inputs["tokens"]))  # [B, T, H]
+    for i in range(config.layers):
+        attended = dense(params, f"layer_{i}/attention/output", attention(config, params, i, hidden, inputs["mask"]))
+        hidden = layer_norm(config, params, f"layer_{i}/attention_norm", hidden + attended)
+        inner = gelu(dense(params, f"layer_{i}/intermediate", hidden))  # [B, T, I]
+        hidden = layer_norm(
+            config, params, f"layer_{i}/output_norm", hidden + dense(params, f"layer_{i}/output", inner)
+        )
+    return dense(params, "classifier", pooled(params, hidden)), state
+
+
+def embeddings(params: Values, tokens: Any) -> Any:
+    """[B, T] -> [B, T, H]: word + position + token type 0."""
+    word = params["embeddings/word/embedding"][tokens]
+    position = params["embeddings/position/embedding"][: tokens.shape[1]]
+    return word + position + params["embeddings/token_type/embedding"][0]
+
+
+def attention(config: BertConfig, params: Values, layer: int, hidden: Any, mask: Any) -> Any:
+    """[B, T, H] -> [B, T, H], before the output projection."""
+    query, key, value = (
+        split_heads(config, dense(params, f"layer_{layer}/attention/{name}", hidden))
+        for name in ("query", "key", "value")
+    )  # [B, A, T, D]
+    scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(config.hidden // config.heads)  # [B, A, T, T]
+    scores = np.where(mask[:, None, None, :] == 1, scores, -np.inf)
+    weights = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
+    weights = weights / np.sum(weights, axis=-1, keepdims=True)
+    return np.reshape(np.swapaxes(weights @ value, 1, 2), hidden.shape)
+
+
+def split_heads(config: BertConfig, hidden: Any) -> Any:
+    """[B, T, H] -> [B, A, T, D]."""
+    batch, length, width = hidden.shape
+    return np.swapaxes(np.reshape(hidden, (batch, length, config.heads, width // config.heads)), 1, 2)
+
+
+def pooled(params: Values, hidden: Any) -> Any:
+    """[B, T, H] -> [B, H], from the token [CLS]."""
+    return np.tanh(dense(params, "pooler", hidden[:, 0]))
+
+
+def dense(params: Values, name: str, value: Any) -> Any:
+    """[..., in] -> [..., out]."""
+    return value @ params[f"{name}/kernel"] + params[f"{name}/bias"]
+
+
+def layer_norm(config: BertConfig, params: Values, name: str, value: Any) -> Any:
+    """Over the last axis; the variance is the mean of squared deviations."""
+    centered = value - np.mean(value, axis=-1, keepdims=True)
+    variance = np.mean(np.square(centered), axis=-1, keepdims=True)
+    normal = centered / np.sqrt(variance + config.layer_norm_eps)
+    return normal * params[f"{name}/scale"] + params[f"{name}/bias"]
+
+
+def gelu(value: Any) -> Any:
+    """The exact one, with erf."""
+    return value * (1 + erf(value / np.sqrt(2))) / 2
+
+
+MODEL = Model(forward)

@@ -1,0 +1,270 @@
+"""The sentiment of sentences with BERT: fine-tuning of a pretrained checkpoint, or training of a small one from scratch.
+
+The model and its equations are in tasks/bert.py. Its logits z [B, 2] go into the softmax cross-entropy of tasks/spec.py, mean
+over the sentences; class 0 is negative, 1 positive. AdamW decays matrices only, embeddings included, not biases or
+layer-norm scales; the learning rate rises linearly and then falls linearly to 0; gradients are clipped to a global norm of 1.
+
+Sentences become WordPiece tokens once, before any clock starts. They are cut to `max_length` and padded to it, so that every
+step has the same shapes.
+
+`smoke` and `quick` generate their reviews (tasks/reviews.py) and start from random weights: nothing is downloaded. `standard`
+fine-tunes MiniLM-L6 (Wang et al., 2020, https://arxiv.org/abs/2002.10957; as all-MiniLM-L6-v2, Apache 2.0) on SST-2 for 540
+steps. `full` is the published recipe: bert-base-uncased (Apache 2.0), 3 epochs, learning rate 2e-5, length 128.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks import batching, checkpoint, reviews, sentiment_data
+from tasks.bert import BertConfig, fresh
+from tasks.checkpoint import Checkpoint, HubModel
+from tasks.spec import (
+    AdamW,
+    Array,
+    Batch,
+    Data,
+    DataDir,
+    Evaluation,
+    Params,
+    Preset,
+    SpecError,
+    Target,
+    hash_arrays,
+)
+
+CLASS_NAMES = ("negative", "positive")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """How many generated reviews; the held-out ones differ from all training ones."""
+
+    train: int
+    held_out: int
+    seed: int = 0
+
+
+class _Examples(NamedTuple):
+    train_tokens: Array  # int32[N, T]
+    train_mask: Array  # int32[N, T]
+    train_labels: Array  # int32[N]
+    test_tokens: Array
+    test_mask: Array
+    test_labels: Array
+
+
+@dataclass(frozen=True)
+class BertSentiment:
+    """The task. Without a checkpoint the weights start at random and the vocabulary is that of the generated reviews."""
+
+    model: BertConfig
+    optimizer: AdamW
+    max_length: int  # tokens a sentence, [CLS] and [SEP] included; longer ones are cut
+    batch_size: int
+    train_steps: int
+    generated: Generated | None = None  # None: SST-2, or train.tsv and dev.tsv of the user's
+    checkpoint: Checkpoint | None = None
+    data_dir: DataDir = field(default=None, metadata={"spec": False})
+
+    name = "bert_sentiment"
+    unit = "sentences"
+    forward_at_full_size = True
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.max_length <= self.model.positions:
+            raise SpecError(
+                f"max_length {self.max_length}: the model has {self.model.positions} positions and a sentence needs 3 at "
+                f"least, [CLS] and [SEP] included; choose a length in 3..{self.model.positions}"
+            )
+
+    @cached_property
+    def _read(self) -> tuple[_Examples, Data]:
+        if self.generated is not None:
+            count = self.generated.train + self.generated.held_out
+            made = reviews.reviews(count, seed=self.generated.seed)
+            sentences = [review.sentence for review in made]
+            labels = np.array([review.label for review in made], np.int32)
+            train, held_out = slice(0, self.generated.train), slice(self.generated.train, count)
+            splits = (sentences[train], labels[train]), (sentences[held_out], labels[held_out])
+            name, kind = "generated reviews", "GENERATED film reviews, not written by anybody"
+        else:
+            parts = [sentiment_data.read_split(split, self.data_dir) for split in ("train", "dev")]
+            splits = (parts[0].sentences, parts[0].labels), (parts[1].sentences, parts[1].labels)
+            is_glue = all(part.is_glue for part in parts)
+            name, kind = ("sst2", "SST-2 of GLUE") if is_glue else ("own sentences", "your train.tsv and dev.tsv")
+        arrays = [array for sentences, labels in splits for array in (*self._tokenized(sentences), labels)]
+        examples = _Examples(*arrays)
+        counts = f"{len(examples.train_labels):,} training and {len(examples.test_labels):,} held-out sentences"
+        start = f"starting from {self.checkpoint.name}" if self.checkpoint else "starting from random weights"
+        return examples, Data(name=name, description=f"{kind}; {counts}; {start}", sha256=hash_arrays(*examples))
+
+    @property
+    def data(self) -> Data:
+        return self._read[1]
+
+    def tokens(self, batch: Batch) -> int:
+        """Non-padding tokens of the sentences that count."""
+        return int(np.sum(batch.inputs["mask"][batch.weights != 0]))
+
+    def init_params(self, seed: int) -> Params:
+        if self.checkpoint is None:
+            return fresh(self.model, self.model.shapes(), seed=seed)
+        return checkpoint.load(self.checkpoint, self.model, seed=seed)
+
+    def train_batches(self, seed: int) -> Iterator[Batch]:
+        examples = self._read[0]
+        inputs = {"tokens": examples.train_tokens, "mask": examples.train_mask}
+        return batching.shuffled(inputs, examples.train_labels, batch_size=self.batch_size, seed=seed)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        examples = self._read[0]
+        inputs = {"tokens": examples.test_tokens, "mask": examples.test_mask}
+        return batching.in_order(inputs, examples.test_labels, batch_size=self.batch_size)
+
+    def metrics(self, evaluation: Evaluation) -> dict[str, float]:
+        """Accuracy, mean loss in nats, precision, recall and F1 of each class, and the counts of the confusion matrix.
+
+        `confusion_01` counts sentences of class 0 that were taken for class 1. A ratio whose denominator is 0 (a class that
+        was never predicted, or does not occur) is 0.
+        """
+        labels, predictions = evaluation.labels, evaluation.predictions
+        figures = {"accuracy": float(np.mean(predictions == labels)), "loss": float(np.mean(evaluation.losses))}
+        counts = [[int(np.sum((labels == i) & (predictions == j))) for j in (0, 1)] for i in (0, 1)]
+        for i, name in enumerate(CLASS_NAMES):
+            right, predicted, actual = counts[i][i], counts[0][i] + counts[1][i], sum(counts[i])
+            figures[f"precision_{name}"] = _ratio(right, predicted)
+            figures[f"recall_{name}"] = _ratio(right, actual)
+            figures[f"f1_{name}"] = _ratio(2 * right, predicted + actual)
+        figures |= {f"confusion_{i}{j}": float(counts[i][j]) for i in (0, 1) for j in (0, 1)}
+        return figures
+
+    def for_parity(self) -> "BertSentiment":
+        model = BertConfig(
+            vocabulary=len(reviews.vocabulary()), hidden=16, layers=2, heads=2, intermediate=32, positions=14,
+            hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0, initializer_range=0.2,
+        )  # fmt: skip
+        # eps is larger than in training: the gradient of an attention key's bias is 0 in exact arithmetic, and with 1e-8
+        # Adam would divide one backend's float32 rounding by itself and call it a direction.
+        optimizer = AdamW(
+            learning_rate=5e-3, beta1=0.9, beta2=0.999, eps=1e-4, weight_decay=0.01,
+            clip_norm=0.5, warmup_steps=6, decay_steps=24,
+        )  # fmt: skip
+        return BertSentiment(
+            model=model,
+            optimizer=optimizer,
+            max_length=12,
+            batch_size=6,
+            train_steps=24,
+            generated=Generated(train=40, held_out=16),
+        )
+
+    def _tokenized(self, sentences: list[str]) -> sentiment_data.Tokens:
+        source = self.checkpoint
+        return sentiment_data.tokenize(
+            sentences,
+            source.vocabulary_path if source else reviews.vocabulary(),
+            max_length=self.max_length,
+            lower_case=source.lower_case if source else True,
+            strip_accents=source.strip_accents if source else True,
+            split_chinese=source.split_chinese if source else True,
+        )
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def preset(name: str, data_dir: Path | None = None) -> Preset:
+    """The declared sizes; KeyError for a name that is not one of tasks.PRESETS, SpecError if a checkpoint cannot be had."""
+    return {"smoke": _smoke, "quick": _quick, "standard": _standard, "full": _full}[name](data_dir)
+
+
+def _smoke(data_dir: DataDir) -> Preset:
+    task = _from_scratch(
+        hidden=32, layers=1, heads=2, generated=Generated(train=256, held_out=100), train_steps=20, batch_size=16
+    )
+    return Preset(
+        task=task, warmup_steps=2, block_steps=2, blocks=10, rounds=2, seeds=1,
+        target=Target("accuracy", at_least=0.3),
+    )  # fmt: skip
+
+
+def _quick(data_dir: DataDir) -> Preset:
+    task = _from_scratch(
+        hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=1_000, batch_size=32
+    )
+    return Preset(
+        task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=5, seeds=2,
+        target=Target("accuracy", at_least=0.85),
+    )  # fmt: skip
+
+
+def _from_scratch(
+    *, hidden: int, layers: int, heads: int, generated: Generated, train_steps: int, batch_size: int
+) -> BertSentiment:
+    model = BertConfig(
+        vocabulary=len(reviews.vocabulary()), hidden=hidden, layers=layers, heads=heads, intermediate=4 * hidden,
+        positions=32, initializer_range=0.05,
+        # A model of this size, trained from nothing, does not overfit: less dropout than BERT's 0.1 lets it learn sooner.
+        hidden_dropout=0.05, attention_dropout=0.05, classifier_dropout=0.05,
+    )  # fmt: skip
+    return BertSentiment(
+        model=model,
+        optimizer=_adamw(learning_rate=1e-3, train_steps=train_steps),
+        max_length=32,
+        batch_size=batch_size,
+        train_steps=train_steps,
+        generated=generated,
+    )
+
+
+def _standard(data_dir: DataDir) -> Preset:
+    task = _fine_tuned(checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir)
+    return Preset(
+        task=task, warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=2,
+        target=Target("accuracy", at_least=0.84),
+    )  # fmt: skip
+
+
+def _full(data_dir: DataDir) -> Preset:
+    # 3 epochs of SST-2: 3 times 67,349 phrases in batches of 16.
+    task = _fine_tuned(
+        checkpoint.BERT_BASE_UNCASED, learning_rate=2e-5, max_length=128, train_steps=12_630, data_dir=data_dir
+    )
+    return Preset(
+        task=task, warmup_steps=20, block_steps=10, blocks=20, rounds=8, seeds=5,
+        target=Target("accuracy", at_least=0.91),
+    )  # fmt: skip
+
+
+def _fine_tuned(
+    default: HubModel, *, learning_rate: float, max_length: int, train_steps: int, data_dir: DataDir
+) -> BertSentiment:
+    found, model = checkpoint.locate(default)
+    return BertSentiment(
+        model=model,
+        optimizer=_adamw(learning_rate=learning_rate, train_steps=train_steps),
+        max_length=max_length,
+        batch_size=16,
+        train_steps=train_steps,
+        checkpoint=found,
+        data_dir=data_dir,
+    )
+
+
+def _adamw(*, learning_rate: float, train_steps: int) -> AdamW:
+    return AdamW(
+        learning_rate=learning_rate,
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        warmup_steps=train_steps // 10,
+        decay_steps=train_steps,
+    )
