@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 TASKS: Mapping[str, str] = {
     "mnist_mlp": "tasks.mnist_mlp",
-    "bert_sentiment": "tasks.bert_sentiment",
     "gru_lm": "tasks.gru_lm",
+    "bert_sentiment": "tasks.bert_sentiment",
 }
 
 PRESETS = ("smoke", "quick", "standard", "full")
