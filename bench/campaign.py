@@ -65,6 +65,7 @@ class Campaign:
     def _run_task(self, plan: TaskPlan) -> None:
         for cell in plan.absent(self.choice):
             self._write(cell)
+            self.progress.finished(cell)
         fallen: dict[str, Record] = {}
         for cell in self._cells(plan):
             if cell.backend in fallen:
@@ -88,13 +89,13 @@ class Campaign:
         return done
 
     def _keep(self, done: Record) -> None:
-        self._upcoming.pop(0)
         self._write(done)
+        self._upcoming.pop(0)  # only now: an interruption leaves no gap
+        self.progress.finished(done)
 
     def _write(self, done: Record) -> None:
         record.write(self.folder / "records" / record.file_name(done), done)
         self.records.append(done)
-        self.progress.finished(done)
 
     def _estimate_left(self) -> float:
         """Seconds: what was seen of the same cell, else of the same kind and task, else a guess."""
@@ -148,12 +149,12 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
 
 def _outcome(cell: Record, ending: launch.Ending, answer_path: Path) -> Record:
     if ending.status != "ok":
-        failed = msgspec.structs.replace(cell, status=ending.status, reason=ending.reason, wall_s=ending.wall_s)
-        return failed
+        reason = record.one_line(str(ending.reason))
+        return msgspec.structs.replace(cell, status=ending.status, reason=reason, wall_s=ending.wall_s)
     try:
         answer = record.read(answer_path)
     except RecordError as error:
-        reason = f"the process left no readable record: {str(error).rpartition(': ')[2]}"
+        reason = f"the process left no readable record: {str(error).partition(': not a record: ')[2]}"
         return msgspec.structs.replace(cell, status="failed", reason=reason, wall_s=ending.wall_s)
     # Only what a worker may say is taken from it; what was asked stays as it was asked.
     said = ("status", "reason", "target_reached", "parity", "timings", "memory", "quality", "settings", "versions")

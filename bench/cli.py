@@ -33,7 +33,8 @@ class Name(click.ParamType[str]):
         self.kind, self.known = kind, known
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.known and "." not in value:
+        dotted = "." in value and all(part.isidentifier() for part in value.split("."))
+        if value not in self.known and not dotted:
             self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
         return value
 
@@ -198,6 +199,8 @@ def _choice(
             missing = entry.missing()
         except ModuleNotFoundError as error:
             missing = [str(error.name)]
+        if not entry.extra:  # a module of the user's
+            _check_module(name)
         if missing:
             absent.append((name, f"{', '.join(missing)} not installed; add it with: {entry.install_command}"))
     if backend_names and absent:
@@ -218,6 +221,17 @@ def _choice(
         data_dir=data_dir,
         order_seed=random.SystemRandom().randrange(2**31),
     )
+
+
+def _check_module(name: str) -> None:
+    import importlib.util
+
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise UserError(f"--backend {name}: there is no such module")
 
 
 def _planned(make: Any) -> Any:
@@ -264,6 +278,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code: int | None = cli.main(standalone_mode=False, prog_name="framework-bench")
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         click.echo(f"framework-bench: {error.format_message()}", err=True)
         return 2 if isinstance(error, click.UsageError) else error.exit_code

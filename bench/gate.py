@@ -13,6 +13,7 @@ import msgspec
 import platformdirs
 
 import backends
+import tasks
 from bench import record
 from bench.record import Ladder, Record, RecordError
 
@@ -30,10 +31,11 @@ def key(cell: Record) -> str:
     """Hash of everything on which this cell's ladder depends."""
     digest = hashlib.sha256()
     entry = backends.find(cell.backend)
-    parts = [cell.spec_hash, cell.device, cell.precision, cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
+    parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision]
+    parts += [cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
     parts += [f"{name} {_version(name)}" for name in (*DISTRIBUTIONS, *entry.distributions)]
     digest.update(record.encode(parts))
-    for path in _sources(entry.module):
+    for path in sorted({*_sources(entry.module), *_files(tasks.TASKS.get(cell.task, cell.task))}):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -76,9 +78,18 @@ def _sources(module: str) -> list[Path]:
     root = Path(__file__).parent.parent
     shared = [root / "tasks", root / "backends" / "reference"]
     files = [path for folder in shared for path in folder.glob("*.py")]
-    files += [root / "backends" / "api.py", root / "bench" / "parity.py", root / "bench" / "loop.py"]
-    spec = importlib.util.find_spec(module)
-    if spec is not None and spec.origin is not None:
-        origin = Path(spec.origin)
-        files += origin.parent.glob("*.py") if origin.name == "__init__.py" else [origin]
-    return sorted(files)
+    files += [root / "backends" / "__init__.py", root / "backends" / "api.py", root / "bench" / "parity.py"]
+    files += [root / "bench" / "loop.py"]
+    return sorted({*files, *_files(module)})
+
+
+def _files(module: str) -> list[Path]:
+    """The files of a module, or of a package without those below it; none for what cannot be found."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return []
+    if spec is None or spec.origin is None:
+        return []
+    origin = Path(spec.origin)
+    return list(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]

@@ -90,13 +90,14 @@ class _Output:
         self.head, self.tail, self.dropped = b"", b"", 0
 
     def read(self, stream: IO[bytes]) -> None:
-        while chunk := os.read(stream.fileno(), 65536):
-            room = LOG_BYTES - len(self.head)
-            self.head += chunk[:room]
-            self.tail += chunk[room:]
-            if len(self.tail) > 2 * LOG_BYTES:
-                self.dropped += len(self.tail) - LOG_BYTES
-                self.tail = self.tail[-LOG_BYTES:]
+        with stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                room = LOG_BYTES - len(self.head)
+                self.head += chunk[:room]
+                self.tail += chunk[room:]
+                if len(self.tail) > 2 * LOG_BYTES:
+                    self.dropped += len(self.tail) - LOG_BYTES
+                    self.tail = self.tail[-LOG_BYTES:]
 
     def kept(self) -> bytes:
         gap = f"\n... {self.dropped:,} bytes left out ...\n".encode() if self.dropped else b""

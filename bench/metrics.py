@@ -44,8 +44,9 @@ def duration(seconds: float) -> str:
 
 
 def mebibytes(count: float) -> str:
-    """Bytes as MiB without decimals."""
-    return f"{count / 2**20:,.0f} MiB"
+    """Bytes as MiB, without decimals from 10 on."""
+    size = count / 2**20
+    return f"{size:,.0f} MiB" if size >= 10 else f"{significant(size, 2)} MiB"
 
 
 METRICS: Mapping[str, Metric] = {

@@ -9,7 +9,6 @@ from typing import IO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.text import Text
 
 from bench.campaign import Progress
 from bench.metrics import duration, significant
@@ -67,7 +66,7 @@ class Lines:
     def finished(self, finished: Record) -> None:
         took = f" in {duration(finished.wall_s)}" if finished.wall_s else ""
         text = f"{self.prefix}{describe(finished)}: {outcome(finished)}{took}"
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(terminal.plain(text), soft_wrap=True)
         self.prefix = ""
 
 
@@ -79,7 +78,7 @@ class Screen:
         self.records: list[Record] = []
 
     def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
-        running = Text(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}", style="bold")
+        running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
         tables = [terminal.short_table(section) for section in summary.sections(self.records)]
         self.live.update(Group(*tables, running), refresh=True)
 

@@ -7,11 +7,13 @@ renamed, so that a reader never sees half of it.
 
 import json
 import os
-import tempfile
+import re
+import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 SCHEMA = 1
 """Raised whenever a field is added, removed or changes its meaning."""
@@ -24,6 +26,13 @@ MAX_BYTES = 16 * 2**20
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
 Kind = Literal["speed", "memory", "quality", "parity"]
 Setting = str | int | float | bool | None
+Text = Annotated[str, Meta(pattern=r"\S")]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Window = Annotated[float, Meta(ge=1e-9)]  # seconds that a rate is taken over
+
+RUNGS = 7  # of a whole ladder
+MAX_INTEGER = 2**63 - 1
 
 
 class RecordError(ValueError):
@@ -62,27 +71,31 @@ class Ladder(Model, frozen=True):
 
     @property
     def passed(self) -> bool:
-        return bool(self.rungs) and all(rung.passed for rung in self.rungs)
+        return len(self.rungs) == RUNGS and all(rung.passed for rung in self.rungs)
 
 
 class Timings(Model, frozen=True):
     """Durations in seconds, from the monotonic clock."""
 
-    import_s: float
-    build_s: float
-    first_step_s: float  # trace, compile and one update
-    warmup_s: float
-    block_steps: int
-    blocks_s: list[float]  # block_steps updates and one barrier each
-    window_s: float  # from the first block's start to the last one's end
-    items: int  # images, tokens or sentences in the window, padding left out
+    import_s: Seconds
+    build_s: Seconds
+    first_step_s: Seconds  # trace, compile and one update
+    warmup_s: Seconds
+    block_steps: Count
+    blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_steps updates and one barrier each
+    window_s: Window  # from the first block's start to the last one's end
+    items: Count  # images, tokens or sentences in the window, padding left out
 
 
 class Bytes(Model, frozen=True):
     """A measured number of bytes, or the reason why there is none."""
 
-    bytes: int | None
+    bytes: Count | None
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.bytes is None and not self.reason:
+            raise ValueError("a figure that was not measured needs a reason")
 
 
 class Memory(Model, frozen=True):
@@ -110,8 +123,8 @@ class Machine(Model, frozen=True):
     """The machine, without anything that identifies its owner."""
 
     cpu: str
-    cores: int  # logical cores that this process may use
-    memory_bytes: int
+    cores: Count  # logical cores that this process may use
+    memory_bytes: Count
     gpu: str | None
     gpu_driver: str | None
     os: str
@@ -121,7 +134,7 @@ class Machine(Model, frozen=True):
 class Record(Model, frozen=True, kw_only=True):
     """What one process was asked, what became of it, and everything it measured."""
 
-    schema: int = SCHEMA
+    schema: Count = SCHEMA
     measurement: int = MEASUREMENT
     kind: Kind
     status: Status
@@ -139,7 +152,7 @@ class Record(Model, frozen=True, kw_only=True):
     spec: dict[str, Any]
     spec_hash: str
     data: Data
-    target: str
+    target: Text
     target_reached: bool | None = None
     parity: list[Ladder] = []
     timings: Timings | None = None
@@ -149,13 +162,13 @@ class Record(Model, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     machine: Machine
     started_utc: str
-    wall_s: float = 0.0  # the whole process, as its parent saw it
+    wall_s: Seconds = 0.0  # the whole process, as its parent saw it
 
 
 def encode(value: Any) -> bytes:
     """Strict JSON, indented, with a final newline; ValueError for NaN or Infinity."""
     plain = msgspec.to_builtins(value)
-    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(errors="replace")
 
 
 def decode(content: bytes, kind: type[Any] = Record) -> Any:
@@ -163,7 +176,10 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
     if len(content) > MAX_BYTES:
         raise RecordError(f"larger than {MAX_BYTES:,} bytes")
     try:
-        plain = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        plain = json.loads(
+            content.decode("utf-8"),  # json would guess other encodings
+            object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded,
+        )  # fmt: skip
         schema = plain.get("schema") if isinstance(plain, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise RecordError(f"schema {schema} is newer than this program's {SCHEMA}; update framework-bench")
@@ -173,7 +189,11 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
     except RecursionError:
         raise RecordError("nested too deeply") from None
     except (ValueError, msgspec.ValidationError) as error:  # json's and Unicode's errors are ValueErrors
-        raise RecordError(str(error)) from None
+        raise RecordError(_printable(str(error))) from None
+    if kind is Record and value.status == "ok":
+        figures = {"parity": value.parity, "speed": value.timings, "memory": value.memory, "quality": value.quality}
+        if not figures[value.kind]:
+            raise RecordError(f"status ok without figures of {value.kind}")
     if kind is Record and value.status != "ok" and not value.reason:
         raise RecordError(f"status {value.status} without a reason")
     return value
@@ -186,7 +206,8 @@ def read(path: Path) -> Record:
             content = file.read(MAX_BYTES + 1)
         record: Record = decode(content)
     except (OSError, RecordError) as error:
-        raise RecordError(f"{path}: not a record: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RecordError(_printable(f"{path}: not a record: {why}")) from None
     return record
 
 
@@ -208,16 +229,22 @@ def write(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a whole file or nothing."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def one_line(text: str) -> str:
+    """The text on one line of at most 500 characters, and without the folders of this machine."""
+    text = re.sub(r"(?:/[^\s/:'\"]+){2,}", lambda match: "…/" + match[0].rpartition("/")[2], " ".join(text.split()))
+    return text if len(text) <= 500 else text[:499] + "…"
 
 
 def file_name(record: Record) -> str:
@@ -232,6 +259,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise RecordError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")
     return result
+
+
+def _printable(text: str) -> str:
+    """On one line, and nothing in it that a terminal would act on."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _bounded(text: str) -> int:
+    value = int(text) if len(text) < 25 else MAX_INTEGER + 1
+    if abs(value) > MAX_INTEGER:
+        raise RecordError("an integer of more than 64 bits")
+    return value
 
 
 def _no_constant(name: str) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import t as student
 
 LEVEL = 0.95
+ROUNDING = 1e-12  # figures that differ by no larger a share do not differ
 
 
 class Interval(NamedTuple):
@@ -32,7 +33,8 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Interval:
     n = len(values)
     estimate = float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) if n > 1 else 0.0
-    if deviation == 0.0:  # one process, or figures that do not vary: nothing is known about the noise
+    if deviation <= ROUNDING * float(np.max(np.abs(values))):
+        # One process, or figures that do not vary: nothing is known about the noise.
         return Interval(estimate, None, None, n)
     half = deviation / math.sqrt(n) * float(student.ppf((1 + level) / 2, n - 1))
     return Interval(estimate, estimate - half, estimate + half, n)
@@ -40,6 +42,8 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 def geometric_mean(values: Sequence[float], level: float = LEVEL) -> Interval:
     """The geometric mean of positive figures with its interval, from the logarithms."""
+    if max(values) - min(values) <= ROUNDING * max(values):
+        return Interval(math.exp(float(np.mean(np.log(values)))), None, None, len(values))
     logs = mean([math.log(value) for value in values], level)
     if logs.low is None or logs.high is None:
         return Interval(math.exp(logs.estimate), None, None, logs.n)

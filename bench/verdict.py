@@ -70,7 +70,7 @@ def _summary(differences: Sequence[float]) -> tuple[float, float] | None:
     if len(differences) < 2:
         return None
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    return (float(np.mean(differences)), error) if error > 0 else None
+    return (float(np.mean(differences)), error) if error > stats.ROUNDING else None
 
 
 def _p_value(differences: Sequence[float], margin: float) -> float:
@@ -99,7 +99,6 @@ def _rounds_needed(differences: Sequence[float], *, margin: float, level: float)
     centre, error = summary
     deviation = error * math.sqrt(len(differences))
     distance = abs(abs(centre) - math.log1p(margin))
-    for n in range(len(differences) + 1, MOST_ROUNDS + 1):
-        if distance / (deviation / math.sqrt(n)) >= float(student.isf(level, n - 1)):
-            return n
-    return None
+    candidates = np.arange(len(differences) + 1, MOST_ROUNDS + 1)
+    enough = candidates[distance * np.sqrt(candidates) / deviation >= student.isf(level, candidates - 1)]
+    return int(enough[0]) if len(enough) else None

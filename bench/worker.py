@@ -97,7 +97,9 @@ def describe_fall(ladders: list[Ladder]) -> str:
     found = (
         f"difference {rung.difference:.1e}, tolerance {rung.tolerance:.0e}" if rung.difference is not None else "failed"
     )
-    return _one_line(f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}")
+    return record.one_line(
+        f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}"
+    )
 
 
 def _speed(asked: Record, preset: Preset) -> Record:
@@ -179,7 +181,7 @@ def _finished(asked: Record, backend: Backend, session: Session, **measured: obj
 
 
 def _classify(error: Exception) -> tuple[Status, str]:
-    message = _one_line(str(error)) or type(error).__name__
+    message = record.one_line(str(error)) or type(error).__name__
     if isinstance(error, BackendMissing):
         return "skipped", message
     if isinstance(error, Unsupported):
@@ -189,12 +191,6 @@ def _classify(error: Exception) -> tuple[Status, str]:
     if isinstance(error, SpecError | loop.Diverged):
         return "failed", message
     return "failed", f"{type(error).__name__}: {message}"
-
-
-def _one_line(text: str) -> str:
-    """The text on one line of at most 500 characters, and without the folders of this machine."""
-    text = re.sub(r"(?:/[^\s/:'\"]+){2,}", lambda match: "…/" + match[0].rpartition("/")[2], " ".join(text.split()))
-    return text if len(text) <= 500 else text[:499] + "…"
 
 
 if __name__ == "__main__":

@@ -24,5 +24,9 @@ def load(name: str, preset: str, *, data_dir: Path | None = None) -> "Preset":
     Raises KeyError for an unknown preset and tasks.spec.SpecError where the data cannot be had.
     """
     module = importlib.import_module(TASKS.get(name, name))
+    if not hasattr(module, "preset"):
+        from tasks.spec import SpecError
+
+        raise SpecError(f"--task {name}: the module has no function `preset(name, data_dir)`")
     chosen: Preset = module.preset(preset, data_dir)
     return chosen

@@ -14,10 +14,10 @@ set that scikit-learn carries, each of the 8x8 pixels drawn as a 3x3 square insi
 """
 
 import gzip
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,7 +145,7 @@ def _pixels(images: Array) -> Array:
 
 def _digits() -> _Examples:
     # Read without importing scikit-learn, whose 100 MB would otherwise be counted as every backend's host memory.
-    spec = importlib.util.find_spec("sklearn")
+    spec = PathFinder.find_spec("sklearn")  # on the disk, also where a worker hides it from its framework
     if spec is None or spec.origin is None:
         raise SpecError("the bundled digits come with scikit-learn, which is not installed: pip install scikit-learn")
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"

@@ -70,4 +70,6 @@ def escape(text: str) -> str:
     text = "".join(character if character.isprintable() else " " for character in text)
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([\\`*\[\]|~#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
-    return re.sub(r"://", r":&#47;&#47;", text)  # no address becomes a link
+    text = text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # no address becomes a link
+    # At the start of a list's item these would open a quotation, a list or code.
+    return f"&#{ord(text[0])};{text[1:]}" if re.match(r"[-+>\s]|\d+[.)](\s|$)", text) else text

@@ -79,11 +79,18 @@ class Row:
             return "parity was not checked"
         if not all(ladder.passed for ladder in self.ladders):
             return "parity failed"
-        if not self.of("quality"):
+        timed = self.of("speed")[0]
+        if not any((ladder.precision, ladder.device) == (timed.precision, timed.device) for ladder in self.ladders):
+            return f"parity was not checked in {timed.precision} on the {timed.device}"
+        trainings = [record for record in self.records if record.kind == "quality"]
+        if not trainings:
             return "quality was not measured"
-        missed = [record for record in self.of("quality") if not record.target_reached]
+        for failed in trainings:
+            if failed.status != "ok":
+                return f"training with seed {failed.seed}: {failed.status}: {failed.reason}"
+        missed = [record for record in trainings if not record.target_reached]
         if missed:
-            return f"missed the target {missed[0].target} in {len(missed)} of {len(self.of('quality'))} trainings"
+            return f"missed the target {missed[0].target} in {len(missed)} of {len(trainings)} trainings"
         return None
 
 
@@ -113,7 +120,7 @@ def sections(records: Iterable[Record]) -> list[Section]:
         groups[
             record.task, record.preset, record.device, record.precision, record.spec_hash, str(record.measurement),
             machine.cpu, str(machine.cores), str(machine.memory_bytes), str(machine.gpu), str(machine.gpu_driver),
-            machine.os, machine.python,
+            machine.os, machine.python, str(record.order_seed),
         ].append(record)  # fmt: skip
     return [_section(groups[name]) for name in sorted(groups)]
 

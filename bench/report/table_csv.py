@@ -8,7 +8,7 @@ from bench import stats
 from bench.record import Record
 from bench.report import summary
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that starts with one of these
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts with one of these
 
 
 def render(records: Iterable[Record]) -> str:
@@ -73,4 +73,4 @@ def _safe(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = "".join(character if character.isprintable() else " " for character in value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

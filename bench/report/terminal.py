@@ -20,10 +20,10 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
     for section in summary.sections(records):
         console.print(_table(section, summary.columns(section), [summary.cells(section, row) for row in section.rows]))
         for sentence in summary.sentences(section):
-            console.print(_text(sentence))
+            console.print(plain(sentence))
         for failure in summary.failures(section):
-            console.print(_text(failure), style="red")
-        console.print(_text(f"Data: {section.first.data.description}"))
+            console.print(plain(failure), style="red")
+        console.print(plain(f"Data: {section.first.data.description}"))
 
 
 def short_table(section: summary.Section) -> Table:
@@ -37,34 +37,34 @@ def short_table(section: summary.Section) -> Table:
 def show_ladders(climbed: Record, stream: IO[str]) -> None:
     """Every rung of one backend with its largest difference and its tolerance."""
     console = Console(file=stream)
-    console.print(_text(f"{climbed.task} {climbed.preset} {climbed.backend}: {climbed.status}"))
+    console.print(plain(f"{climbed.task} {climbed.preset} {climbed.backend}: {climbed.status}"))
     for ladder in climbed.parity:
         for rung in ladder.rungs:
             difference = "failed" if rung.difference is None else f"{rung.difference:.1e}"
             mark = "ok    " if rung.passed else "FAILED"
             console.print(
-                _text(
+                plain(
                     f"  {mark} {ladder.precision} on {ladder.device}  {rung.number} {rung.name:<12} "
                     f"difference {difference:>7}  tolerance {rung.tolerance:.0e}  {rung.where}"
                 ),
                 soft_wrap=True,
             )
     if climbed.reason:
-        console.print(_text(f"  {climbed.reason}"), soft_wrap=True)
+        console.print(plain(f"  {climbed.reason}"), soft_wrap=True)
 
 
 def _table(section: summary.Section, titles: list[str], rows: list[list[str]]) -> Table:
     first = section.first
     table = Table(
-        title=_text(f"{first.task}: {first.preset}, {first.precision} on the {first.device}"), title_justify="left"
+        title=plain(f"{first.task}: {first.preset}, {first.precision} on the {first.device}"), title_justify="left"
     )
     for title in titles:
-        table.add_column(_text(title))
+        table.add_column(plain(title))
     for row in rows:
-        table.add_row(*map(_text, row))
+        table.add_row(*map(plain, row))
     return table
 
 
-def _text(text: str) -> Text:
+def plain(text: str) -> Text:
     """Text without markup or control characters, whoever wrote it."""
     return Text("".join(character if character.isprintable() else " " for character in text))

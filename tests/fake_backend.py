@@ -1,0 +1,198 @@
+"""A backend that misbehaves on request, and a task of milliseconds to misbehave on.
+
+    --backend tests.fake_backend --task tests.fake_backend        FAKE_BACKEND=<misbehaviour>
+
+It computes with the reference, in float64 whatever was asked, and tells the settings that were asked. Misbehaviours other
+than those of parity strike at update LATE of a session: the ladder of parity makes fewer, every measurement makes more. A
+test with several fakes at once makes a module for each (the fixture `fakes` in tests/conftest.py).
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.api import Options
+from backends.reference import versions
+from backends.reference.session import ReferenceSession
+from bench import loop
+from tasks import batching
+from tasks.mnist_mlp import MlpConfig
+from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Params, Preset, Target, Task, hash_arrays
+
+__all__ = ["open_session", "preset", "versions"]
+
+LATE = 25
+WINDOW_S = 0.01  # of a measurement: what is measured is not the point here
+
+SLEEP = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('asleep', flush=True); time.sleep(60)"
+)
+
+
+def open_session(
+    task: Task, params: Params, options: Options, *, misbehaviour: str | None = None
+) -> "MisbehavingSession":
+    """A session that misbehaves as named, or as the environment says."""
+    assert loop.measure.__kwdefaults__ is not None
+    loop.measure.__kwdefaults__["min_window_s"] = WINDOW_S
+    misbehaviour = misbehaviour or os.environ.get("FAKE_BACKEND", "ok")
+    if misbehaviour == "raises in open":
+        raise RuntimeError("no session today")
+    if misbehaviour == "wrong learning rate":
+        faster = dataclasses.replace(task.optimizer, learning_rate=1.1 * task.optimizer.learning_rate)
+        task = dataclasses.replace(task, optimizer=faster)  # type: ignore[type-var]
+    return MisbehavingSession(task, params, options, misbehaviour)
+
+
+class MisbehavingSession(ReferenceSession):
+    def __init__(self, task: Task, params: Params, options: Options, misbehaviour: str) -> None:
+        super().__init__(task, params)
+        self.options, self.misbehaviour = options, misbehaviour
+
+    def train_step(self, batch: Batch) -> float:
+        loss = super().train_step(batch)
+        if self.updates == LATE and self.misbehaviour in STRIKES:
+            STRIKES[self.misbehaviour]()
+        return float("nan") if self.updates >= LATE and self.misbehaviour == "nan loss" else loss
+
+    def eval_step(self, batch: Batch) -> tuple[Array, Array]:
+        losses, predictions = super().eval_step(batch)
+        late = self.updates >= LATE and self.misbehaviour == "misses the target"
+        return losses, (predictions + 1) % 3 if late else predictions
+
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        device = "tpu" if self.misbehaviour == "wrong device" else self.options.device
+        precision = "bfloat16" if self.misbehaviour == "wrong precision" else self.options.precision
+        return {"device": device, "precision": precision, "compile": "none"}
+
+
+def _raise(error: Exception) -> Callable[[], None]:
+    def strike() -> None:
+        raise error
+
+    return strike
+
+
+def _hang(*, ignores_sigterm: bool) -> Callable[[], None]:
+    def strike() -> None:
+        if ignores_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            child = subprocess.Popen([sys.executable, "-c", SLEEP])
+            print(f"grandchild {child.pid}", flush=True)
+        while True:
+            signal.pause()
+
+    return strike
+
+
+def _print_much() -> None:
+    for number in range(2_000):
+        print(f"line {number} " + "x" * 1_000)
+    sys.stdout.flush()
+
+
+def _answer(make: Callable[[dict[str, Any]], bytes]) -> Callable[[], None]:
+    """Writes the worker's record in its place, and ends the process as if all were well."""
+
+    def strike() -> None:
+        request, answer = map(Path, sys.argv[1:])
+        answer.write_bytes(make(json.loads(request.read_bytes())["record"]))
+        os._exit(0)
+
+    return strike
+
+
+def _foreign(asked: dict[str, Any]) -> bytes:
+    other = {"backend": "other", "task": "other", "round": 7, "seed": 7, "kind": "memory", "spec_hash": "0"}
+    return json.dumps({**asked, **other, "status": "failed", "reason": "a foreign record"}).encode()
+
+
+STRIKES: Mapping[str, Callable[[], object]] = {
+    "raises": _raise(RuntimeError("the layer\n  is broken in /home/somebody/secret/layer.py")),
+    "unsupported value": _raise(ValueError()),
+    "exits": lambda: os._exit(3),
+    "exits with a path": lambda: (print("cannot open /home/somebody/secret/file", flush=True), os._exit(4)),
+    "exits without a record": lambda: os._exit(0),
+    "kills itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfaults": lambda: ctypes.string_at(0),
+    "hangs": _hang(ignores_sigterm=False),
+    "hangs with a grandchild": _hang(ignores_sigterm=True),
+    "prints much": _print_much,
+    "runs out of host memory": _raise(MemoryError("Unable to allocate 3 TiB")),
+    "runs out of device memory": _raise(RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 3 TiB")),
+    "writes rubbish": _answer(lambda asked: b"\x00\xffrubbish"),
+    "writes half a record": _answer(lambda asked: json.dumps(asked).encode()[:100]),
+    "claims success without figures": _answer(
+        lambda asked: json.dumps({**asked, "status": "ok", "reason": None}).encode()
+    ),
+    "writes a foreign record": _answer(_foreign),
+}
+
+
+# The task: which of three corners of a cube is an example near to?
+
+
+@dataclass(frozen=True)
+class NearestCorner:
+    """90 examples for training (the last of 6 batches has 6 of padding) and 20 held out."""
+
+    epochs: int = 10
+    batch_size: int = 16
+    model: MlpConfig = MlpConfig((12, 8, 3))
+    optimizer: AdamW = AdamW(learning_rate=1e-2, beta1=0.9, beta2=0.999, eps=1e-8)
+
+    name = "tests.fake_backend"
+    unit = "images"
+
+    def examples(self, *, start: int, stop: int) -> tuple[dict[str, Array], Array]:
+        labels = np.arange(110, dtype=np.int32) % 3
+        noise = np.random.default_rng(0).uniform(-0.3, 0.3, (110, 12))
+        images = (np.tile(np.eye(3), 4)[labels] + noise).astype(np.float32)
+        return {"image": images[start:stop]}, labels[start:stop]
+
+    @property
+    def data(self) -> Data:
+        inputs, labels = self.examples(start=0, stop=110)
+        return Data("corners", "noisy corners of a cube", hash_arrays(inputs["image"], labels))
+
+    @property
+    def train_steps(self) -> int:
+        return self.epochs * 6
+
+    def init_params(self, seed: int) -> Params:
+        rng = np.random.default_rng(seed)
+        params: dict[str, Array] = {}
+        for layer, shape in enumerate(((12, 8), (8, 3))):
+            params[f"dense_{layer}/kernel"] = rng.uniform(-0.5, 0.5, shape).astype(np.float32)
+            params[f"dense_{layer}/bias"] = np.zeros(shape[1], np.float32)
+        return params
+
+    def train_batches(self, seed: int) -> Iterator[Batch]:
+        return batching.shuffled(*self.examples(start=0, stop=90), batch_size=self.batch_size, seed=seed)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        return batching.in_order(*self.examples(start=90, stop=110), batch_size=self.batch_size)
+
+    def metrics(self, evaluation: Evaluation) -> dict[str, float]:
+        return {"accuracy": float(np.mean(evaluation.predictions == evaluation.labels))}
+
+    def for_parity(self) -> "NearestCorner":
+        return self
+
+
+def preset(name: str, data_dir: Path | None = None) -> Preset:
+    """The same size under every name."""
+    return Preset(
+        task=NearestCorner(), warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
+        target=Target("accuracy", at_least=0.9),
+    )  # fmt: skip

@@ -1,0 +1,451 @@
+"""The command line: what it answers, what it refuses in one line, and what it leaves behind however it ends."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import psutil
+import pytest
+
+import backends
+from backends import Entry
+from bench import campaign, cli, record
+from tests.conftest import TEST_BACKENDS_VARIABLE, a_record, a_run, assert_gone, backends_under_test
+
+ROOT = Path(__file__).parent.parent
+FAKE = ("--task", "tests.fake_backend", "--backend", "tests.fake_backend", "--device", "cpu")
+FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "optax")
+MISSING = Entry(module="no_such_module", needs=("no_such_module",), extra="pytorch")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    error: str
+
+
+@pytest.fixture
+def bench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Done]]:
+    """Runs the command line in this process, in an empty folder."""
+    handler = signal.getsignal(signal.SIGTERM)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["framework-bench", *map(str, arguments)])
+        try:
+            code = cli.main()
+        except SystemExit as error:
+            code = int(str(error.code))
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def refusal(done: Done, code: int = 2) -> str:
+    """What a command that was refused said: one line, and nothing else."""
+    assert done.code == code
+    assert done.out == ""
+    assert done.error.startswith("framework-bench: ")
+    assert done.error.endswith("\n")
+    line = done.error[:-1]
+    assert line.isprintable()
+    return line
+
+
+def records_in(folder: Path) -> list[record.Record]:
+    records, problems = record.read_folder(folder)
+    assert problems == []
+    return records
+
+
+# Help.
+
+
+def test_help_imports_no_framework_and_no_numpy() -> None:
+    program = f"""
+import sys
+from bench.cli import main
+for arguments in (["--help"], ["run", "--help"], ["verify", "--help"], ["report", "-h"], ["--version"]):
+    sys.argv = ["framework-bench", *arguments]
+    assert main() == 0
+heavy = {{"numpy", "pandas", "scipy", "msgspec", "rich", "sklearn", "autograd", *{FRAMEWORKS!r}}}
+print("loaded:", sorted(heavy & set(sys.modules)))
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("loaded: []\n")
+    for word in ("run", "verify", "report", "--rounds", "--seeds", "--data-dir", "--output", "pytorch", "mnist_mlp"):
+        assert word in done.stdout
+
+
+def test_the_harness_itself_imports_no_framework() -> None:
+    modules = (
+        "bench.campaign bench.plan bench.worker bench.progress bench.gate bench.report.markdown bench.report.terminal"
+    )
+    program = f"import sys, {', '.join(modules.split())}; print(sorted(set({FRAMEWORKS!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_python_m_bench_is_the_command() -> None:
+    command = [sys.executable, "-m", "bench", "frobnicate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "frobnicate" in refusal(Done(done.returncode, done.stdout, done.stderr))
+
+
+# What is refused before anything runs.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["run", "--task", "mnist_mpl"], ["'mnist_mpl'", "did you mean 'mnist_mlp'?"]),
+        (["run", "--backend", "pytroch"], ["'pytroch'", "did you mean 'pytorch'?", "tensorflow", "jax"]),
+        (["run", "--backend", "reference"], ["'reference'", "(there are: pytorch, tensorflow, jax)"]),
+        (["run", "--preset", "qick"], ["'qick'", "did you mean 'quick'?", "standard"]),
+        (["run", "--device", "gpuu"], ["'gpuu'", "did you mean 'gpu'?"]),
+        (["run", "--precision", "float23"], ["'float23'", "did you mean 'float32'?"]),
+        (["verify", "--backend", "jaxx"], ["'jaxx'", "did you mean 'jax'?"]),
+        (["report", ".", "--format", "markdwon"], ["'markdwon'", "did you mean 'markdown'?", "csv"]),
+        (["run", "--task", "zzz"], ["there is no task 'zzz' (there are: mnist_mlp"]),
+        (["run", "--rounds", "0"], ["--rounds", "0 is not in the range x>=1"]),
+        (["run", "--rounds", "-3"], ["--rounds"]),
+        (["run", "--rounds", "many"], ["--rounds", "'many' is not a valid integer"]),
+        (["run", "--seeds", "0"], ["--seeds"]),
+        (["run", "--data-dir", "nowhere"], ["--data-dir", "'nowhere' does not exist"]),
+        (["report", "nowhere"], ["'nowhere' does not exist"]),
+        (["report"], ["Missing argument"]),
+        (["rnu"], ["No such command 'rnu'"]),
+        (["run", "--round", "3"], ["--round", "--rounds"]),
+        (["run", "--backend", ""], ["there is no backend ''"]),
+        (["run", "--backend", "a\nb\x1b[2J"], ["there is no backend 'a\\nb\\x1b[2J'"]),
+    ],
+    ids=" ".join,
+)
+def test_what_is_unknown_is_refused_with_the_nearest_name(
+    bench: Callable[..., Done], arguments: list[str], parts: list[str]
+) -> None:
+    line = refusal(bench(*arguments))
+    for part in parts:
+        assert part in line
+    assert list(Path().iterdir()) == []
+
+
+def test_nothing_at_all_shows_the_help(bench: Callable[..., Done]) -> None:
+    done = bench()
+    assert "Usage: framework-bench [OPTIONS] COMMAND" in done.out + done.error
+    assert "framework-bench: Usage" not in done.error
+
+
+@pytest.mark.parametrize(
+    "name", ["no.such.module", "tests.no_such_module", "./backend", "../x/y.z", ".relative", "a..b", "a b.c"]
+)
+def test_a_module_that_is_no_backend_is_refused(bench: Callable[..., Done], name: str) -> None:
+    line = refusal(bench("run", "--task", "tests.fake_backend", "--backend", name))
+    assert name in line
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["no.such.module", "tests.no_such_module", "os.path", "../x/y.z", ".relative", "a b.c"]
+)
+def test_a_module_that_is_no_task_is_refused(bench: Callable[..., Done], name: str) -> None:
+    line = refusal(bench("run", "--task", name, "--backend", "tests.fake_backend"))
+    assert "--task" in line
+
+
+def test_data_that_is_not_there_is_refused_with_what_was_expected(bench: Callable[..., Done]) -> None:
+    Path("data").mkdir()
+    line = refusal(
+        bench(
+            "run",
+            "--task",
+            "mnist_mlp",
+            "--backend",
+            "tests.fake_backend",
+            "--preset",
+            "standard",
+            "--data-dir",
+            "data",
+        )
+    )
+    assert "data/mnist" in line
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "/proc/nothing"])
+def test_an_output_that_cannot_be_written_is_refused(bench: Callable[..., Done], output: str) -> None:
+    Path("file").write_text("in the way")
+    line = refusal(bench("run", *FAKE, "--output", output))
+    assert output in line
+    assert Path("file").read_text() == "in the way"
+
+
+def test_an_output_that_holds_records_is_refused_and_left_alone(bench: Callable[..., Done]) -> None:
+    Path("run/records").mkdir(parents=True)
+    record.write(Path("run/records/one.json"), a_record())
+    before = Path("run/records/one.json").read_bytes()
+    line = refusal(bench("run", *FAKE, "--output", "run"))
+    assert "--output run already holds records" in line
+    assert "framework-bench report run" in line
+    assert Path("run/records/one.json").read_bytes() == before
+
+
+def test_a_gpu_that_is_not_there_is_refused(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.machine.gpu_and_driver", lambda: (None, None))
+    assert "--device gpu" in refusal(bench("run", *FAKE[:-2], "--device", "gpu"))
+
+
+def test_a_named_backend_that_is_not_installed_is_refused_before_anything_runs(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(backends.BACKENDS, "pytorch", MISSING)  # type: ignore[arg-type]
+    line = refusal(bench("run", *FAKE, "--backend", "pytorch", "--output", "run"))
+    assert "--backend pytorch: no_such_module not installed; add it with: pip install" in line
+    assert '".[pytorch]"' in line
+    assert not Path("run").exists()
+    assert "--backend pytorch" in refusal(bench("verify", "--backend", "pytorch"))
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_without_any_framework_the_commands_that_add_one_are_told(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    for name in list(backends.BACKENDS):
+        entry = Entry(module="no_such_module", needs=("no_such_module",), extra=name)
+        monkeypatch.setitem(backends.BACKENDS, name, entry)  # type: ignore[arg-type]
+    line = refusal(bench(command))
+    assert "no framework is installed" in line
+    for name in backends.BACKENDS:
+        assert f'".[{name}]"' in line
+    assert list(Path().iterdir()) == []
+
+
+# Runs.
+
+
+def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"pytorch": MISSING, "tests.fake_backend": Entry("tests.fake_backend")}
+    monkeypatch.setattr(backends, "BACKENDS", known)
+    done = bench(
+        "run", "--task", "tests.fake_backend", "--device", "cpu", "--rounds", 2, "--seeds", 1, "--output", "run"
+    )
+    assert done.code == 0, done.error
+    why = 'no_such_module not installed; add it with: pip install -c constraints.txt -e ".[pytorch]"'
+    assert f"pytorch is not in the comparison: {why}" in done.out
+    assert "| tests.fake" in done.out
+    assert "Tables: run/table.md" in done.out
+    found = records_in(Path("run"))
+    assert [(cell.backend, cell.status) for cell in found if cell.backend == "pytorch"] == [("pytorch", "skipped")]
+    assert all(cell.status == "ok" for cell in found if cell.backend != "pytorch")
+    assert len(found) == 1 + 1 + 2 + 1 + 1
+    # One line of progress for each, with what is left.
+    progress = [line for line in done.error.splitlines() if line.startswith("[")]
+    assert [line.partition(",")[0] for line in progress] == [f"[{number}/5" for number in range(1, 6)]
+    assert "all rungs passed" in progress[0]
+    assert "images/s" in progress[1]
+    # The table comes from the records: the same bytes again.
+    again = bench("report", "run")
+    assert again.code == 0
+    assert again.out.encode() == Path("run/table.md").read_bytes()
+    assert done.out.startswith(again.out)
+    assert bench("report", "run", "--format", "csv").out.encode() == Path("run/table.csv").read_bytes()
+    assert sorted(path.name for path in Path("run").iterdir()) == [
+        "logs",
+        "records",
+        "table.csv",
+        "table.md",
+    ]
+
+
+def test_a_cell_that_fails_makes_the_exit_code_1_and_stands_in_the_table(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+    done = bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
+    assert done.code == 1
+    assert "RuntimeError: no session today" in done.out
+    assert "Nothing is compared" in done.out
+    assert len(records_in(Path("run"))) == 4
+    assert "no session today" in Path("run/table.md").read_text()
+
+
+def test_the_output_is_a_new_folder_of_results_unless_named(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+    bench("run", *FAKE, "--rounds", 1, "--seeds", 1)
+    (folder,) = Path("results/local").iterdir()
+    assert len(records_in(folder)) == 4
+
+
+def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = record.write_bytes, []
+
+    def full(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    def failed(cell: record.Record, folder: Path, *, data_dir: Path | None) -> record.Record:
+        return msgspec.structs.replace(cell, status="failed", reason="not run in this test")
+
+    monkeypatch.setattr(record, "write_bytes", full)
+    monkeypatch.setattr(campaign, "execute", failed)
+    done = bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
+    assert done.code == 1
+    (line,) = [line for line in done.error.splitlines() if line.startswith("framework-bench: ")]
+    assert "No space left on device" in line
+    assert "every finished record is intact" in line
+    assert len(records_in(Path("run"))) == 3
+    assert "Traceback" not in done.error
+
+
+# Interruptions.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_and_leaves_no_gap_and_no_process(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "run",
+        *FAKE,
+        "--rounds",
+        "2",
+        "--seeds",
+        "1",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    env = {**os.environ, "FAKE_BACKEND": "hangs with a grandchild"}
+    speed = tmp_path / "run" / "scratch" / "request-tests.fake_backend-quick-speed-round01-tests.fake_backend.json"
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        patience = time.monotonic() + 60
+        while not speed.exists():  # parity is done, and the first speed process about to hang
+            assert running.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        while len(children := psutil.Process(running.pid).children(recursive=True)) < 2:  # it hangs, with its own child
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, error = running.communicate(timeout=30)
+    assert running.returncode == code
+    assert "Traceback" not in error
+    assert_gone(*[child.pid for child in children])
+    found = {(cell.kind, cell.round): cell for cell in records_in(tmp_path / "run")}
+    assert set(found) == {("parity", 1), ("speed", 1), ("speed", 2), ("memory", 1), ("quality", 1)}
+    assert found.pop(("parity", 1)).status == "ok"
+    assert {(cell.status, cell.reason) for cell in found.values()} == {("interrupted", "the run was interrupted")}
+    assert "interrupted" in (tmp_path / "run" / "table.md").read_text()
+    if number == signal.SIGINT:
+        assert error.splitlines()[-1] == "framework-bench: interrupted; what was finished is kept"
+
+
+# Verify.
+
+
+def test_verify_prints_every_rung(bench: Callable[..., Done]) -> None:
+    done = bench("verify", *FAKE)
+    assert done.code == 0, done.error
+    for precision in ("float64", "float32"):
+        lines = [line for line in done.out.splitlines() if f" {precision} on cpu " in line]
+        assert len(lines) == 7
+        for line in lines:
+            assert line.lstrip().startswith("ok ")
+            assert "difference" in line
+            assert "tolerance" in line
+    assert list(Path().iterdir()) == []
+
+
+def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", "wrong learning rate")
+    done = bench("verify", *FAKE)
+    assert done.code == 1
+    (line,) = done.error.splitlines()
+    assert line.startswith(
+        "framework-bench: tests.fake_backend tests.fake_backend: parity: fell at rung 5 (one update)"
+    )
+    assert "FAILED float64 on cpu  5 one update" in done.out
+
+
+# Reports.
+
+
+def test_a_folder_without_records_is_refused(bench: Callable[..., Done]) -> None:
+    Path("run").mkdir()
+    assert "no records below run/records: give the folder that" in refusal(bench("report", "run"))
+
+
+def test_good_records_are_shown_and_each_bad_file_is_a_line(bench: Callable[..., Done]) -> None:
+    Path("run/records").mkdir(parents=True)
+    for number, cell in enumerate(a_run({"alpha": [100.0, 101.0], "beta": [50.0, 51.0]})):
+        record.write(Path(f"run/records/{number:02}.json"), cell)
+    clean = bench("report", "run")
+    assert (clean.code, clean.error) == (0, "")
+    Path("run/records/half.json").write_bytes(Path("run/records/00.json").read_bytes()[:200])
+    Path("run/records/foreign.json").write_text('{"name": "something else", "version": "1.0.0"}')
+    Path("run/records/hostile.json").write_text('{"\\u001b[2J\\n": 1}')
+    Path("run/records/folder.json").mkdir()
+    done = bench("report", "run")
+    assert done.code == 1
+    assert done.out == clean.out
+    lines = done.error.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        f"run/records/{name}.json" for name in ("folder", "foreign", "half", "hostile")
+    ]
+    assert all(line.isprintable() for line in lines)
+
+
+def test_only_foreign_files_are_no_report(bench: Callable[..., Done]) -> None:
+    Path("run/records").mkdir(parents=True)
+    Path("run/records/package.json").write_text('{"name": "something else"}')
+    done = bench("report", "run")
+    assert done.code == 2
+    assert done.out == ""
+    assert len(done.error.splitlines()) == 2
+
+
+def test_a_report_changes_nothing(bench: Callable[..., Done]) -> None:
+    Path("run/records").mkdir(parents=True)
+    record.write(Path("run/records/one.json"), a_record())
+    bench("report", "run")
+    assert [str(path) for path in sorted(Path("run").rglob("*"))] == ["run/records", "run/records/one.json"]
+
+
+# The suite's own choice of frameworks (tests/conftest.py).
+
+
+def test_a_framework_that_is_named_for_testing_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backends.BACKENDS, "jax", MISSING)  # type: ignore[arg-type]
+    with pytest.raises(
+        pytest.UsageError, match=f"{TEST_BACKENDS_VARIABLE} names jax, but not installed: no_such_module"
+    ):
+        backends_under_test("jax")
+    with pytest.raises(pytest.UsageError, match="names 'caffe', but there are: pytorch, tensorflow, jax"):
+        backends_under_test("caffe")
+    assert "jax" not in backends_under_test(None)
+    assert backends_under_test("") == []

@@ -1,0 +1,264 @@
+"""Real processes that end in every way there is; none of them may be left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import launch
+from bench.launch import LOG_BYTES, Ending
+from tests.conftest import assert_gone
+
+ROOT = Path(__file__).parent.parent
+LONG_S = 60.0  # a deadline that is not meant to be reached
+
+
+def run(tmp_path: Path, code: str, *, timeout_s: float = LONG_S) -> tuple[Ending, bytes]:
+    """How a Python program ended, and its log."""
+    log = tmp_path / "log"
+    ending = launch.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ, log=log, timeout_s=timeout_s)
+    return ending, log.read_bytes()
+
+
+def test_a_process_that_returns_0_is_ok(tmp_path: Path) -> None:
+    ending, log = run(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
+    assert ending.status == "ok"
+    assert ending.reason is None
+    assert ending.wall_s > 0
+    assert sorted(log.split()) == [b"err", b"out"]
+
+
+def test_an_exit_code_is_told_with_the_last_line_that_was_printed(tmp_path: Path) -> None:
+    ending, _ = run(tmp_path, "import os; print('first\\nno such GPU\\n\\n', flush=True); os._exit(3)")
+    assert ending.status == "failed"
+    assert ending.reason == "the process exited with code 3: no such GPU"
+
+
+def test_an_exit_without_a_word_says_so(tmp_path: Path) -> None:
+    ending, log = run(tmp_path, "import os; os._exit(3)")
+    assert ending.reason == "the process exited with code 3: it printed nothing"
+    assert log == b""
+
+
+def test_a_traceback_becomes_its_last_line(tmp_path: Path) -> None:
+    ending, log = run(tmp_path, "raise ValueError('of all things')")
+    assert ending.reason == "the process exited with code 1: ValueError: of all things"
+    assert b"Traceback" in log
+
+
+def test_output_that_is_no_text_still_gives_one_line(tmp_path: Path) -> None:
+    code = "import os; os.write(1, bytes(range(256)) + b'\\xff\\xfe the end'); os._exit(3)"
+    ending, log = run(tmp_path, code)
+    assert ending.reason is not None
+    assert ending.reason.endswith("the end")
+    assert "\n" not in ending.reason
+    assert bytes(range(256)) in log
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+def test_a_signal_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+    ending, _ = run(tmp_path, f"import os, signal; os.kill(os.getpid(), signal.{name})")
+    assert ending.status == "killed"
+    assert ending.reason is not None
+    assert f"the process was ended by {name}" in ending.reason
+    assert ("lack of memory" in ending.reason) == (name == "SIGKILL")
+
+
+def test_a_process_that_hangs_is_stopped_at_its_deadline(tmp_path: Path) -> None:
+    ending, log = run(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(60)", timeout_s=1)
+    assert ending.status == "timeout"
+    assert ending.reason == "stopped after its deadline of 1 s"
+    assert ending.wall_s >= 1
+    assert_gone(int(log))
+
+
+def test_a_process_may_end_itself_within_the_grace_period_but_stays_a_timeout(tmp_path: Path) -> None:
+    code = """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: (print("tidied up"), sys.exit(0)))
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    ending, log = run(tmp_path, code, timeout_s=1)
+    assert ending.status == "timeout"
+    assert log.split(b"\n")[:2] == [b"ready", b"tidied up"]
+
+
+def test_who_ignores_sigterm_goes_with_all_grandchildren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "GRACE_S", 0.3)
+    code = """
+        import os, signal, subprocess, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        print(os.getpid(), child.pid, flush=True)
+        time.sleep(60)
+        """
+    ending, log = run(tmp_path, code, timeout_s=1)
+    assert ending.status == "timeout"
+    pids = [int(word) for word in log.split()]
+    assert len(pids) == 2
+    assert_gone(*pids)
+
+
+def test_a_grandchild_does_not_outlive_a_process_that_ended_well(tmp_path: Path) -> None:
+    code = """
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        print(child.pid, flush=True)
+        """
+    ending, log = run(tmp_path, code)
+    assert ending.status == "ok"
+    assert_gone(int(log))
+
+
+def test_a_flood_of_output_leaves_a_small_log_with_both_ends(tmp_path: Path) -> None:
+    code = """
+        import sys
+        print("the beginning")
+        for _ in range(300):
+            sys.stdout.write("x" * 2**20)
+        print("\\nthe end")
+        """
+    ending, log = run(tmp_path, code)
+    assert ending.status == "ok"
+    assert log.startswith(b"the beginning\nxxx")
+    assert log.endswith(b"xxx\nthe end\n")
+    assert len(log) < 3 * LOG_BYTES + 100
+    dropped = int(log.partition(b"\n... ")[2].partition(b" bytes left out")[0].replace(b",", b""))
+    kept = len(log) - len(f"\n... {dropped:,} bytes left out ...\n")
+    assert kept + dropped == len("the beginning\n\nthe end\n") + 300 * 2**20
+
+
+def test_a_log_has_exactly_the_first_and_the_last_bytes(tmp_path: Path) -> None:
+    _, log = run(tmp_path, "for number in range(300_000): print('line', number)")
+    written = b"".join(b"line %d\n" % number for number in range(300_000))
+    head, _, tail = log.partition(b"\n... ")
+    tail = tail.partition(b" left out ...\n")[2]
+    assert head == written[:LOG_BYTES]
+    assert len(tail) >= LOG_BYTES
+    assert written.endswith(tail)
+
+
+def test_output_of_the_size_of_the_log_is_kept_whole(tmp_path: Path) -> None:
+    _, log = run(tmp_path, f"print('a' * {LOG_BYTES} + 'b' * {LOG_BYTES - 1})")
+    assert log == b"a" * LOG_BYTES + b"b" * (LOG_BYTES - 1) + b"\n"
+
+
+def test_there_is_no_standard_input(tmp_path: Path) -> None:
+    """Else a process would read what the user types, or wait for it."""
+    own = os.dup(0)
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"typed by the user")
+    os.close(write_end)
+    os.dup2(read_end, 0)
+    try:
+        ending, log = run(tmp_path, "import sys; print(repr(sys.stdin.read()))")
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+        os.close(read_end)
+    assert ending.status == "ok"
+    assert log == b"''\n"
+
+
+def test_a_process_has_a_session_of_its_own(tmp_path: Path) -> None:
+    _, log = run(tmp_path, "import os; print(os.getsid(0) == os.getpid())")
+    assert log == b"True\n"
+
+
+def test_an_interrupted_parent_takes_its_child_along(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+
+    def interrupt() -> None:
+        while not pid_file.exists() or not pid_file.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code = f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, code)
+    assert_gone(int(pid_file.read_text()))
+
+
+def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_path: Path) -> None:
+    code = """
+        import os, sys
+        from pathlib import Path
+        from bench import launch
+        child = "import os, time; print(os.getpid(), file=open({pid!r}, 'w'), flush=True); time.sleep(60)"
+        launch.run([sys.executable, "-c", child], env=os.environ, log=Path({log!r}), timeout_s=60)
+        """
+    pid_file = tmp_path / "pid"
+    program = textwrap.dedent(code).format(pid=str(pid_file), log=str(tmp_path / "log"))
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as parent:
+        while not pid_file.exists() or not pid_file.read_text().endswith("\n"):
+            assert parent.poll() is None
+            time.sleep(0.02)
+        parent.send_signal(signal.SIGINT)
+        _, error = parent.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in error
+    assert_gone(int(pid_file.read_text()))
+
+
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        launch.run([str(tmp_path / "nothing")], env={}, log=tmp_path / "log", timeout_s=1)
+
+
+def test_no_descriptor_and_no_thread_is_left(tmp_path: Path) -> None:
+    run(tmp_path, "print(1)")
+    before = psutil.Process().num_fds()
+    run(tmp_path, "print(1)")
+    assert psutil.Process().num_fds() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith(("(_tell_end)", "(read)"))]
+
+
+# Its environment.
+
+
+def test_no_gpu_is_in_sight_where_the_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert launch.worker_env({}, device="cpu")["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert launch.worker_env({}, device="gpu")["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_a_backends_own_settings_go_over_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setenv("KEPT", "1")
+    env = launch.worker_env({"KERAS_BACKEND": "tensorflow"}, device="cpu")
+    assert (env["KERAS_BACKEND"], env["KEPT"]) == ("tensorflow", "1")
+    assert os.environ["KERAS_BACKEND"] == "torch"
+
+
+@pytest.mark.parametrize("before", [None, "/somewhere/else"])
+def test_a_clone_is_importable_and_the_users_path_stays(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    if before is None:
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONPATH", before)
+    path = launch.worker_env({}, device="cpu")["PYTHONPATH"].split(os.pathsep)
+    assert path == [str(ROOT), *filter(None, [before])]
+
+
+def test_a_module_in_the_current_folder_does_not_shadow_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numpy.py").write_text("raise SystemExit('shadowed')")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('shadowed')")
+    command = launch.worker_command(tmp_path / "no request", tmp_path / "no record")
+    log = tmp_path / "log"
+    ending = launch.run(command, env=launch.worker_env({}, device="cpu"), log=log, timeout_s=LONG_S)
+    assert ending.status == "failed"
+    assert b"shadowed" not in log.read_bytes()
+    assert ending.reason is not None
+    assert "FileNotFoundError" in ending.reason

@@ -1,0 +1,569 @@
+"""Tables from records alone: what stands together, what is ranked, what is said of the rest, and that nothing in it runs."""
+
+import csv
+import io
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
+from rich.live import Live
+
+from bench import record
+from bench.progress import Lines, Screen
+from bench.record import Bytes, Data, Record
+from bench.report import markdown, summary, table_csv, terminal
+from tests.conftest import NO_ALLOCATOR, a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing
+
+FAST, SLOW = [200.0, 204.0, 198.0, 201.0, 202.0], [100.0, 101.0, 99.5, 100.5, 100.2]
+TWO = {"fast": FAST, "slow": SLOW}
+
+
+def replaced(made: list[Record], where: Callable[[Record], bool], **changes: Any) -> list[Record]:
+    """The records, some of them with other fields."""
+    return [msgspec.structs.replace(one, **changes) if where(one) else one for one in made]
+
+
+def only_section(made: list[Record]) -> summary.Section:
+    (section,) = summary.sections(made)
+    return section
+
+
+def table_of(made: list[Record]) -> dict[str, dict[str, str]]:
+    """backend -> title -> cell, as a Markdown renderer shows the first table."""
+    first = tables(markdown.render(made))[0]
+    return {row[0]: dict(zip(first[0], row, strict=True)) for row in first[1:]}
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Every table in a Markdown text: rows of cells as they are read by a person."""
+    found: list[list[list[str]]] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        match token.type:
+            case "table_open":
+                found.append([])
+            case "tr_open":
+                found[-1].append([])
+            case "th_open" | "td_open":
+                found[-1][-1].append("")
+            case "inline" if found and found[-1] and token.children is not None and token.level == 4:
+                found[-1][-1][-1] = "".join(child.content for child in token.children)
+    return found
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def in_terminal(made: list[Record]) -> str:
+    """What a terminal without colours shows."""
+    stream = Tty()
+    with patch.dict(os.environ, {"TERM": "dumb"}):
+        terminal.show(made, stream)
+    return stream.getvalue()
+
+
+# Sections.
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"task": "other"},
+        {"preset": "full"},
+        {"device": "gpu"},
+        {"precision": "float64"},
+        {"spec_hash": "6" * 64},
+        {"measurement": 2},
+        *(
+            {"machine": msgspec.structs.replace(a_record().machine, **change)}
+            for change in (
+                {"cpu": "Another CPU"}, {"cores": 4}, {"memory_bytes": 2**34}, {"gpu": "A GPU"}, {"gpu_driver": "555"},
+                {"os": "Linux 6.2 x86_64"}, {"python": "3.12.1"},
+            )
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_may_not_be_compared_stands_in_tables_of_its_own(other: dict[str, Any]) -> None:
+    made = a_row("fast", FAST) + a_row("slow", SLOW, **other)
+    assert sorted([row.backend for row in section.rows] for section in summary.sections(made)) == [["fast"], ["slow"]]
+    text = markdown.render(made)
+    assert text.count("\n## ") + text.startswith("## ") == 2
+    assert text.count("Nothing is compared") == 2
+
+
+def test_what_may_be_compared_stands_in_one_table() -> None:
+    section = only_section(a_run(TWO))
+    assert [row.backend for row in section.rows] == ["fast", "slow"]
+    assert section.verdicts["fast", "slow"].decision == "faster"
+
+
+def test_two_versions_of_a_framework_are_not_averaged_into_one_row() -> None:
+    old = a_row("alpha", FAST, versions={"alpha": "1.0"}, order_seed=1)
+    made = old + a_row("alpha", SLOW, versions={"alpha": "2.0"}, order_seed=2)
+    speeds = [row.throughputs for section in summary.sections(made) for row in section.rows]
+    assert sorted(max(speed.values()) for speed in speeds) == pytest.approx([max(SLOW), max(FAST)])
+
+
+def test_rounds_of_two_runs_are_not_taken_for_pairs() -> None:
+    """Only what ran interleaved shares the weather of a round."""
+    for section in summary.sections(a_row("fast", FAST, order_seed=1) + a_row("slow", SLOW, order_seed=2)):
+        assert section.verdicts == {}
+
+
+# Rows: who is ranked, and why not.
+
+
+def test_every_cell_of_a_complete_row() -> None:
+    assert table_of(a_run(TWO))["slow"] == {
+        "backend": "slow",
+        "images/s": "100.24 (99.55-100.94), n=5",
+        "relative to the fastest": "0.4987 (0.4949-0.5026): slower",
+        "first step": "250 ms",
+        "import + build": "1.50 s",
+        "host memory peak (after import)": "300 MiB (100 MiB)",
+        "device memory peak": "not measured",
+        "test accuracy": "95.5 (89.1-101.9) %, n=2",
+        "parity": "float64 7/7, float32 7/7",
+    }
+
+
+def test_the_fastest_comes_first_with_the_verdict_in_words() -> None:
+    text = markdown.render(a_run({"slow": SLOW, "fast": FAST}))
+    assert list(table_of(a_run({"slow": SLOW, "fast": FAST}))) == ["fast", "slow"]
+    assert "fast trains mnist_mlp 2.005 (1.990-2.021) times as fast as slow (5 rounds)." in text.replace("\\", "")
+    assert table_of(a_run(TWO))["fast"]["relative to the fastest"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda made: [r for r in made if r.kind != "parity"], "parity was not checked"),
+        (lambda made: replaced(made, lambda r: r.kind == "parity", parity=[a_ladder(passed=4)]), "parity failed"),
+        (
+            lambda made: replaced(
+                made, lambda r: r.kind == "parity", parity=[a_ladder(precision="float64"), a_ladder(passed=6)]
+            ),
+            "parity failed",
+        ),
+        (lambda made: [r for r in made if r.kind != "quality"], "quality was not measured"),
+        (
+            lambda made: replaced(made, lambda r: r.kind == "quality" and r.seed == 1, target_reached=False),
+            "missed the target accuracy >= 0.9 in 1 of 2 trainings",
+        ),
+        (
+            lambda made: replaced(made, lambda r: r.kind == "quality" and r.seed == 1, target_reached=None),
+            "missed the target accuracy >= 0.9 in 1 of 2 trainings",
+        ),
+        (lambda made: [r for r in made if r.kind != "speed"], "no speed was measured"),
+        (
+            lambda made: replaced(made, lambda r: r.kind == "speed", status="oom", reason="3 TiB", timings=None),
+            "3 TiB",
+        ),
+    ],
+)
+def test_a_row_that_is_not_ranked_says_why(spoil: Callable[[list[Record]], list[Record]], reason: str) -> None:
+    made = spoil(a_row("fast", FAST)) + a_row("slow", SLOW) + a_row("slower", [speed / 2 for speed in SLOW])
+    cell = table_of(made)["fast"]["relative to the fastest"]
+    assert cell.startswith("not ranked: ")
+    assert reason in cell
+    section = only_section(made)
+    assert [row.backend for row in section.ranked] == ["slow", "slower"]
+    assert not [pair for pair in section.verdicts if "fast" in pair]
+    assert "fast trains" not in markdown.render(made)
+    assert section.rows[-1].backend == "fast"
+    line = next(line for line in csv.DictReader(io.StringIO(table_csv.render(made))) if line["backend"] == "fast")
+    assert reason in line["not_ranked_because"]
+    assert line["ratio_to_fastest"] == line["verdict"] == ""
+
+
+def test_a_training_that_failed_counts_as_a_target_that_was_missed() -> None:
+    """One seed of two diverged: the row must not be ranked by the other."""
+    failed = {"status": "failed", "reason": "the training loss was nan", "quality": None, "target_reached": None}
+    made = replaced(a_run(TWO), lambda r: (r.backend, r.kind, r.seed) == ("fast", "quality", 1), **failed)
+    assert [row.backend for row in only_section(made).ranked] == ["slow"]
+
+
+def test_a_ladder_that_ends_before_the_top_without_a_failure_is_not_passed() -> None:
+    short = msgspec.structs.replace(a_ladder(), rungs=a_ladder().rungs[:3])
+    made = replaced(a_run(TWO), lambda r: (r.backend, r.kind) == ("fast", "parity"), parity=[short])
+    assert [row.backend for row in only_section(made).ranked] == ["slow"]
+
+
+def test_a_ladder_in_another_precision_alone_proves_nothing_about_the_one_that_was_timed() -> None:
+    double = [a_ladder(precision="float64")]
+    made = replaced(a_run(TWO), lambda r: (r.backend, r.kind) == ("fast", "parity"), parity=double)
+    assert [row.backend for row in only_section(made).ranked] == ["slow"]
+
+
+def test_a_framework_that_is_not_installed_is_a_row_with_the_command_that_adds_it() -> None:
+    command = 'torch not installed; add it with: pip install -e ".[pytorch]"'
+    made = [*a_run(TWO), a_record(backend="absent", status="skipped", reason=command, versions={})]
+    row = table_of(made)["absent"]
+    assert row["images/s"] == f"skipped: {command}"
+    assert row["relative to the fastest"] == f"not ranked: {command}"
+    assert all(row.values())
+
+
+def test_rounds_that_failed_are_counted_beside_those_that_did_not() -> None:
+    killed = {"status": "killed", "reason": "by SIGKILL", "timings": None}
+    made = replaced(a_run(TWO), lambda r: (r.backend, r.kind, r.round) == ("slow", "speed", 3), **killed)
+    assert table_of(made)["slow"]["images/s"].endswith("n=4, 1 not ok")
+    assert only_section(made).verdicts["fast", "slow"].ratio.n == 4
+    assert "slow, speed, round 3, seed 0: killed: by SIGKILL" in markdown.render(made)
+
+
+def test_every_process_that_is_not_ok_is_listed_with_its_reason() -> None:
+    statuses = [status for status in record.Status.__args__ if status != "ok"]
+    failed = [
+        a_record(backend=f"b{number}", kind=kind, status=status, reason=f"reason {number} {kind}")
+        for number, status in enumerate(statuses)
+        for kind in ("parity", "speed", "memory", "quality")
+    ]
+    text = markdown.render(a_run(TWO) + failed)
+    for cell in failed:
+        assert f"{cell.backend}, {cell.kind}, round 1, seed 0: {cell.status}: {cell.reason}" in text
+
+
+def test_one_round_has_no_interval_and_decides_nothing() -> None:
+    made = a_run({"fast": FAST[:1], "slow": SLOW[:1]})
+    table = table_of(made)
+    assert table["slow"]["images/s"] == "100, n=1, no interval"
+    assert table["slow"]["relative to the fastest"] == "0.500: not decided"
+    assert "fast and slow: not decided (ratio 2.00, 1 round)." in markdown.render(made)
+
+
+def test_a_tie_and_an_open_comparison_are_said_in_words() -> None:
+    text = markdown.render(a_run({"one": SLOW, "two": [speed * 1.001 for speed in reversed(SLOW)]}))
+    assert re.search(r"two and one: tie within 3% \(ratio 1\.00\d* \(0\.99\d*-1\.00\d*\), 5 rounds\)\.", text)
+    text = markdown.render(a_run({"one": [100.0, 110.0, 90.0], "two": [101.0, 95.0, 108.0]}))
+    assert re.search(r"not decided \(ratio [^)]*\), 3 rounds; about \d+ rounds would decide at this noise\)\.", text)
+
+
+def test_without_a_round_in_common_no_ratio_is_told() -> None:
+    made = [r for r in a_run(TWO) if r.kind != "speed" or (r.round <= 2) == (r.backend == "fast")]
+    assert table_of(made)["slow"]["relative to the fastest"] == "no round in common"
+
+
+@pytest.mark.parametrize("missing", ["first_step_s", "host_peak", "device_peak_allocated"])
+def test_no_cell_is_ever_blank(missing: str) -> None:
+    made = [r for r in a_run(TWO) if r.backend == "fast" or r.kind == "parity"]
+    for row in table_of(made).values():
+        assert all(row.values())
+
+
+# Memory that was not measured.
+
+
+def test_memory_that_was_not_measured_is_never_0_and_says_why() -> None:
+    nothing = Bytes(None, "only Linux keeps this counter")
+    made = replaced(a_run(TWO), lambda r: r.kind == "memory", memory=a_memory(peak=nothing, imported=nothing))
+    for row in table_of(made).values():
+        assert row["host memory peak (after import)"] == "not measured"
+        assert row["device memory peak"] == "not measured"
+    text = markdown.render(made)
+    assert "host memory peak of fast, slow: only Linux keeps this counter" in text
+    assert f"device memory peak of fast, slow: {NO_ALLOCATOR.reason}" in text
+    for line in csv.DictReader(io.StringIO(table_csv.render(made))):
+        assert line["host_peak_bytes"] == "only Linux keeps this counter"
+        assert line["device_peak_allocated_bytes"] == NO_ALLOCATOR.reason
+
+
+def test_a_memory_process_that_failed_or_never_ran_leaves_a_reason() -> None:
+    failed = {"status": "oom", "reason": "no room", "memory": None}
+    for made in (
+        replaced(a_run(TWO), lambda r: r.kind == "memory", **failed),
+        [r for r in a_run(TWO) if r.kind != "memory"],
+    ):
+        assert table_of(made)["fast"]["host memory peak (after import)"] == "not measured"
+        assert "no finished memory process" in markdown.render(made)
+
+
+def test_memory_that_was_measured_is_shown() -> None:
+    made = replaced(a_run(TWO), lambda r: r.kind == "memory", memory=a_memory(device=Bytes(1500 * 2**20)))
+    assert table_of(made)["fast"]["device memory peak"] == "1,500 MiB"
+    assert "Not measured" not in markdown.render(made)
+
+
+# The same records, the same bytes.
+
+
+def many_records() -> list[Record]:
+    """Three tables, ties, failures and missing parts."""
+    return [
+        *a_run({"alpha": FAST, "beta": SLOW, "gamma": SLOW}),
+        *a_run({"alpha": SLOW, "beta": FAST}, precision="float64", spec_hash="7" * 64),
+        *a_run({"gamma": SLOW[:1]}, task="other", target="loss <= 0.5"),
+        a_record(backend="delta", status="skipped", reason="delta not installed", versions={}),
+        a_record(backend="epsilon", status="failed", reason="it broke"),
+        a_record(backend="epsilon", kind="quality", status="oom", reason="no room"),
+    ]
+
+
+@pytest.mark.parametrize("render", [markdown.render, table_csv.render, in_terminal])
+def test_the_same_records_give_the_same_bytes_in_any_order(render: Callable[[list[Record]], str]) -> None:
+    made = many_records()
+    expected = render(made)
+    assert render(made) == expected
+    for seed in range(20):
+        random.Random(seed).shuffle(made)
+        assert render(made) == expected
+
+
+@pytest.mark.parametrize("render", [markdown.render, table_csv.render])
+def test_records_of_two_runs_in_one_folder_give_the_same_bytes_in_any_order(
+    render: Callable[[list[Record]], str],
+) -> None:
+    made = a_run({"alpha": FAST}, order_seed=1) + a_run({"beta": SLOW}, order_seed=2)
+    assert render(made) == render(made[::-1])
+
+
+def test_records_that_were_read_back_give_the_same_bytes(tmp_path: Path) -> None:
+    made = many_records()
+    (tmp_path / "records").mkdir()
+    for number, one in enumerate(made):
+        record.write(tmp_path / "records" / f"{number:03}.json", one)
+    read, problems = record.read_folder(tmp_path)
+    assert problems == []
+    assert markdown.render(read) == markdown.render(made)
+    assert table_csv.render(read) == table_csv.render(made)
+
+
+def test_no_records_make_an_empty_report_and_no_error() -> None:
+    assert markdown.render([]) == "No records.\n"
+    assert markdown.brief([]) == ""
+    assert table_csv.render([]).strip() == ""
+    stream = io.StringIO()
+    terminal.show([], stream)
+    assert stream.getvalue() == "No records.\n"
+    assert summary.sections([]) == []
+
+
+# What stands below the table.
+
+
+def test_the_measurement_boundary_data_machine_and_versions_stand_below() -> None:
+    text = markdown.render(a_run(TWO))
+    for part in (
+        "number of images (padding left out)", "Data: real handwritten digits; sha256 dddddddddddd", "Target: accuracy >= 0.9",
+        "Machine: A CPU, 2 cores in use, 8 GiB, no GPU, Linux 6.1 x86", "Python 3.11.7", "order seed 1234", "fast: fast 1.0",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_every_rung_stands_with_its_difference_and_tolerance() -> None:
+    ladders = [a_ladder(precision="float64"), a_ladder(passed=3)]
+    made = replaced(a_run(TWO), lambda r: (r.backend, r.kind) == ("fast", "parity"), parity=ladders)
+    rungs = tables(markdown.render(made))[1]
+    assert rungs[0] == ["precision", "rung", "fast", "slow"]
+    assert rungs[1] == ["float64", "1 parameters", "1.0e-09 of 1e-06", "1.0e-09 of 1e-06"]
+    assert [row[0] for row in rungs[1:]] == ["float64"] * 7 + ["float32"] * 7
+    assert rungs[11][1:] == ["4 gradients", "FAILED: 1.0e-09 of 1e-06: dense_0/kernel", "1.0e-09 of 1e-06"]
+    assert rungs[12][1:] == ["5 one update", "not climbed", "1.0e-09 of 1e-06"]
+
+
+def test_csv_has_plain_numbers_with_their_units_in_the_titles() -> None:
+    frame = pd.read_csv(io.StringIO(table_csv.render(a_run(TWO)))).set_index("backend")
+    slow = frame.loc["slow"]
+    assert slow["throughput"] == pytest.approx(100.24, abs=0.01)
+    assert slow["throughput_low"] < slow["throughput"] < slow["throughput_high"]
+    assert slow["ratio_to_fastest"] == pytest.approx(0.4987, abs=1e-4)
+    assert slow["verdict"] == "slower"
+    assert slow["rounds"] == 5
+    assert slow["step_s"] == pytest.approx(1000 / 100.2 / 50)
+    assert slow["metric_mean"] == pytest.approx(0.955)
+    assert slow["host_peak_bytes"] == 300 * 2**20
+    assert frame.loc["fast", "ratio_to_fastest"] == 1
+
+
+# Hostile records: nothing that stands in one may break a table or run.
+
+HOSTILE = {
+    "pipes": "a|b||c|",
+    "newlines": "a\nb\r\nc\n\n# heading\n\n| x | y |\n|---|---|\n",
+    "other line breaks": "a\x0bb\x0cc\x85d\u2028e\u2029f\x1cg",
+    "backticks": "`code` ```fence``` ~~~ a``|`",
+    "html": "<script>alert(1)</script><img src=x onerror=alert(1)><!-- ",
+    "entities": "&lt;script&gt; &#60;b&#62;",
+    "link": "[link](javascript:alert(1)) ![image](http://evil.example/x.png) [ref]: http://evil.example",
+    "autolinks": "<http://evil.example> http://evil.example www.evil.example someone@evil.example",
+    "emphasis": "*a* **b** _c_ __d__ ~~e~~",
+    "backslashes": "\\| \\\\| \\",
+    "terminal": "\x1b[2J\x1b]0;title\x07\x1b[31mred\x9b31m\x08\x7f",
+    "markup of rich": "[bold red]x[/bold red][link=http://evil.example]y[/link] [/]",
+    "bidi": "abc\u202edef\u2066ghi\u200b\ufeff",
+    "formula": '=cmd|"/c calc"!A1',
+    "formula after blanks": "\t\r\n =1+1",
+    "plus": "+1+1",
+    "minus": "-2+3",
+    "at": "@SUM(1)",
+    "list": "- item",
+    "quote": "> quote",
+    "heading": "# heading",
+    "ordered": "1. item",
+    "table": "--- | ---",
+    "quotes": '"a",\'b\',"""',
+    "long": "x" * 20_000,
+    "surrogate": "\ud800 \udfff",
+    "nul": "a\0b",
+    "blank": "x ",
+}
+
+
+def hostile_records(text: str) -> list[Record]:
+    """Two tables' worth of records with this text wherever a record has a text."""
+    common: dict[str, Any] = {
+        "task": text, "preset": text, "unit": text, "device": text, "precision": text, "spec_hash": text,
+        "started_utc": text, "target": f"{text} >= 0.9", "data": Data(text, text, text), "versions": {text: text},
+        "machine": msgspec.structs.replace(a_record().machine, cpu=text, gpu=text, gpu_driver=text, os=text, python=text),
+        "settings": {text: text},
+    }  # fmt: skip
+    metric = common["target"].split()[0]
+    nothing = Bytes(None, text)
+    made = replaced(
+        a_row(text, FAST, **common) + a_row(f"{text} 2", SLOW, **common),
+        lambda r: r.kind == "quality",
+        quality=msgspec.structs.replace(a_quality(0.95, sample=text), metrics={metric: 0.95, f"unigram_{metric}": 0.5}),
+    )
+    made = replaced(made, lambda r: r.kind == "memory", memory=a_memory(peak=nothing, device=nothing, imported=nothing))
+    ladder = a_ladder(passed=2)
+    rungs = [msgspec.structs.replace(rung, name=text, where=text) for rung in ladder.rungs]
+    bad = msgspec.structs.replace(ladder, rungs=rungs, precision=text, device=text)
+    return [
+        *made,
+        a_record(backend=f"{text} 3", kind="parity", status="failed", reason=text, parity=[bad], **common),
+        a_record(backend=f"{text} 3", status="failed", reason=text, **common),
+        a_record(backend=f"{text} 3", kind="quality", status="failed", reason=text, **common),
+    ]
+
+
+def hostile_texts() -> Any:
+    return pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+
+
+@hostile_texts()
+def test_markdown_keeps_its_structure_whatever_a_record_says(text: str) -> None:
+    rendered = markdown.render(hostile_records(text))
+    rendered.encode()
+    assert not set(map(ord, rendered)) & ({*range(32), *range(127, 160)} - {10})
+    assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069\u200b\ufeff]", rendered)
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(rendered)
+    inner = [child.type for token in tokens for child in token.children or []]
+    assert set(inner) <= {"text", "softbreak", "text_special"}  # no links, images, HTML, code or emphasis
+    outer = [token.type for token in tokens]
+    for kind in ("heading", "table"):
+        assert outer.count(f"{kind}_open") == {"heading": 1, "table": 2}[kind]
+    for forbidden in ("blockquote_open", "ordered_list_open", "fence", "code_block", "html_block", "hr"):
+        assert forbidden not in outer
+    found = tables(rendered)
+    assert [len(table) for table in found] == [1 + 3, 1 + 14 + 3]
+    assert {len(row) for row in found[0]} == {9}
+    assert {len(row) for row in found[1]} == {2 + 3}
+
+
+@hostile_texts()
+def test_markdown_shows_a_text_as_it_stands(text: str) -> None:
+    token = MarkdownIt("commonmark").parse(f"x {markdown.escape(text)} x")[1]
+    shown = "".join(child.content for child in token.children or [])
+    assert shown == f"x {''.join(c if c.isprintable() else ' ' for c in text)} x"
+
+
+@pytest.mark.parametrize("address", ["http://evil.example", "www.evil.example", "ftp://evil.example"])
+def test_no_address_becomes_a_link_where_addresses_do(address: str) -> None:
+    """GitHub makes links of bare addresses that start with a scheme or www."""
+    escaped = markdown.escape(address)
+    assert "://" not in escaped
+    assert "www." not in escaped
+
+
+@hostile_texts()
+def test_csv_keeps_its_structure_whatever_a_record_says(text: str) -> None:
+    made = hostile_records(text)
+    rendered = table_csv.render(made)
+    rendered.encode()
+    lines = list(csv.reader(io.StringIO(rendered)))
+    assert len(lines) == 1 + 3
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert len(pd.read_csv(io.StringIO(rendered))) == 3
+    for line in lines[1:]:
+        for cell in line:
+            assert cell.isprintable()
+            is_number = re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", cell)
+            assert is_number or not cell.lstrip().startswith(("=", "+", "-", "@"))
+
+
+@hostile_texts()
+def test_a_terminal_gets_no_control_characters_whatever_a_record_says(text: str) -> None:
+    shown = in_terminal(hostile_records(text))
+    assert not set(map(ord, shown)) & ({*range(32), *range(127, 160)} - {10})
+    shown.encode()
+    if "[bold" in text:
+        assert "[bold" in shown  # and markup is shown, not obeyed
+
+
+@hostile_texts()
+def test_progress_is_one_line_without_control_characters_whatever_a_record_says(text: str) -> None:
+    for cell in hostile_records(text):
+        stream = io.StringIO()
+        lines = Lines(Console(file=stream, width=80))
+        lines.started(cell, done=0, total=1, left_s=0)
+        lines.finished(cell)
+        shown = stream.getvalue()
+        assert shown.endswith("\n")
+        assert shown[:-1].isprintable()
+
+
+def test_a_growing_table_survives_hostile_records_and_shows_what_runs() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=200, color_system=None)
+    with Live(console=console, auto_refresh=False) as live:
+        screen = Screen(live)
+        for cell in [*a_run(TWO), *hostile_records("[bold]\x1b[2J|\n")]:
+            screen.started(cell, done=1, total=2, left_s=100)
+            screen.finished(cell)
+    assert "running: mnist_mlp fast speed round 3" in stream.getvalue()
+    assert "\x1b[2J" not in stream.getvalue()
+
+
+def test_records_with_figures_that_cannot_be_do_not_end_in_a_traceback() -> None:
+    """They are refused when they are read, or shown."""
+    timings = a_record().timings
+    assert timings is not None
+    for odd in (
+        msgspec.structs.replace(timings, window_s=0.0),
+        msgspec.structs.replace(timings, window_s=5e-324),
+        msgspec.structs.replace(timings, window_s=-1.0),
+        msgspec.structs.replace(timings, items=0),
+        msgspec.structs.replace(timings, items=10**400),
+        msgspec.structs.replace(timings, blocks_s=[]),
+        msgspec.structs.replace(timings, block_steps=0),
+        msgspec.structs.replace(timings, first_step_s=-1.0),
+    ):
+        try:
+            made = record.decode(record.encode(a_record(timings=odd)))
+        except record.RecordError:
+            continue
+        markdown.render([made])
+        table_csv.render([made])
+    for target in ("", " ", "x"):
+        try:
+            made = record.decode(record.encode(a_record(target=target)))
+        except record.RecordError:
+            continue
+        markdown.render([made])
+
+
+def test_the_slowest_figures_are_shown_too() -> None:
+    made = a_run({"one": [1e-6, 1.1e-6], "two": [1e12, 1.1e12]})
+    assert table_of(made)["one"]["images/s"].startswith("0.00000105 (")
+    assert a_timing(1.0).window_s == 1000
