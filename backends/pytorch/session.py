@@ -45,7 +45,7 @@ class DeviceBatch(NamedTuple):
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor  # int64[B] or int64[B, T]
-    weights: torch.Tensor  # of the labels' shape, divided by their sum
+    weights: torch.Tensor | None  # of the labels' shape, divided by their sum; None where nothing is padding
 
 
 class TorchSession:
@@ -73,11 +73,12 @@ class TorchSession:
             torch.cuda.reset_peak_memory_stats()
 
     def put(self, batch: Batch) -> DeviceBatch:
-        weights = self._cast(batch.weights)
         self._example = DeviceBatch(
             {name: self._to_device(self._cast(value)) for name, value in batch.inputs.items()},
             self._to_device(batch.labels.astype(np.int64)),
-            self._to_device(weights / weights.sum()),
+            None
+            if batch.weights.all()
+            else self._to_device(self._cast(batch.weights / batch.weights.sum(dtype="float64"))),
         )
         return self._example
 
@@ -204,6 +205,8 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(logits: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+    if batch.weights is None:  # the plain mean, in one kernel
+        return F.cross_entropy(logits.flatten(0, -2), batch.labels.flatten())
     return torch.dot(_losses(logits, batch.labels).flatten(), batch.weights.flatten())
 
 

@@ -43,14 +43,15 @@ class AdamWithCorrectedEpsilon(keras.optimizers.AdamW):
         first, second = self._momentums[index], self._velocities[index]
         self.assign_add(first, (gradient - first) * (1 - self.beta_1))
         self.assign_add(second, (tf.square(gradient) - second) * (1 - self.beta_2))
-        first_hat = first / self._bias_correction(self.beta_1, variable.dtype)
-        second_hat = second / self._bias_correction(self.beta_2, variable.dtype)
-        self.assign_sub(variable, learning_rate * first_hat / (tf.sqrt(second_hat) + self.epsilon))
+        # Scalars first: a division of every element costs more than a multiplication.
+        rate = learning_rate * self._inverse_correction(self.beta_1, variable.dtype)
+        second_hat = second * self._inverse_correction(self.beta_2, variable.dtype)
+        self.assign_sub(variable, rate * first / (tf.sqrt(second_hat) + self.epsilon))
 
-    def _bias_correction(self, beta: float, dtype: Any) -> tf.Tensor:
+    def _inverse_correction(self, beta: float, dtype: Any) -> tf.Tensor:
         # A scalar in double, as PyTorch has it: in single precision 1 - 0.999^t has lost half its digits at t = 1.
         update = tf.cast(self.iterations + 1, tf.float64)
-        return tf.cast(1 - tf.pow(tf.constant(beta, tf.float64), update), dtype)
+        return tf.cast(1 / (1 - tf.pow(tf.constant(beta, tf.float64), update)), dtype)
 
 
 class WarmupAndDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -88,6 +89,7 @@ class TensorFlowSession:
         self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
         self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
+        self._no_padding: tf.Tensor | None = None
         self._example: DeviceBatch | None = None  # the last batch, to find the graph that it ran through
         # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step, where it pays.
         self._xla = self._model.xla and all(layer.supports_jit for layer in self._model.keras.layers)
@@ -100,7 +102,8 @@ class TensorFlowSession:
     def put(self, batch: Batch) -> DeviceBatch:
         self._inputs = tuple(batch.inputs)
         with tf.device(self._device):
-            self._example = tuple(map(self._to_device, (*batch.inputs.values(), batch.labels, batch.weights)))
+            tensors = map(self._to_device, (*batch.inputs.values(), batch.labels))
+            self._example = (*tensors, self._weights_on_device(batch.weights))
         return self._example
 
     def train_step(self, batch: DeviceBatch) -> tf.Tensor:
@@ -193,6 +196,14 @@ class TensorFlowSession:
 
     def _to_device(self, value: Array) -> tf.Tensor:
         return tf.convert_to_tensor(value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value)
+
+    def _weights_on_device(self, weights: Array) -> tf.Tensor:
+        # Only an epoch's last batch is padded: the weights of all others are one tensor, copied once.
+        if not weights.all():
+            return self._to_device(weights)
+        if self._no_padding is None or self._no_padding.shape != weights.shape:
+            self._no_padding = self._to_device(weights)
+        return self._no_padding
 
     def _carried(self, batch: DeviceBatch) -> State:
         return self._zero_state(batch) if self._state is None else self._state
