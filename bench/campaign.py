@@ -45,11 +45,12 @@ class Campaign:
         absent = {name for name, _ in self.choice.absent}
         return all(done.status == "ok" for done in self.records if done.backend not in absent)
 
-    def run(self) -> None:
+    def run(self, after_task: Callable[[], object] = lambda: None) -> None:
         """Runs everything; an interruption leaves a record for each process that did not run."""
         try:
             for plan in self.plans:
                 self._run_task(plan)
+                after_task()
         except (KeyboardInterrupt, SystemExit):
             for cell in list(self._upcoming):
                 self._keep(msgspec.structs.replace(cell, reason="the run was interrupted"))

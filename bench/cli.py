@@ -110,7 +110,7 @@ def run(output: Path | None, **options: Any) -> None:
     with progress_on(sys.stderr) as progress:
         running = campaign.Campaign(plans, choice, folder, progress)
         try:
-            running.run()
+            running.run(after_task=lambda: _write_tables(folder))  # the first task's table need not wait for the others
         except OSError as error:
             raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact") from error
         finally:

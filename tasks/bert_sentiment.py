@@ -199,7 +199,7 @@ def _quick(data_dir: DataDir) -> Preset:
         hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=1_000, batch_size=32
     )
     return Preset(
-        task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=5, seeds=2,
+        task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=3, seeds=2,
         target=Target("accuracy", at_least=0.85),
     )  # fmt: skip
 

@@ -174,7 +174,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
         ),
         "quick": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=500, model=small),
-            warmup_steps=20, block_steps=10, blocks=10, rounds=5, seeds=2, target=Target("perplexity", at_most=230),
+            warmup_steps=20, block_steps=10, blocks=10, rounds=3, seeds=2, target=Target("perplexity", at_most=230),
         ),
         "standard": lambda: Preset(
             task=GruLm(source="wikitext-2", batch_size=20, window=35, steps=300, data_dir=data_dir),
