@@ -9,8 +9,12 @@ to the task's budget and evaluate. The clock is `time.perf_counter`, which is mo
 import re
 import sys
 import time
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import msgspec
 
@@ -65,8 +69,21 @@ def hide_what_is_not_measured(backend: str) -> None:
     """
     if backend in backends.BACKENDS:
         others = {module for name, entry in backends.BACKENDS.items() if name != backend for module in entry.needs}
-        for module in {*others, *HARNESS_ONLY} - set(backends.BACKENDS[backend].needs):
-            sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # None: the import system's way to say "not there"
+        hidden = {*others, *HARNESS_ONLY} - set(backends.BACKENDS[backend].needs)
+        sys.meta_path[:] = [_Hiding(hidden) if finder is PathFinder else finder for finder in sys.meta_path]
+
+
+class _Hiding:
+    """The import system's finder of installed modules, blind to some names."""
+
+    def __init__(self, hidden: set[str]) -> None:
+        self.hidden = hidden
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        return None if name in self.hidden else PathFinder.find_spec(name, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(PathFinder, name)  # `find_distributions` and `invalidate_caches`
 
 
 def _parity(asked: Record, preset: Preset) -> Record:

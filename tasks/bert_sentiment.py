@@ -189,7 +189,7 @@ def _smoke(data_dir: DataDir) -> Preset:
         hidden=32, layers=1, heads=2, generated=Generated(train=256, held_out=100), train_steps=20, batch_size=16
     )
     return Preset(
-        task=task, warmup_steps=2, block_steps=2, blocks=10, rounds=2, seeds=1,
+        task=task, warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
         target=Target("accuracy", at_least=0.3),
     )  # fmt: skip
 
