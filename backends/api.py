@@ -69,6 +69,20 @@ class Session(Protocol):
         """The current parameters under canonical names and layouts."""
         ...
 
+    def matmul(self, left: Array, right: Array, *, times: int) -> Any:
+        """A handle of left @ right @ right ..., `times` products one after the other, as the model's own are computed.
+
+        Square float32 matrices go in. For the probe of the precision and of the matrix rate; it changes nothing.
+        """
+        ...
+
+    def compilations(self) -> int | None:
+        """How often something was traced or compiled since the session was opened; None if nothing ever is.
+
+        A difference over the timed window makes the record invalid.
+        """
+        ...
+
     def device_memory(self) -> DeviceMemory | None:
         """The allocator's peaks; None on a CPU, where no framework keeps them."""
         ...

@@ -13,13 +13,17 @@ import msgspec
 import backends
 from bench import gate, launch, record
 from bench.plan import Choice, TaskPlan
-from bench.record import Kind, Record, RecordError
+from bench.record import Kind, Ladder, Record, RecordError
 from bench.worker import Request
 
 DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "speed": 900, "memory": 900, "quality": 7200}
 ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "speed": 8, "memory": 6, "quality": 10}  # until one was seen
 
-Climb = Callable[[Record], Record]
+SAID = (
+    "status", "reason", "target_reached", "timings", "probe", "disturbance", "energy", "memory", "quality", "remarks",
+    "settings", "versions",
+)  # fmt: skip
+"""The fields that a worker fills in."""
 
 
 class Progress(Protocol):
@@ -68,12 +72,16 @@ class Campaign:
             self._write(cell)
             self.progress.finished(cell)
         fallen: dict[str, Record] = {}
+        ladders: dict[str, list[Ladder]] = {}
         for cell in self._cells(plan):
+            cell = msgspec.structs.replace(cell, parity=ladders.get(cell.backend, []))
             if cell.backend in fallen:
                 why = f"not run: {fallen[cell.backend].reason}"
                 self._keep(msgspec.structs.replace(cell, status="skipped", reason=why))
                 continue
             done = self._execute(cell)
+            if cell.kind == "parity":
+                ladders[cell.backend] = done.parity
             if cell.kind == "parity" and done.status != "ok":
                 fallen[cell.backend] = done
 
@@ -158,8 +166,9 @@ def _outcome(cell: Record, ending: launch.Ending, answer_path: Path) -> Record:
         reason = f"the process left no readable record: {str(error).partition(': not a record: ')[2]}"
         return msgspec.structs.replace(cell, status="failed", reason=reason, wall_s=ending.wall_s)
     # Only what a worker may say is taken from it; what was asked stays as it was asked.
-    said = ("status", "reason", "target_reached", "parity", "timings", "memory", "quality", "settings", "versions")
-    return msgspec.structs.replace(cell, wall_s=ending.wall_s, **{field: getattr(answer, field) for field in said})
+    parity = answer.parity if cell.kind == "parity" else cell.parity
+    said = {field: getattr(answer, field) for field in SAID}
+    return msgspec.structs.replace(cell, wall_s=ending.wall_s, parity=parity, **said)
 
 
 def _now() -> str:

@@ -90,6 +90,8 @@ def make(name: str, choice: Choice) -> TaskPlan:
         spec_hash=hash_json(spec),
         data=Data(data.name, data.description, data.sha256),
         target=str(preset.target),
+        equivalence_margin=preset.target.margin,
+        step_flops=getattr(preset.task, "step_flops", None),
         machine=machine.describe(),
         started_utc="",
     )

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-SCHEMA = 1
-"""Raised whenever a field is added, removed or changes its meaning."""
+from bench import history
+
+SCHEMA = 2
+"""Raised whenever a field is added, removed or changes its meaning; bench/history.py reads the older ones."""
 
 MEASUREMENT = 1
 """Raised whenever a figure would come out differently for the same program; figures of two versions are not compared."""
@@ -85,6 +87,54 @@ class Timings(Model, frozen=True):
     blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_steps updates and one barrier each
     window_s: Window  # from the first block's start to the last one's end
     items: Count  # images, tokens or sentences in the window, padding left out
+    tokens: Count | None = None  # not padding, in the window; None where the items are tokens or there are none
+    barrier_s: Seconds | None = None  # one barrier when there is nothing to wait for
+    unfinished_s: Seconds | None = None  # work that was still undone after a barrier: the barrier's self-check
+    compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
+    cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
+
+
+class GpuState(Model, frozen=True):
+    """A GPU at the end of the window, as its driver describes it; None where it does not."""
+
+    clock_mhz: Count | None
+    temperature_celsius: int | None
+    power_watts: float | None
+    throttle_reasons: list[str] | None
+    other_processes: Annotated[int, Meta(ge=0)] | None  # that use the card besides this one
+
+
+class Disturbance(Model, frozen=True):
+    """What else the machine did during the window; see bench/disturbance.py for the sources and the rule."""
+
+    load: float | None  # processes that wanted to run, mean of the minute before the process started
+    others_share: float | None  # of the usable cores' time in the window, used by other processes
+    stolen_share: float | None  # of the usable cores' time in the window, taken by the hypervisor
+    involuntary_switches: Annotated[int, Meta(ge=0)] | None
+    major_page_faults: Annotated[int, Meta(ge=0)] | None
+    cpu_mhz: float | None
+    gpu: GpuState | None = None
+    disturbed: str | None = None  # why the rule excludes this round; None where it does not
+
+
+class Probe(Model, frozen=True):
+    """A matrix product in the framework, on the device and in the precision that were timed, after the window."""
+
+    error: float  # relative to the product in double precision: about 1e-7 is float32, 1e-4 to 1e-3 TF32, 1e-3 to 1e-2 bfloat16
+    size: Count  # rows and columns of the matrices below
+    flops_per_second: Window  # of a chain of square products
+
+
+class Energy(Model, frozen=True):
+    """What the hardware's own counter says about the window, or the reason why it says nothing."""
+
+    joules: Window | None
+    source: str | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.joules is None and not self.reason:
+            raise ValueError("a figure that was not measured needs a reason")
 
 
 class Bytes(Model, frozen=True):
@@ -104,8 +154,9 @@ class Memory(Model, frozen=True):
     host_import: Bytes  # resident after the framework was imported
     host_peak: Bytes  # the process's highest resident set
     host_peak_training: Bytes  # the same, from the end of set-up on
-    device_peak_allocated: Bytes
-    device_peak_reserved: Bytes
+    device_peak_allocated: Bytes  # by the framework's allocator, since the session was opened
+    device_peak_reserved: Bytes  # the allocator's pool
+    device_peak_process: Bytes = Bytes(None, "not recorded")  # the driver's view of the card, minus its idle baseline
 
 
 class Quality(Model, frozen=True):
@@ -154,10 +205,18 @@ class Record(Model, frozen=True, kw_only=True):
     data: Data
     target: Text
     target_reached: bool | None = None
-    parity: list[Ladder] = []
+    equivalence_margin: Window | None = None  # how far two backends' means of the target's metric may lie apart
+    step_flops: Count | None = None  # of the model in one training step, from the spec
+    threads: Count | None = None  # cores that were asked for; None: all that the process may use
+    key: str = ""  # hash of everything on which this record depends: what a resumed run need not do again
+    parity: list[Ladder] = []  # this backend's ladder, in every record of it
     timings: Timings | None = None
+    probe: Probe | None = None
+    disturbance: Disturbance | None = None
+    energy: Energy | None = None
     memory: Memory | None = None
     quality: Quality | None = None
+    remarks: list[Text] = []  # what a reader of the figures must know
     settings: dict[str, Setting] = {}
     versions: dict[str, str] = {}
     machine: Machine
@@ -183,6 +242,8 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
         schema = plain.get("schema") if isinstance(plain, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise RecordError(f"schema {schema} is newer than this program's {SCHEMA}; update framework-bench")
+        if isinstance(schema, int) and kind is Record:
+            plain = history.upgraded(plain, schema)
         value = msgspec.convert(plain, type=kind, strict=True)
     except RecordError:
         raise

@@ -22,7 +22,7 @@ import backends
 import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
-from bench import loop, memory, record, sampling
+from bench import disturbance, loop, machine, matrix, memory, record, sampling
 from bench.record import Ladder, Memory, Model, Quality, Record, Status, Timings
 from tasks.spec import Params, Preset, SpecError
 
@@ -30,6 +30,8 @@ HARNESS_ONLY = ("matplotlib", "pandas", "sklearn")
 """Installed for the tables and the data, and imported by Keras wherever it finds them."""
 
 SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
+
+MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
 
 MEMORY_STEPS = 50  # beyond the warm-up; allocators reach their peak in the first few
 
@@ -128,14 +130,31 @@ def _speed(asked: Record, preset: Preset) -> Record:
     session = _open(backend, preset, asked, params)
     session.wait()
     built = time.perf_counter()
-    window = loop.measure(session, preset, clock=time.perf_counter)
+    watch = disturbance.Watch(gpu=asked.device == "gpu")
+    window = loop.measure(session, preset, clock=time.perf_counter, around=watch)
+    batches = preset.task.train_batches(seed=0)
+    barrier_s, unfinished_s = loop.check_barrier(session, batches, clock=time.perf_counter)
     timings = Timings(
         import_s=imported - start,
         build_s=built - before_build,
         block_steps=preset.block_steps,
+        barrier_s=barrier_s,
+        unfinished_s=unfinished_s,
+        cpu_s=watch.cpu_s,
         **vars(window),
     )
-    return _finished(asked, backend, session, timings=timings)
+    faults = loop.faults(timings)
+    probe = matrix.probe(session, device=asked.device, clock=time.perf_counter)
+    if not matrix.agrees(asked.precision, probe.error):
+        faults.append(f"{asked.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
+    cores = machine.usable_cores()
+    if watch.cpu_s > MOST_CPU * cores * window.window_s:
+        faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {cores}")
+    unsteady = loop.unsteady(window.blocks_s)
+    return _finished(
+        asked, backend, session, faults=faults, timings=timings, probe=probe, disturbance=watch.disturbance,
+        remarks=[unsteady] if unsteady else [],
+    )  # fmt: skip
 
 
 def _memory(asked: Record, preset: Preset) -> Record:
@@ -185,13 +204,17 @@ def _open(backend: Backend, preset: Preset, asked: Record, params: Params) -> Se
     return backend.open_session(preset.task, params, options)
 
 
-def _finished(asked: Record, backend: Backend, session: Session, **measured: object) -> Record:
+def _finished(
+    asked: Record, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: object
+) -> Record:
+    """The record of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
     settings = dict(session.settings())
-    status: Status = "ok"
-    reason = None
+    found = list(faults)
     for name, wanted in (("device", asked.device), ("precision", asked.precision)):
         if settings.get(name) != wanted:
-            status, reason = "invalid", f"{name} {wanted} was asked for, {settings.get(name)} was in force"
+            found.append(f"{name} {wanted} was asked for, {settings.get(name)} was in force")
+    status: Status = "invalid" if found else "ok"
+    reason = record.one_line("; ".join(found)) or None
     return msgspec.structs.replace(
         asked, status=status, reason=reason, settings=settings, versions=dict(backend.versions()), **measured
     )

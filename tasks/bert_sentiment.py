@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks import batching, checkpoint, reviews, sentiment_data
-from tasks.bert import BertConfig, fresh
+from tasks.bert import CLASSES, BertConfig, fresh
 from tasks.checkpoint import Checkpoint, HubModel
 from tasks.spec import (
     AdamW,
@@ -38,6 +38,10 @@ from tasks.spec import (
 )
 
 CLASS_NAMES = ("negative", "positive")
+
+SUSPICIOUS = 0.97
+"""A higher accuracy on SST-2 than any published for encoders of these sizes (BERT-large: 94.9 %; Devlin et al., 2019, table 1):
+the answers were in the inputs."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,15 @@ class BertSentiment:
     def tokens(self, batch: Batch) -> int:
         """Non-padding tokens of the sentences that count."""
         return int(np.sum(batch.inputs["mask"][batch.weights != 0]))
+
+    @property
+    def step_flops(self) -> int:
+        """2 per multiplication and addition, forward, and twice that backward; padding is computed, and counted."""
+        hidden, length = self.model.hidden, self.max_length
+        matrices = 4 * hidden**2 + 2 * hidden * self.model.intermediate  # of a layer, per token
+        attention = 2 * length * hidden  # scores and weighted values, per token
+        encoder = length * self.model.layers * (matrices + attention)
+        return 6 * self.batch_size * (encoder + hidden**2 + CLASSES * hidden)
 
     def init_params(self, seed: int) -> Params:
         if self.checkpoint is None:
@@ -190,7 +203,7 @@ def _smoke(data_dir: DataDir) -> Preset:
     )
     return Preset(
         task=task, warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
-        target=Target("accuracy", at_least=0.3),
+        target=Target("accuracy", at_least=0.3, margin=0.02),
     )  # fmt: skip
 
 
@@ -200,7 +213,7 @@ def _quick(data_dir: DataDir) -> Preset:
     )
     return Preset(
         task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=3, seeds=2,
-        target=Target("accuracy", at_least=0.85),
+        target=Target("accuracy", at_least=0.85, margin=0.02),
     )  # fmt: skip
 
 
@@ -227,7 +240,7 @@ def _standard(data_dir: DataDir) -> Preset:
     task = _fine_tuned(checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir)
     return Preset(
         task=task, warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=2,
-        target=Target("accuracy", at_least=0.84),
+        target=Target("accuracy", at_least=0.84, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip
 
 
@@ -238,7 +251,7 @@ def _full(data_dir: DataDir) -> Preset:
     )
     return Preset(
         task=task, warmup_steps=20, block_steps=10, blocks=20, rounds=8, seeds=5,
-        target=Target("accuracy", at_least=0.91),
+        target=Target("accuracy", at_least=0.91, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip
 
 

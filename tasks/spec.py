@@ -116,9 +116,13 @@ class Target:
     metric: str
     at_least: float | None = None
     at_most: float | None = None
+    margin: float | None = None  # means of two backends that are no further apart are equivalent
 
     def reached(self, value: float) -> bool:
-        """Whether `value` is inside the target; NaN never is."""
+        """Whether `value` is inside the target; NaN never is.
+
+        The far bound is as much a part of it: what learns too well has seen the answers.
+        """
         low = self.at_least is None or value >= self.at_least
         high = self.at_most is None or value <= self.at_most
         return low and high and value == value
@@ -173,7 +177,9 @@ class Task(Protocol):
     def for_parity(self) -> "Task":
         """The same model code at a size at which float64 NumPy takes seconds, dropout 0.
 
-        A task that also has `forward_at_full_size = True` is compared in addition as it is, with its own initial weights
+        Three optional members: `step_flops`, an int, the floating-point operations of the model's matrix products in one
+        training step; `tokens(batch)`, the tokens of a batch that are not padding, where items are something else; and
+        `forward_at_full_size`: where it is True, the task is compared in addition as it is, with its own initial weights
         and dropout rates: logits and losses of its first held-out batch, in evaluation mode.
         """
         ...

@@ -70,6 +70,9 @@ class MisbehavingSession(ReferenceSession):
         late = self.updates >= LATE and self.misbehaviour == "misses the target"
         return losses, (predictions + 1) % 3 if late else predictions
 
+    def matmul(self, left: Array, right: Array, *, times: int) -> Array:
+        return super().matmul(left, right, times=times).astype(self.options.precision)
+
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
         device = "tpu" if self.misbehaviour == "wrong device" else self.options.device
         precision = "bfloat16" if self.misbehaviour == "wrong precision" else self.options.precision

@@ -1,15 +1,18 @@
 """The training loop on a scripted clock: which seconds are counted, where the barriers stand, what is left out."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count, islice
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from bench import loop
 from bench.loop import DISTINCT_BATCHES, Diverged
+from bench.record import Timings
 from tasks.spec import Batch
 
 STEP_S, WAIT_S, PUT_S = 0.25, 0.5, 0.125  # powers of two: sums are exact
@@ -34,6 +37,7 @@ class RecordingSession:
         self.clock, self.calls = clock, clock.calls
         self.durations = iter([first_step_s])
         self.losses = losses or iter(lambda: 0.5, None)
+        self.compiled: Iterator[int] = iter([])  # the answers to the question how often
 
     def put(self, batch: Batch) -> Batch:
         self.calls.append("put")
@@ -55,6 +59,9 @@ class RecordingSession:
 
     def reset_state(self) -> None:
         self.calls.append("reset")
+
+    def compilations(self) -> int | None:
+        return next(self.compiled, None)
 
     def fetch(self, value: Any) -> Any:
         self.calls.append("fetch")
@@ -111,7 +118,7 @@ def test_one_barrier_per_block_stands_between_its_last_step_and_the_clock() -> N
     step = ["put", "train"]
     first, warmup = [*step, "wait"], [*step, *step, "wait"]
     block = [*step, *step, *step, "wait", "clock"]
-    assert calls == ["clock", *first, "clock", *warmup, "clock", "clock", *block, *block]
+    assert calls == ["clock", *first, "clock", *warmup, "clock", "clock", *block, *block, "clock"]
 
 
 def test_batches_are_built_before_the_clock_starts() -> None:
@@ -170,6 +177,115 @@ def test_a_step_does_not_wait() -> None:
     clock = Clock()
     assert loop.step(RecordingSession(clock), a_batch()) == 0.5
     assert clock.calls == ["put", "train"]
+
+
+def test_what_watches_the_window_is_entered_just_before_it_and_left_just_after() -> None:
+    clock = Clock()
+    around = ExitStack()
+    around.callback(clock.calls.append, "left")
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=2)
+    session = RecordingSession(clock)
+    window = loop.measure(session, preset, clock=clock, min_window_s=0, around=around)
+    assert clock.calls[-3:] == ["clock", "clock", "left"]
+    assert len(window.blocks_s) == 2
+
+
+def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -> None:
+    clock = Clock()
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=2)
+    for answers, expected in (((3, 3), 0), ((3, 5), 2), ((), None)):
+        session = RecordingSession(clock)
+        session.compiled = iter(answers)
+        assert loop.measure(session, preset, clock=clock, min_window_s=0).compilations == expected
+
+
+def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> None:
+    clock = Clock()
+    preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=1, block_steps=2, blocks=3)
+    assert loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0).tokens is None
+    preset.task.tokens = lambda batch: 10 * batch.items
+    assert loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0).tokens == 2 * 3 * 40
+
+
+# The barrier.
+
+
+class AsynchronousSession(RecordingSession):
+    """Queues its work: a step returns at once, and whoever waits for a part of it lets time pass."""
+
+    LOSS_S, REST_S = 1.0, 2.0  # of a step: until its loss is there, and from then until its weights are
+
+    def __init__(self, clock: Clock, waits_for: str) -> None:
+        super().__init__(clock)
+        self.waits_for, self.pending_s = waits_for, 0.0
+
+    def train_step(self, batch: Batch) -> float:
+        self.pending_s += self.LOSS_S + self.REST_S
+        return 0.5
+
+    def wait(self) -> None:
+        left = {"nothing": self.pending_s, "the loss": min(self.pending_s, self.REST_S), "everything": 0.0}[
+            self.waits_for
+        ]
+        self.clock.now += self.pending_s - left
+        self.pending_s = left
+
+    def params(self) -> dict[str, Any]:
+        self.clock.now += self.pending_s + 0.125
+        self.pending_s = 0.0
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("waits_for", "unfinished_s", "fault"),
+    [("everything", 0, None), ("the loss", 2, "67% of a step"), ("nothing", 3, "100% of a step")],
+)
+def test_a_barrier_that_does_not_wait_for_the_weights_is_caught(
+    waits_for: str, unfinished_s: float, fault: str | None
+) -> None:
+    clock = Clock()
+    session = AsynchronousSession(clock, waits_for)
+    _, found = loop.check_barrier(session, endless(a_batch()), clock=clock)
+    assert found == unfinished_s
+    faults = loop.faults(msgspec.structs.replace(STEADY, unfinished_s=found))
+    assert [fault in told for told in faults] == ([True] if fault else [])
+
+
+STEADY = Timings(
+    import_s=1, build_s=1, first_step_s=1, warmup_s=1, block_steps=2, blocks_s=[6.0] * 10, window_s=60.0, items=1000,
+    compilations=0, unfinished_s=0.0,
+)  # fmt: skip
+
+
+def test_steady_timings_have_no_fault() -> None:
+    assert loop.faults(STEADY) == []
+    assert loop.faults(msgspec.structs.replace(STEADY, compilations=None, unfinished_s=None)) == []
+
+
+def test_a_compilation_in_the_window_is_a_fault() -> None:
+    (fault,) = loop.faults(msgspec.structs.replace(STEADY, compilations=1))
+    assert "1 compilations inside the timed window" in fault
+
+
+@pytest.mark.parametrize(("window_s", "faulty"), [(60.5, False), (61.0, True), (59.0, True)])
+def test_blocks_that_do_not_add_up_to_the_window_are_a_fault(window_s: float, faulty: bool) -> None:
+    faults = loop.faults(msgspec.structs.replace(STEADY, window_s=window_s))
+    assert [("apart" in fault) for fault in faults] == [True] * faulty
+
+
+@pytest.mark.parametrize(
+    ("blocks_s", "told"),
+    [
+        ([1.0] * 12, None),
+        ([1.0] * 6 + [1.09] * 6, None),
+        ([1.0] * 6 + [1.2] * 6, "20% more time"),
+        ([2.0, 2.0, 2.0] + [1.0] * 9, "50% less time"),
+        ([1.0] * 11 + [9.0], None),  # one slow block is noise
+    ],
+)
+def test_a_window_that_is_not_steady_is_told(blocks_s: list[float], told: str | None) -> None:
+    remark = loop.unsteady(blocks_s)
+    assert (told in remark) if told and remark else (told is remark)
 
 
 # Training to a budget.

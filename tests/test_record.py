@@ -12,36 +12,20 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from bench import record
+from bench import history, record
 from bench.record import MAX_BYTES, SCHEMA, Bytes, Memory, Quality, Record, RecordError, Rung, Timings
 from tests.conftest import NO_ALLOCATOR, a_ladder, a_memory, a_quality, a_record, a_row
 
-GOLDEN = """
-{"schema": 1, "measurement": 1, "kind": "speed", "status": "ok", "reason": null, "task": "mnist_mlp", "preset": "quick",
- "unit": "images", "backend": "pytorch", "device": "cpu", "precision": "float32", "round": 2, "position": 3, "seed": 0,
- "order_seed": 1234, "spec": {"task": "mnist_mlp", "batch_size": 32, "model": {"widths": [784, 128, 10]}},
- "spec_hash": "abc", "data": {"name": "digits", "description": "real digits", "sha256": "def"},
- "target": "accuracy >= 0.93", "target_reached": null,
- "parity": [{"precision": "float64", "device": "cpu", "rungs": [
-   {"number": 1, "name": "parameters", "difference": 0.0, "tolerance": 0.0, "where": "names", "passed": true},
-   {"number": 2, "name": "forward", "difference": null, "tolerance": 1e-10, "where": "logits", "passed": false}]}],
- "timings": {"import_s": 1.5, "build_s": 0.5, "first_step_s": 0.25, "warmup_s": 0.125, "block_steps": 50,
-   "blocks_s": [0.5, 0.5], "window_s": 1.0, "items": 3200},
- "memory": {"host_import": {"bytes": 1000, "reason": null}, "host_peak": {"bytes": 2000, "reason": null},
-   "host_peak_training": {"bytes": null, "reason": "only Linux keeps this counter"},
-   "device_peak_allocated": {"bytes": null, "reason": "no"}, "device_peak_reserved": {"bytes": null, "reason": "no"}},
- "quality": {"steps": 900, "train_s": 3.5, "evaluate_s": 0.25, "metrics": {"accuracy": 0.9625},
-   "curve": [[1, 0.5, 2.25], [900, 3.5, 0.125]]},
- "settings": {"device": "cpu", "threads": 2, "fused": true, "x": 0.5, "y": null}, "versions": {"torch": "2.13.0"},
- "machine": {"cpu": "A CPU", "cores": 2, "memory_bytes": 8000000000, "gpu": null, "gpu_driver": null,
-   "os": "Linux 6.1 x86_64", "python": "3.11.7"},
- "started_utc": "2026-01-01T00:00:00Z", "wall_s": 5.5}
-"""  # as the first release wrote it: never edited, only added to
+GOLDEN = Path(__file__).parent / "golden"
+"""A record of every schema, as its program wrote it: never edited, only added to."""
+
+FIRST = (GOLDEN / "record-schema-1.json").read_text()
+NEWEST = (GOLDEN / f"record-schema-{SCHEMA}.json").read_text()
 
 
 def plain(**changes: Any) -> dict[str, Any]:
     """A valid record as JSON values, with some fields set to something else."""
-    return {**json.loads(GOLDEN), **changes}
+    return {**json.loads(NEWEST), **changes}
 
 
 def refusal(content: bytes) -> str:
@@ -67,7 +51,7 @@ def contains(new: Any, old: Any) -> bool:
 
 
 def test_a_record_of_the_first_release_still_reads() -> None:
-    read: Record = record.decode(GOLDEN.encode())
+    read: Record = record.decode(FIRST.encode())
     assert (read.backend, read.round, read.position, read.spec["batch_size"]) == ("pytorch", 2, 3, 32)
     assert read.timings == Timings(1.5, 0.5, 0.25, 0.125, 50, [0.5, 0.5], 1.0, 3200)
     assert read.memory is not None
@@ -78,7 +62,32 @@ def test_a_record_of_the_first_release_still_reads() -> None:
     assert not read.parity[0].passed
     assert read.settings == {"device": "cpu", "threads": 2, "fused": True, "x": 0.5, "y": None}
     # Written again it has every field that it had; only fields that came later are added.
-    assert contains(json.loads(record.encode(read)), json.loads(GOLDEN))
+    assert contains(json.loads(record.encode(read)), {**json.loads(FIRST), "schema": SCHEMA})
+    assert (read.probe, read.disturbance, read.energy, read.remarks, read.timings.cpu_s) == (None, None, None, [], None)
+
+
+def test_a_record_of_this_schema_comes_back_as_it_is() -> None:
+    assert json.loads(record.encode(record.decode(NEWEST.encode()))) == json.loads(NEWEST)
+
+
+def test_every_schema_has_a_golden_record() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == {f"record-schema-{n}.json" for n in range(1, SCHEMA + 1)}
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
+def test_a_golden_record_of_every_schema_reads_and_has_every_field_of_its_own(path: Path) -> None:
+    old = json.loads(path.read_text())
+    read = json.loads(record.encode(record.decode(path.read_bytes())))
+    assert contains(read, {**old, "schema": SCHEMA})
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, name) for part, names in history.ADDED_IN_2.items() for name in names]
+)
+def test_a_field_of_a_later_schema_is_refused_in_an_older_one(part: str, name: str) -> None:
+    new, old = json.loads(NEWEST), json.loads(FIRST)
+    (old[part] if part else old)[name] = (new[part] if part else new)[name]
+    assert f"schema 1 has no field '{name}'" in refusal(json.dumps(old).encode())
 
 
 @pytest.mark.parametrize("made", a_row("alpha", [10, 20]), ids=lambda made: f"{made.kind}-{made.round}-{made.seed}")
@@ -141,29 +150,29 @@ def test_what_is_no_number_is_never_written(tmp_path: Path, value: float) -> Non
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 def test_what_is_no_number_is_refused(literal: str) -> None:
-    content = GOLDEN.replace('"wall_s": 5.5', f'"wall_s": {literal}').encode()
+    content = FIRST.replace('"wall_s": 5.5', f'"wall_s": {literal}').encode()
     assert literal in refusal(content)
 
 
 def test_a_number_of_hundreds_of_digits_is_refused() -> None:
     for field in ('"round": 2', '"items": 3200', '"bytes": 2000', '"memory_bytes": 8000000000', '"threads": 2'):
-        assert field in GOLDEN
-        refusal(GOLDEN.replace(field, field.partition(":")[0] + ": 1" + "0" * 400).encode())
-    refusal(GOLDEN.replace('"round": 2', '"round": 1' + "0" * 5000).encode())
+        assert field in FIRST
+        refusal(FIRST.replace(field, field.partition(":")[0] + ": 1" + "0" * 400).encode())
+    refusal(FIRST.replace('"round": 2', '"round": 1' + "0" * 5000).encode())
 
 
 def test_a_key_that_stands_twice_is_refused_at_any_depth() -> None:
-    assert "'task' stands twice" in refusal(GOLDEN.replace('"task"', '"task": "other", "task"', 1).encode())
-    assert "'cores' stands twice" in refusal(GOLDEN.replace('"cores"', '"cores": 4, "cores"').encode())
-    assert "'widths' stands twice" in refusal(GOLDEN.replace('"widths"', '"widths": 1, "widths"').encode())
+    assert "'task' stands twice" in refusal(FIRST.replace('"task"', '"task": "other", "task"', 1).encode())
+    assert "'cores' stands twice" in refusal(FIRST.replace('"cores"', '"cores": 4, "cores"').encode())
+    assert "'widths' stands twice" in refusal(FIRST.replace('"widths"', '"widths": 1, "widths"').encode())
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        GOLDEN.replace('"task"', '"host_name": "mine", "task"', 1),
-        GOLDEN.replace('"cores"', '"user": "me", "cores"'),
-        GOLDEN.replace('"import_s"', '"x": 1, "import_s"'),
+        FIRST.replace('"task"', '"host_name": "mine", "task"', 1),
+        FIRST.replace('"cores"', '"user": "me", "cores"'),
+        FIRST.replace('"import_s"', '"x": 1, "import_s"'),
     ],
 )
 def test_an_unknown_field_is_refused_and_named(content: str) -> None:
@@ -173,7 +182,7 @@ def test_an_unknown_field_is_refused_and_named(content: str) -> None:
 def test_a_hostile_key_does_not_reach_the_terminal() -> None:
     refusal(json.dumps(plain() | {"\x1b[2J\nok": 1}).encode())
     refusal(json.dumps(plain() | {"\ud800": 1}).encode())
-    refusal(GOLDEN.replace('"task"', '"\\u001b[2J": 1, "\\u001b[2J": 1, "task"', 1).encode())
+    refusal(FIRST.replace('"task"', '"\\u001b[2J": 1, "\\u001b[2J": 1, "task"', 1).encode())
 
 
 @pytest.mark.parametrize(
@@ -230,8 +239,8 @@ def test_figures_that_cannot_be_are_refused() -> None:
             "blocks_s": '"blocks_s": [0.5, 0.5]', "target": '"target": "accuracy >= 0.93"', "cores": '"cores": 2',
             "bytes": '"bytes": 2000',
         }[name.strip('"')]  # fmt: skip
-        assert known in GOLDEN
-        refusal(GOLDEN.replace(known, bad).encode())
+        assert known in FIRST
+        refusal(FIRST.replace(known, bad).encode())
 
 
 def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
@@ -243,8 +252,8 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
 
 
 def test_content_is_measured_before_it_is_parsed() -> None:
-    assert "larger than" in refusal(b" " * MAX_BYTES + GOLDEN.encode())
-    assert record.decode(GOLDEN.encode() + b" " * (MAX_BYTES - len(GOLDEN.encode())))
+    assert "larger than" in refusal(b" " * MAX_BYTES + FIRST.encode())
+    assert record.decode(FIRST.encode() + b" " * (MAX_BYTES - len(FIRST.encode())))
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
@@ -254,7 +263,7 @@ def test_nesting_without_end_is_refused(opening: str) -> None:
 
 def test_nesting_inside_of_the_free_field_is_refused_or_can_be_written_again() -> None:
     for depth in (10, 100, 500, 900, 960, 980, 990, 1000, 2000):
-        content = GOLDEN.replace('"batch_size": 32', f'"batch_size": {"[" * depth}{"]" * depth}').encode()
+        content = FIRST.replace('"batch_size": 32', f'"batch_size": {"[" * depth}{"]" * depth}').encode()
         try:
             read = record.decode(content)
         except RecordError:
@@ -266,10 +275,10 @@ def test_nesting_inside_of_the_free_field_is_refused_or_can_be_written_again() -
     "content",
     [
         b"", b" \n", b"null", b"[]", b"3", b'"record"', b"{}", b"{", b"\x00\xff\xfe", b"<html></html>",
-        GOLDEN.encode()[:-30], GOLDEN.encode() * 2, GOLDEN.replace("A CPU", "é").encode("latin-1"), GOLDEN.encode("utf-16"),
-        GOLDEN.encode("utf-32-be"), GOLDEN.replace('"task"', "'task'", 1).encode(),
-        GOLDEN.replace("null", "None").encode(),
-        GOLDEN.replace('"wall_s": 5.5', '"wall_s": 5.5,').encode(), GOLDEN.replace("A CPU", "A\nCPU").encode(),
+        FIRST.encode()[:-30], FIRST.encode() * 2, FIRST.replace("A CPU", "é").encode("latin-1"), FIRST.encode("utf-16"),
+        FIRST.encode("utf-32-be"), FIRST.replace('"task"', "'task'", 1).encode(),
+        FIRST.replace("null", "None").encode(),
+        FIRST.replace('"wall_s": 5.5', '"wall_s": 5.5,').encode(), FIRST.replace("A CPU", "A\nCPU").encode(),
     ],
 )  # fmt: skip
 def test_what_is_no_json_in_utf8_or_no_record_is_refused(content: bytes) -> None:
@@ -278,7 +287,7 @@ def test_what_is_no_json_in_utf8_or_no_record_is_refused(content: bytes) -> None
 
 def test_half_a_character_is_refused_or_can_be_written_again() -> None:
     with contextlib.suppress(RecordError):
-        assert record.encode(record.decode(GOLDEN.replace("real digits", "\\ud800").encode()))
+        assert record.encode(record.decode(FIRST.replace("real digits", "\\ud800").encode()))
 
 
 @given(st.binary(max_size=60) | texts.map(str.encode))
@@ -286,9 +295,9 @@ def test_any_bytes_are_refused(content: bytes) -> None:
     refusal(content)
 
 
-@given(at=st.integers(0, len(GOLDEN) - 1), byte=st.integers(0, 255))
+@given(at=st.integers(0, len(FIRST) - 1), byte=st.integers(0, 255))
 def test_one_wrong_byte_ends_in_a_record_or_a_refusal_and_nothing_else(at: int, byte: int) -> None:
-    content = bytearray(GOLDEN.encode())
+    content = bytearray(FIRST.encode())
     content[at] = byte
     with contextlib.suppress(RecordError):
         assert isinstance(record.decode(bytes(content)), Record)
@@ -421,5 +430,5 @@ def test_ok_without_the_figures_of_its_kind_is_refused(made: Record) -> None:
 
 def test_what_was_not_measured_has_a_reason() -> None:
     assert a_memory().device_peak_allocated == NO_ALLOCATOR
-    content = GOLDEN.replace('{"bytes": null, "reason": "no"}', '{"bytes": null, "reason": null}')
+    content = FIRST.replace('{"bytes": null, "reason": "no"}', '{"bytes": null, "reason": null}')
     assert "reason" in refusal(content.encode())

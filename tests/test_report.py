@@ -19,7 +19,7 @@ from rich.live import Live
 
 from bench import record
 from bench.progress import Lines, Screen
-from bench.record import Bytes, Data, Record
+from bench.record import Bytes, Data, Disturbance, Probe, Quality, Record
 from bench.report import markdown, summary, table_csv, terminal
 from tests.conftest import NO_ALLOCATOR, a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing
 
@@ -129,6 +129,7 @@ def test_every_cell_of_a_complete_row() -> None:
         "backend": "slow",
         "images/s": "100.24 (99.55-100.94), n=5",
         "relative to the fastest": "0.4987 (0.4949-0.5026): slower",
+        "of the matrix rate": "not measured",
         "first step": "250 ms",
         "import + build": "1.50 s",
         "host memory peak (after import)": "300 MiB (100 MiB)",
@@ -136,6 +137,67 @@ def test_every_cell_of_a_complete_row() -> None:
         "test accuracy": "95.5 (89.1-101.9) %, n=2",
         "parity": "float64 7/7, float32 7/7",
     }
+
+
+A_WINDOW = Disturbance(
+    load=0.5, others_share=0.0, stolen_share=0.0, involuntary_switches=1, major_page_faults=0, cpu_mhz=2900.0
+)
+
+
+def test_the_share_is_of_the_highest_matrix_rate_that_any_backend_reached() -> None:
+    made = a_run({"slow": SLOW, "fast": FAST}, step_flops=4_000_000, probe=Probe(1e-7, 1024, 50e6))
+    made = replaced(made, lambda r: r.backend == "fast", probe=Probe(1e-7, 1024, 80e6))
+    found = table_of(made)
+    # 50 steps x 4 MFLOP in 1,000 / 100.24 s and 1,000 / 201 s.
+    assert found["slow"]["of the matrix rate"] == "25 %"
+    assert found["fast"]["of the matrix rate"] == "50 %"
+    text = markdown.render(made).replace("\\", "")
+    assert "fast reached 0.0800 GFLOP/s with products of 1024 x 1024 matrices in float32" in text
+    assert "a training step of the model needs 0.00400 GFLOP" in text
+
+
+def test_a_disturbed_round_is_shown_and_takes_part_in_no_figure_of_any_row() -> None:
+    made = a_run({"slow": [*SLOW[:4], 1.0], "fast": FAST}, disturbance=A_WINDOW)
+    told = msgspec.structs.replace(A_WINDOW, disturbed="other processes took 40% of the cores' time")
+    made = replaced(made, lambda r: r.backend == "slow" and r.round == 5, disturbance=told)
+    found = table_of(made)
+    assert [found[name]["images/s"].endswith("n=4") for name in ("slow", "fast")] == [True, True]
+    assert "slow, round 5: " not in found
+    text = markdown.render(made).replace("\\", "")
+    assert "round 5, slow: other processes took 40% of the cores' time" in text
+    assert "times as fast as slow (4 rounds)" in text
+
+
+def test_a_row_whose_rounds_were_all_disturbed_is_not_ranked() -> None:
+    told = msgspec.structs.replace(A_WINDOW, disturbed="the GPU throttled: heat")
+    found = table_of(a_run(TWO, disturbance=told))
+    assert (
+        "every round was disturbed: round 1, slow: the GPU throttled: heat" in found["slow"]["relative to the fastest"]
+    )
+
+
+def test_tokens_and_remarks_stand_below_the_table() -> None:
+    counted = msgspec.structs.replace(a_timing(1000), tokens=5000)
+    made = replaced(a_run(TWO, remarks=["not steady: 20% more"]), lambda r: r.kind == "speed", timings=counted)
+    text = markdown.render(made).replace("\\", "")
+    assert "Tokens per second, padding left out: fast 5,000, slow 5,000" in text
+    assert "slow, speed, round 1: not steady: 20% more" in text
+
+
+def test_precision_recall_and_confusion_of_each_class() -> None:
+    first = {"precision_bad": 0.5, "recall_bad": 0.25, "f1_bad": 1 / 3, "precision_good": 0.75, "recall_good": 1.0,
+             "f1_good": 0.8, "confusion_00": 1.0, "confusion_01": 3.0, "confusion_10": 0.0, "confusion_11": 4.0}  # fmt: skip
+    second = {**first, "precision_bad": 1.0, "confusion_01": 1002.0}
+    made = [
+        a_record(kind="quality", seed=seed, quality=Quality(1, 1.0, 1.0, metrics, []), target_reached=True)
+        for seed, metrics in enumerate((first, second))
+    ]
+    assert summary.classes(summary.sections(made)[0]) == [
+        ["backend", "class", "precision", "recall", "F1", "taken for bad", "taken for good"],
+        ["alpha", "bad", "75.0 %", "25.0 %", "33.3 %", "2", "1,005"],
+        ["alpha", "good", "75.0 %", "100.0 %", "80.0 %", "0", "8"],
+    ]
+    assert summary.classes(summary.sections(a_run(TWO))[0]) == []
 
 
 def test_the_fastest_comes_first_with_the_verdict_in_words() -> None:
@@ -159,11 +221,11 @@ def test_the_fastest_comes_first_with_the_verdict_in_words() -> None:
         (lambda made: [r for r in made if r.kind != "quality"], "quality was not measured"),
         (
             lambda made: replaced(made, lambda r: r.kind == "quality" and r.seed == 1, target_reached=False),
-            "missed the target accuracy >= 0.9 in 1 of 2 trainings",
+            "outside the target accuracy >= 0.9 in 1 of 2 trainings",
         ),
         (
             lambda made: replaced(made, lambda r: r.kind == "quality" and r.seed == 1, target_reached=None),
-            "missed the target accuracy >= 0.9 in 1 of 2 trainings",
+            "outside the target accuracy >= 0.9 in 1 of 2 trainings",
         ),
         (lambda made: [r for r in made if r.kind != "speed"], "no speed was measured"),
         (
@@ -467,7 +529,7 @@ def test_markdown_keeps_its_structure_whatever_a_record_says(text: str) -> None:
         assert forbidden not in outer
     found = tables(rendered)
     assert [len(table) for table in found] == [1 + 3, 1 + 14 + 3]
-    assert {len(row) for row in found[0]} == {9}
+    assert {len(row) for row in found[0]} == {10}
     assert {len(row) for row in found[1]} == {2 + 3}
 
 

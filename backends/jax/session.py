@@ -16,6 +16,13 @@ from tasks.spec import AdamW, Array, Batch, Params, Task
 
 PRECISIONS = ("float32", "float64")
 
+_COMPILED: list[str] = []
+"""An entry for every program that XLA has compiled in this process."""
+
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: _COMPILED.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+)
+
 
 def versions() -> Mapping[str, str]:
     """JAX, its compiled part, Flax and optax."""
@@ -103,6 +110,16 @@ class JaxSession:
 
     def params(self) -> Params:
         return self._canonical(self._weights)
+
+    def matmul(self, left: Array, right: Array, *, times: int) -> jax.Array:
+        with jax.default_device(self._device):
+            product, factor = jnp.asarray(left, self._dtype), jnp.asarray(right, self._dtype)
+            for _ in range(times):
+                product = product @ factor
+            return product
+
+    def compilations(self) -> int | None:
+        return len(_COMPILED)
 
     def device_memory(self) -> DeviceMemory | None:
         if self._device.platform == "cpu":

@@ -129,6 +129,16 @@ class TorchSession:
     def params(self) -> Params:
         return self._canonical(dict(self._model.named_parameters()))
 
+    @torch.no_grad()
+    def matmul(self, left: Array, right: Array, *, times: int) -> torch.Tensor:
+        product, factor = (self._to_device(self._cast(value)) for value in (left, right))
+        for _ in range(times):
+            product = product @ factor
+        return product
+
+    def compilations(self) -> int | None:
+        return None  # eager
+
     def device_memory(self) -> DeviceMemory | None:
         if not self._on_gpu:
             return None

@@ -111,6 +111,15 @@ class ReferenceSession:
     def params(self) -> Params:
         return dict(self.values)
 
+    def matmul(self, left: Array, right: Array, *, times: int) -> Array:
+        product: Array = left.astype(np.float64)
+        for _ in range(times):
+            product = product @ right
+        return product
+
+    def compilations(self) -> int | None:
+        return None
+
     def device_memory(self) -> DeviceMemory | None:
         return None
 

@@ -133,6 +133,17 @@ class TensorFlowSession:
     def params(self) -> Params:
         return self._canonical([variable.value for variable in self._variables])
 
+    def matmul(self, left: Array, right: Array, *, times: int) -> tf.Tensor:
+        with tf.device(self._device):
+            product, factor = self._to_device(left), self._to_device(right)
+            for _ in range(times):
+                product = tf.linalg.matmul(product, factor)
+        return product
+
+    def compilations(self) -> int | None:
+        functions = (self._train, self._evaluate, self._differentiate)
+        return sum(function.experimental_get_tracing_count() for function in functions)
+
     def device_memory(self) -> DeviceMemory | None:
         if self._device == "/CPU:0":
             return None  # TensorFlow would answer 0

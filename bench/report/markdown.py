@@ -46,6 +46,10 @@ def _section(section: summary.Section) -> str:
             "",
         ]
         lines += [*(f"- {escape(name)}: {escape(text)}" for name, text in samples), ""]
+    classes = summary.classes(section)
+    if classes:
+        lines += ["Per class: means over seeds, and the counts of the confusion matrix summed over them:", ""]
+        lines += [table(classes[0], classes[1:]), ""]
     failures = summary.failures(section)
     if failures:
         lines += ["Processes that are not ok:", "", *(f"- {escape(failure)}" for failure in failures), ""]

@@ -1,7 +1,8 @@
 """What a table says, from records alone: rows, ratios, verdicts, and everything that stands beside them.
 
 Records are grouped into sections that may be compared: same task, preset, device, precision, spec, machine and measurement
-version. A cell takes part in a ratio only if it climbed the whole ladder of parity and every seed reached the target.
+version. A cell takes part in a ratio only if it climbed the whole ladder of parity and every seed reached the target; a round
+that was disturbed (the rule is in bench/disturbance.py) only is shown.
 """
 
 from collections import defaultdict
@@ -22,6 +23,12 @@ BOUNDARY = (
     "Intervals are 95 % t intervals over processes, on the log scale for throughput and ratios, which are paired by round."
 )
 
+UPPER_BOUND = (
+    "{fastest} reached {rate} GFLOP/s with products of {size} x {size} matrices in {precision}, after the windows; a training "
+    "step of the model needs {flops} GFLOP, counted from its matrices; the share is model FLOPs utilisation (Chowdhery et al., "
+    "2022, appendix B, arXiv 2204.02311)"
+)
+
 
 @dataclass
 class Row:
@@ -29,6 +36,7 @@ class Row:
 
     backend: str
     records: list[Record] = field(default_factory=list)
+    disturbed: frozenset[int] = frozenset()  # rounds that take part in no figure of speed
 
     def of(self, kind: str, status: str = "ok") -> list[Record]:
         return [record for record in self.records if record.kind == kind and record.status == status]
@@ -47,12 +55,39 @@ class Row:
 
     @property
     def throughputs(self) -> dict[int, float]:
-        """Round -> items per second."""
-        return {r.round: r.timings.items / r.timings.window_s for r in self.of("speed") if r.timings is not None}
+        """Round -> items per second; without the disturbed rounds."""
+        return {r.round: r.timings.items / r.timings.window_s for r in self.timed if r.timings is not None}
+
+    @property
+    def timed(self) -> list[Record]:
+        """The speed processes that count."""
+        return [r for r in self.of("speed") if r.timings is not None and r.round not in self.disturbed]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Median over processes, padding left out; None where the items are tokens or there are none."""
+        rates = [r.timings.tokens / r.timings.window_s for r in self.timed if r.timings and r.timings.tokens]
+        return median(rates) if rates else None
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """The model's floating-point operations per second of the window, median over processes."""
+        rates = [
+            r.step_flops * r.timings.block_steps * len(r.timings.blocks_s) / r.timings.window_s
+            for r in self.timed
+            if r.timings and r.step_flops
+        ]
+        return median(rates) if rates else None
+
+    @property
+    def matrix_rate(self) -> float | None:
+        """Floating-point operations per second of plain matrix products in these processes, median."""
+        rates = [r.probe.flops_per_second for r in self.timed if r.probe is not None]
+        return median(rates) if rates else None
 
     def timing(self, name: str) -> float | None:
         """The median over processes of one of the timings, in seconds."""
-        values = [getattr(record.timings, name) for record in self.of("speed") if record.timings is not None]
+        values = [getattr(record.timings, name) for record in self.timed]
         return median(values) if values else None
 
     def bytes_of(self, name: str) -> Bytes:
@@ -73,6 +108,8 @@ class Row:
     @property
     def excluded(self) -> str | None:
         """Why this row takes part in no ratio; None if it does."""
+        if not self.throughputs and self.of("speed"):
+            return f"every round was disturbed: {_why_disturbed(self.of('speed'))[0]}"
         if not self.throughputs:
             return self.not_ok[0].reason if self.not_ok else "no speed was measured"
         if not self.ladders:
@@ -90,7 +127,7 @@ class Row:
                 return f"training with seed {failed.seed}: {failed.status}: {failed.reason}"
         missed = [record for record in trainings if not record.target_reached]
         if missed:
-            return f"missed the target {missed[0].target} in {len(missed)} of {len(trainings)} trainings"
+            return f"outside the target {missed[0].target} in {len(missed)} of {len(trainings)} trainings"
         return None
 
 
@@ -110,6 +147,11 @@ class Section:
     def metric(self) -> str:
         """The figure by which quality is judged."""
         return self.first.target.split()[0]
+
+    @property
+    def matrix_rate(self) -> tuple[float, str] | None:
+        """The highest rate of matrix products that a backend reached here, and which one it was."""
+        return max(((row.matrix_rate, row.backend) for row in self.rows if row.matrix_rate), default=None)
 
 
 def sections(records: Iterable[Record]) -> list[Section]:
@@ -131,6 +173,10 @@ def _section(records: Sequence[Record]) -> Section:
         rows.setdefault(record.backend, Row(record.backend)).records.append(record)
     for row in rows.values():
         row.records.sort(key=lambda r: (r.kind, r.round, r.seed, r.started_utc))
+    speeds = [record for record in records if record.kind == "speed" and record.disturbance]
+    disturbed = frozenset(record.round for record in speeds if record.disturbance and record.disturbance.disturbed)
+    for row in rows.values():
+        row.disturbed = disturbed  # the whole round: its figures are compared with each other
     ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.backend))
     cells = {row.backend: row.throughputs for row in ordered if row.excluded is None}
     return Section(records[0], ordered, verdict.compare_all(cells))
@@ -141,6 +187,14 @@ def _speed(row: Row) -> float:
     return stats.geometric_mean(values).estimate if values else 0.0
 
 
+def _why_disturbed(records: Iterable[Record]) -> list[str]:
+    return [
+        f"round {record.round}, {record.backend}: {record.disturbance.disturbed}"
+        for record in records
+        if record.disturbance is not None and record.disturbance.disturbed
+    ] or ["by another backend's window"]
+
+
 # The cells of a table as text, the same in every format.
 
 
@@ -148,8 +202,9 @@ def columns(section: Section) -> list[str]:
     """The titles, units included."""
     unit = section.first.unit
     return [
-        "backend", f"{unit}/s", "relative to the fastest", "first step", "import + build", "host memory peak (after import)",
-        "device memory peak", METRICS[section.metric].title if section.metric in METRICS else section.metric, "parity",
+        "backend", f"{unit}/s", "relative to the fastest", "of the matrix rate", "first step", "import + build",
+        "host memory peak (after import)", "device memory peak",
+        METRICS[section.metric].title if section.metric in METRICS else section.metric, "parity",
     ]  # fmt: skip
 
 
@@ -159,6 +214,7 @@ def cells(section: Section, row: Row) -> list[str]:
         row.backend,
         speed(row),
         ratio(section, row),
+        share(section, row),
         _timing(row, "first_step_s"),
         _timing(row, "import_s", "build_s"),
         _host(row),
@@ -192,6 +248,13 @@ def ratio(section: Section, row: Row) -> str:
     if found is None:
         return "no round in common"
     return f"{with_interval(found.ratio)}: {found.decision}"
+
+
+def share(section: Section, row: Row) -> str:
+    """The model's operations per second as a share of the machine's matrix rate."""
+    if section.matrix_rate is None or row.flops_per_second is None:
+        return "not measured"
+    return f"{significant(100 * row.flops_per_second / section.matrix_rate[0], 2)} %"
 
 
 def quality(section: Section, row: Row) -> str:
@@ -284,6 +347,20 @@ def facts(section: Section) -> list[tuple[str, str]]:
         lines.append(
             ("Floor", f"a unigram model has a {section.metric} of {significant(floor[0])} on the same held-out set")
         )
+    rates = [f"{row.backend} {significant(row.tokens_per_second)}" for row in section.rows if row.tokens_per_second]
+    if rates:
+        lines.append(("Tokens per second, padding left out", ", ".join(rates)))
+    if section.matrix_rate is not None and first.step_flops:
+        rate, fastest = section.matrix_rate
+        size = next(r.probe.size for row in section.rows for r in row.timed if r.probe)
+        lines.append(("Matrix rate", UPPER_BOUND.format(
+            rate=significant(rate / 1e9), size=size, fastest=fastest, precision=first.precision,
+            flops=significant(first.step_flops / 1e9),
+        )))  # fmt: skip
+    if section.rows and section.rows[0].disturbed:
+        speeds = [record for row in section.rows for record in row.of("speed")]
+        lines.append(("Disturbed, in no figure of speed", "; ".join(_why_disturbed(speeds))))
+    lines += [("Remark", remark) for remark in _remarks(section)]
     lines += [("Not measured", text) for text in _not_measured(section)]
     for row in section.rows:
         if row.versions:
@@ -293,6 +370,39 @@ def facts(section: Section) -> list[tuple[str, str]]:
             )
             lines.append((row.backend, f"{versions}" + (f" ({settings})" if settings else "")))
     return lines
+
+
+def _remarks(section: Section) -> list[str]:
+    """Each remark of a process, with what process it was."""
+    return [
+        f"{record.backend}, {record.kind}, round {record.round}: {remark}"
+        for row in section.rows
+        for record in row.records
+        for remark in record.remarks
+    ]
+
+
+def classes(section: Section) -> list[list[str]]:
+    """Titles, then a line per backend and class: precision, recall and F1 as means over seeds, and summed counts.
+
+    A task that has them names its metrics precision_<class>, recall_<class>, f1_<class>, and confusion_<ij> for the number of
+    examples of class i that were taken for class j, classes in the order of their names' first appearance.
+    """
+    lines: list[list[str]] = []
+    for row in section.rows:
+        figures = [record.quality.metrics for record in row.of("quality") if record.quality]
+        names = [
+            name.removeprefix("precision_") for name in (figures[0] if figures else {}) if name.startswith("precision_")
+        ]
+        for i, name in enumerate(names):
+            scores = [
+                f"{100 * sum(f.get(f'{kind}_{name}', 0.0) for f in figures) / len(figures):.1f} %"
+                for kind in ("precision", "recall", "f1")
+            ]
+            counts = [f"{sum(f.get(f'confusion_{i}{j}', 0.0) for f in figures):,.0f}" for j in range(len(names))]
+            lines.append([row.backend, name, *scores, *counts])
+            titles = ["backend", "class", "precision", "recall", "F1", *(f"taken for {other}" for other in names)]
+    return [titles, *lines] if lines else []
 
 
 def _not_measured(section: Section) -> list[str]:
@@ -349,7 +459,7 @@ def step_seconds(row: Row) -> float | None:
     """Median seconds of one step over processes."""
     steps = [
         record.timings.window_s / (len(record.timings.blocks_s) * record.timings.block_steps)
-        for record in row.of("speed")
+        for record in row.timed
         if record.timings is not None
     ]
     return median(steps) if steps else None

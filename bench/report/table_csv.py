@@ -41,12 +41,17 @@ def _row(section: summary.Section, row: summary.Row) -> dict[str, object]:
         "ratio_high": verdict and verdict.ratio.high,
         "verdict": verdict and verdict.decision,
         "not_ranked_because": row.excluded,
+        "tokens_per_s": row.tokens_per_second,
+        "model_flops_per_s": row.flops_per_second,
+        "matrix_flops_per_s": row.matrix_rate,
+        "disturbed_rounds": len(row.disturbed),
         "step_s": summary.step_seconds(row),
         "first_step_s": row.timing("first_step_s"),
         "import_s": row.timing("import_s"),
         "build_s": row.timing("build_s"),
     }
-    for name in ("host_import", "host_peak", "host_peak_training", "device_peak_allocated", "device_peak_reserved"):
+    for name in ("host_import", "host_peak", "host_peak_training", "device_peak_allocated", "device_peak_reserved",
+                 "device_peak_process"):  # fmt: skip
         found = row.bytes_of(name)
         cells[f"{name}_bytes"] = found.bytes if found.bytes is not None else found.reason
     cells |= {

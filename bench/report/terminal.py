@@ -28,7 +28,7 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
 
 def short_table(section: summary.Section) -> Table:
     """The columns that matter while it grows."""
-    keep = (0, 1, 2, 7, 8)
+    keep = (0, 1, 2, 8, 9)
     titles = summary.columns(section)
     rows = [summary.cells(section, row) for row in section.rows]
     return _table(section, [titles[i] for i in keep], [[row[i] for i in keep] for row in rows])
