@@ -1,9 +1,9 @@
 """What else the machine did while a window was timed, from the kernel's and the driver's own counters.
 
 The rule, stated before anything is measured: a window is disturbed if other processes and the hypervisor together took more
-than MOST_TAKEN of the usable cores' time, if another process used the GPU, or if the GPU throttled for heat or power. A round
-with a disturbed window is kept and shown, and takes part in no ratio. Where a counter cannot be had, its part of the rule does
-not apply, and the record says None.
+than MOST_TAKEN of the usable cores' time, if another process used the GPU, or if the GPU throttled for heat or by its hardware
+(its power cap is a limit that it always has, and only recorded). A round with a disturbed window is kept and shown, and takes
+part in no ratio. Where a counter cannot be had, its part of the rule does not apply, and the record says None.
 
 Sources: /proc/stat (all processors' time; `steal` is what the hypervisor took), getrusage(2) and `time.process_time` (this
 process), getloadavg(3), NVML.
@@ -20,6 +20,7 @@ import psutil
 from bench.record import Disturbance, GpuState
 
 MOST_TAKEN = 0.1
+POWER_CAP = "power cap"
 
 
 class Reading(NamedTuple):
@@ -101,13 +102,14 @@ def judge(others_share: float | None, stolen_share: float | None, gpu: GpuState 
         return f"other processes and the hypervisor took {taken:.0%} of the cores' time"
     if gpu is not None and gpu.other_processes:
         return f"{gpu.other_processes} other process{'es' if gpu.other_processes > 1 else ''} on the GPU"
-    if gpu is not None and gpu.throttle_reasons:
-        return f"the GPU throttled: {', '.join(gpu.throttle_reasons)}"
+    throttles = [reason for reason in (gpu.throttle_reasons or [] if gpu else []) if reason != POWER_CAP]
+    if throttles:
+        return f"the GPU throttled: {', '.join(throttles)}"
     return None
 
 
 THROTTLES = {
-    "SwPowerCap": "power cap",
+    "SwPowerCap": POWER_CAP,
     "HwSlowdown": "hardware slow-down",
     "SwThermalSlowdown": "heat",
     "HwThermalSlowdown": "heat, by hardware",
@@ -150,9 +152,7 @@ def gpu_state() -> GpuState | None:
 def _throttles(reasons: int) -> list[str]:
     import pynvml
 
-    return [
-        words for name, words in THROTTLES.items() if reasons & getattr(pynvml, f"nvmlClocksThrottleReason{name}", 0)
-    ]
+    return [words for name, words in THROTTLES.items() if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}", 0)]
 
 
 def _cores() -> int:

@@ -18,7 +18,7 @@ BOUNDS = {
     # The relative error of a product of normal matrices, by what it was computed in: from, to.
     "float64": (0.0, 1e-12),
     "float32": (1e-12, 5e-6),
-    "tf32": (5e-6, 2e-3),
+    "tf32": (5e-6, 1e-3),
     "bfloat16": (1e-3, 3e-2),
 }
 

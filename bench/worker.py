@@ -23,8 +23,9 @@ import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
 from bench import disturbance, loop, machine, matrix, memory, record, sampling
+from bench.metrics import METRICS
 from bench.record import Ladder, Memory, Model, Quality, Record, Status, Timings
-from tasks.spec import Params, Preset, SpecError
+from tasks.spec import Params, Preset, SpecError, Target
 
 HARNESS_ONLY = ("matplotlib", "pandas", "sklearn")
 """Installed for the tables and the data, and imported by Keras wherever it finds them."""
@@ -195,8 +196,19 @@ def _quality(asked: Record, preset: Preset) -> Record:
     evaluate_s = time.perf_counter() - start
     sample = sampling.sample(session, task, length=SAMPLE_TOKENS) if isinstance(task, sampling.LanguageTask) else None
     quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve, sample)
-    reached = preset.target.reached(metrics[preset.target.metric])
-    return _finished(asked, backend, session, quality=quality, target_reached=reached)
+    value = metrics[preset.target.metric]
+    remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
+    return _finished(
+        asked, backend, session, quality=quality, target_reached=preset.target.reached(value), remarks=remarks
+    )
+
+
+def too_good(target: Target, value: float) -> str:
+    """What to say about a quality that is better than the target's far bound; empty where it is not."""
+    known = METRICS.get(target.metric)
+    bound = target.at_most if known is None or known.higher_is_better else target.at_least
+    better = bound is not None and (value > bound if bound is target.at_most else value < bound)
+    return f"{target.metric} {value:g} is too good, {target}: were the answers in the inputs?" if better else ""
 
 
 def _open(backend: Backend, preset: Preset, asked: Record, params: Params) -> Session:

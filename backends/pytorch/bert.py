@@ -26,7 +26,7 @@ class Bert(Model):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.net = transformers.BertForSequenceClassification(_translated(config))
+        self.net = transformers.BertForSequenceClassification(transformers_config(config))
         self.layout = {}
         for name, source in sources(config).items():
             prefix = "net" if name.startswith("classifier/") else "net.bert"
@@ -37,7 +37,8 @@ class Bert(Model):
         return self.net(input_ids=inputs["tokens"], attention_mask=inputs["mask"]).logits, state  # [B, 2]
 
 
-def _translated(config: BertConfig) -> transformers.BertConfig:
+def transformers_config(config: BertConfig) -> transformers.BertConfig:
+    """The same sizes and constants in transformers' words."""
     return transformers.BertConfig(
         vocab_size=config.vocabulary,
         hidden_size=config.hidden,

@@ -1,0 +1,66 @@
+"""The probe of the precision tells formats apart, and the rate is that of the longest chain."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import matrix
+from tasks.spec import Array
+
+
+def rounded(value: Array, bits: int) -> Array:
+    """A float32 with so many bits of mantissa, rounded to nearest."""
+    mantissa, exponent = np.frexp(value.astype(np.float64))
+    return np.ldexp(np.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
+
+
+FORMATS = {
+    "float64": lambda left, right: left.astype(np.float64) @ right.astype(np.float64),
+    "float32": lambda left, right: left.astype(np.float32) @ right.astype(np.float32),
+    "tf32": lambda left, right: (rounded(left, 11) @ rounded(right, 11)).astype(np.float32),
+    "bfloat16": lambda left, right: rounded(rounded(left, 8) @ rounded(right, 8), 8),
+}
+"""What a matrix unit does: its operands in the format's mantissa, its sums in more."""
+
+
+class Computing:
+    """The part of a session that is asked, in a format and at a speed."""
+
+    def __init__(self, precision: str, clock: "Clock | None" = None) -> None:
+        self.product, self.clock, self.chains = FORMATS[precision], clock, []  # type: ignore[var-annotated]
+
+    def matmul(self, left: Array, right: Array, *, times: int) -> Any:
+        self.chains.append(times)
+        if self.clock is not None:
+            self.clock.now += 0.01 * times
+            return left
+        return self.product(left, right)
+
+    def fetch(self, value: Any) -> Array:
+        return np.asarray(value)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("computed", FORMATS)
+@pytest.mark.parametrize("asked", FORMATS)
+def test_a_precision_is_told_from_every_other(computed: str, asked: str) -> None:
+    error = matrix.error(Computing(computed))  # type: ignore[arg-type]
+    assert matrix.agrees(asked, error) == (asked == computed)
+
+
+def test_an_error_that_is_no_number_agrees_with_nothing() -> None:
+    assert not any(matrix.agrees(precision, float("nan")) for precision in matrix.BOUNDS)
+
+
+def test_the_rate_counts_the_first_chain_that_is_long_enough() -> None:
+    session = Computing("float32", clock := Clock())
+    rate = matrix.rate(session, 64, seconds=0.3, clock=clock)  # type: ignore[arg-type]
+    assert session.chains == [1, 1, 2, 4, 8, 16, 32]
+    assert rate == pytest.approx(2 * 64**3 / 0.01)
