@@ -12,7 +12,7 @@ import pytest
 import backends
 import tasks
 from backends.api import Options, Unsupported
-from bench import loop
+from bench import loop, matrix
 
 NAME = os.environ["CONTRACT_BACKEND"]
 BACKEND = backends.load(NAME)
@@ -129,6 +129,39 @@ def test_precision_is_what_was_asked_for(task):
         session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
         assert session.settings()["precision"] == precision
         assert session.logits(session.put(batch)).dtype == np.dtype(precision)
+
+
+def test_a_product_of_matrices_has_the_error_of_its_precision():
+    task = tasks.load("mnist_mlp", "smoke").task
+    for precision in PRECISIONS:
+        session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
+        assert matrix.agrees(precision, matrix.error(session))
+
+
+def test_a_chain_of_products_is_as_long_as_asked(session):
+    left, right = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
+    found = session.fetch(session.matmul(left, right, times=3))
+    np.testing.assert_allclose(found, left.astype(np.float64) @ right @ right @ right, rtol=1e-5)
+
+
+def test_a_batch_of_another_shape_is_compiled_where_there_is_compilation():
+    task = tasks.load("mnist_mlp", "smoke").task
+    session = BACKEND.open_session(task, task.init_params(0), Options(precision="float64"))
+    host = batches(task, 1)[0]
+    loop.step(session, host)
+    loop.step(session, host)
+    session.wait()
+    before = session.compilations()
+    loop.step(session, host)
+    assert session.compilations() == before
+    inputs = {name: value[:-1] for name, value in host.inputs.items()}
+    loop.step(session, host._replace(inputs=inputs, labels=host.labels[:-1], weights=host.weights[:-1]))
+    session.wait()
+    if before is None:
+        assert "jit" not in session.settings()["compile"]
+        assert "tf.function" not in session.settings()["compile"]
+    else:
+        assert session.compilations() > before
 
 
 def test_the_cpu_has_no_allocator_figures_and_no_zero_stands_for_that(session):

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Params, Preset, Ta
 __all__ = ["open_session", "preset", "versions"]
 
 LATE = 25
+STEP_S = 0.02  # of a step that is only queued
 WINDOW_S = 0.01  # of a measurement: what is measured is not the point here
 
 SLEEP = (
@@ -58,9 +60,11 @@ class MisbehavingSession(ReferenceSession):
     def __init__(self, task: Task, params: Params, options: Options, misbehaviour: str) -> None:
         super().__init__(task, params)
         self.options, self.misbehaviour = options, misbehaviour
+        self.pending_s = 0.0  # of work that is queued
 
     def train_step(self, batch: Batch) -> float:
         loss = super().train_step(batch)
+        self.pending_s = STEP_S if self.misbehaviour == "does not wait" else 0.0
         if self.updates == LATE and self.misbehaviour in STRIKES:
             STRIKES[self.misbehaviour]()
         return float("nan") if self.updates >= LATE and self.misbehaviour == "nan loss" else loss
@@ -69,6 +73,14 @@ class MisbehavingSession(ReferenceSession):
         losses, predictions = super().eval_step(batch)
         late = self.updates >= LATE and self.misbehaviour == "misses the target"
         return losses, (predictions + 1) % 3 if late else predictions
+
+    def params(self) -> Params:
+        time.sleep(self.pending_s)
+        self.pending_s = 0.0
+        return super().params()
+
+    def compilations(self) -> int | None:
+        return self.updates if self.misbehaviour == "compiles in every step" else 0
 
     def matmul(self, left: Array, right: Array, *, times: int) -> Array:
         return super().matmul(left, right, times=times).astype(self.options.precision)

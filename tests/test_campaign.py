@@ -140,9 +140,8 @@ def outcome(tmp_path: Path, backend: str, **changes: Any) -> Record:
     """The record of one real process; it can be written, read, and says who was asked what."""
     cell = a_cell(backend, **{"kind": "speed", "round": 3, "position": 2} | changes)
     done = campaign.execute(cell, tmp_path, data_dir=None)
-    said = ("status", "reason", "target_reached", "parity", "timings", "memory", "quality", "settings", "versions")
     changed = {name for name in Record.__struct_fields__ if getattr(done, name) != getattr(cell, name)}
-    assert changed <= {*said, "wall_s", "started_utc"}
+    assert changed <= {*campaign.SAID, "wall_s", "started_utc"}
     assert record.decode(record.encode(done)) == done
     if done.reason is not None:
         assert "\n" not in done.reason
@@ -164,6 +163,8 @@ def outcome(tmp_path: Path, backend: str, **changes: Any) -> Record:
         ("segfaults", "killed", "the process was ended by SIGSEGV"),
         ("runs out of host memory", "oom", "out of memory: Unable to allocate 3 TiB"),
         ("runs out of device memory", "oom", "out of memory: RESOURCE_EXHAUSTED: failed to allocate 3 TiB"),
+        ("does not wait", "invalid", "the barrier does not wait"),
+        ("compiles in every step", "invalid", "30 compilations inside the timed window"),
         ("wrong device", "invalid", "device cpu was asked for, tpu was in force"),
         ("wrong precision", "invalid", "precision float32 was asked for, bfloat16 was in force"),
         ("writes rubbish", "failed", "the process left no readable record: "),
@@ -241,7 +242,7 @@ def test_speed_memory_and_quality_hold_what_they_are_for(tmp_path: Path) -> None
     assert timings is not None
     assert timings.block_steps == 3
     assert len(timings.blocks_s) >= 10
-    assert sum(timings.blocks_s) == pytest.approx(timings.window_s, rel=1e-6)
+    assert sum(timings.blocks_s) == pytest.approx(timings.window_s, abs=0.01)
     # Of 16, or of 10 in the padded last batch of an epoch: whole blocks of three steps.
     steps = 3 * len(timings.blocks_s)
     assert 10 * steps < timings.items < 16 * steps
