@@ -19,7 +19,7 @@ from bench import loop
 from bench.bare import window
 
 PAIRS = 150
-LONGEST_S = 150.0  # then fewer pairs, but not less than FEWEST
+LONGEST_S = 100.0  # then fewer pairs, but not less than FEWEST
 FEWEST = 20
 
 
