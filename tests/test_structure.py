@@ -99,6 +99,8 @@ def test_every_task_has_every_preset():
             assert chosen.blocks >= 10
             assert chosen.block_steps * chosen.blocks >= 30
             assert chosen.task.name == name
+            assert chosen.task.step_flops > 0
+            assert chosen.target.margin
 
 
 def test_extras_install_what_the_backends_need():
