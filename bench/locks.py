@@ -26,7 +26,7 @@ class Held(RuntimeError):
 @contextmanager
 def folder(path: Path) -> Iterator[None]:
     """The only run into a folder; Held if there is another one."""
-    with _open(path / ".lock") as file, _locked(file, f"into {path}", wait=None):
+    with _open(path / ".lock") as file, _locked(file, "run into this folder", wait=None):
         yield
 
 

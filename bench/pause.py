@@ -25,9 +25,11 @@ def until_free(
     """Waits until no more memory is in use than `before`; after FREE_WITHIN_S it gives up and says how much is."""
     if before is None:
         return None
+    more = 0
     for _ in range(round(FREE_WITHIN_S / LOOK_EVERY_S)):
         now = used()
         if now is None or now <= before + SLACK_BYTES:
             return None
+        more = now - before
         sleep(LOOK_EVERY_S)
-    return f"{(now - before) / 2**20:,.0f} MiB more of the GPU's memory were in use than before the run"
+    return f"{more / 2**20:,.0f} MiB more of the GPU's memory were in use than before the run"

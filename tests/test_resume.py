@@ -607,7 +607,7 @@ with locks.folder(Path(sys.argv[1])):
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
         try:
-            with pytest.raises(locks.Held, match=f"process {holder.pid}, since .* UTC, into"), locks.folder(tmp_path):
+            with pytest.raises(locks.Held, match=f"process {holder.pid}, since .* UTC, run"), locks.folder(tmp_path):
                 pass
             holder.kill()
             holder.wait()
