@@ -87,7 +87,7 @@ def facts(plans: Sequence[TaskPlan], choice: Choice) -> dict[str, str]:
         "the processor": f"{machine.cpu}, {machine.cores} cores",
         "the GPU": f"{machine.gpu}, {machine.gpu_driver}",
         "Python": machine.python,
-        "the measurement": str(plans[0].blank.measurement),
+        "the version of the measurement": str(plans[0].blank.measurement),
     }
     for plan in plans:
         found[f"--rounds of {plan.name}"] = str(len(list(plan.rounds(choice))))
