@@ -1,5 +1,8 @@
 """Runs a plan: one process after the other, one record file per process, the table as it grows."""
 
+import contextlib
+import errno
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -11,12 +14,20 @@ from typing import Protocol
 import msgspec
 
 import backends
-from bench import gate, launch, record
+from bench import gate, launch, pause, record, resume
+from bench.journal import Journal
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Ladder, Record, RecordError
+from bench.signals import deferred
 from bench.worker import Request
 
 DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "speed": 900, "memory": 900, "quality": 7200}
+PHASE_DEADLINES_S: Mapping[str, float] = {
+    "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "checks": 300,
+    "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
+}  # fmt: skip
+"""What a worker tells that it does (bench/phases.py) -> how long it may take. The process's own deadline holds too."""
+
 ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "speed": 8, "memory": 6, "quality": 10}  # until one was seen
 
 SAID = (
@@ -36,12 +47,28 @@ class Progress(Protocol):
 class Campaign:
     """Every process of a comparison and the records that they left, in memory and under `folder/records`."""
 
-    def __init__(self, plans: list[TaskPlan], choice: Choice, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        plans: list[TaskPlan],
+        choice: Choice,
+        folder: Path,
+        progress: Progress,
+        kept: Mapping[str, Record] | None = None,
+    ) -> None:
         self.plans, self.choice, self.folder, self.progress = plans, choice, folder, progress
+        self.kept = kept or {}  # name of the file -> record of an earlier run
         self.records: list[Record] = []
+        self.journal = Journal(folder)
+        self._cells = {plan.name: cells(plan, choice) for plan in plans}
         self._durations: dict[tuple[str, Kind, str], list[float]] = defaultdict(list)
-        self._upcoming: list[Record] = [cell for plan in plans for cell in self._cells(plan)]
-        self._total = len(self._upcoming)
+        for done in self.kept.values():
+            self._durations[done.task, done.kind, done.backend].append(done.wall_s)
+        everything = [cell for planned in self._cells.values() for cell in planned]
+        self._upcoming = [cell for cell in everything if record.file_name(cell) not in self.kept]
+        self._total = len(everything)
+        self._running: Record | None = None
+        self._memory_before: int | None = None
+        self._hot = False  # a process has run since the last pause
 
     @property
     def complete(self) -> bool:
@@ -50,22 +77,26 @@ class Campaign:
         return all(done.status == "ok" for done in self.records if done.backend not in absent)
 
     def run(self, after_task: Callable[[], object] = lambda: None) -> None:
-        """Runs everything; an interruption leaves a record for each process that did not run."""
+        """Runs what is not kept; an interruption leaves a record for each process that did not run."""
+        self.journal.add("run")
+        if self.choice.device == "gpu":
+            self._memory_before = pause.gpu_memory()
         try:
             for plan in self.plans:
                 self._run_task(plan)
                 after_task()
         except (KeyboardInterrupt, SystemExit):
-            for cell in list(self._upcoming):
-                self._keep(msgspec.structs.replace(cell, reason="the run was interrupted"))
+            with deferred():
+                for cell in list(self._upcoming):
+                    self._keep(msgspec.structs.replace(cell, reason="the run was interrupted"))
+            raise
+        except OSError:
+            if self._running is not None:  # stopped in an orderly way, which is no crash
+                with contextlib.suppress(OSError):
+                    self.journal.add("end", self._running)
             raise
         finally:
             shutil.rmtree(self.folder / "scratch", ignore_errors=True)
-
-    def _cells(self, plan: TaskPlan) -> list[Record]:
-        choice = self.choice
-        speed = [cell for cells in plan.rounds(choice) for cell in cells]
-        return [*plan.parity(choice), *speed, *plan.memory(choice), *plan.quality(choice)]
 
     def _run_task(self, plan: TaskPlan) -> None:
         for cell in plan.absent(self.choice):
@@ -73,37 +104,61 @@ class Campaign:
             self.progress.finished(cell)
         fallen: dict[str, Record] = {}
         ladders: dict[str, list[Ladder]] = {}
-        for cell in self._cells(plan):
+        for cell in self._cells[plan.name]:
             cell = msgspec.structs.replace(cell, parity=ladders.get(cell.backend, []))
-            if cell.backend in fallen:
+            done = self.kept.get(record.file_name(cell))
+            if done is not None:
+                self.records.append(done)
+            elif cell.backend in fallen:
                 why = f"not run: {fallen[cell.backend].reason}"
                 self._keep(msgspec.structs.replace(cell, status="skipped", reason=why))
                 continue
-            done = self._execute(cell)
+            else:
+                done = self._execute(cell)
             if cell.kind == "parity":
                 ladders[cell.backend] = done.parity
             if cell.kind == "parity" and done.status != "ok":
                 fallen[cell.backend] = done
 
     def _execute(self, cell: Record) -> Record:
+        remark = self._pause()
         self.progress.started(
             cell, done=self._total - len(self._upcoming), total=self._total, left_s=self._estimate_left()
         )
+        self._running = cell
+        self.journal.add("start", cell)
         if cell.kind == "parity":
-            done = climb(cell, self.folder, data_dir=self.choice.data_dir)
+            done = resume.recall(cell, self.kept.values()) or climb(cell, self.folder, data_dir=self.choice.data_dir)
         else:
             done = execute(cell, self.folder, data_dir=self.choice.data_dir)
+        if remark:
+            done = msgspec.structs.replace(done, remarks=[*done.remarks, remark])
+        self._hot = done.wall_s > 0
         self._durations[cell.task, cell.kind, cell.backend].append(done.wall_s)
         self._keep(done)
         return done
 
+    def _pause(self) -> str | None:
+        """Lets the machine come back to where it was before the last process; returns what did not."""
+        if not self._hot:
+            return None
+        self._hot = False
+        time.sleep(self.choice.cool_down_s)
+        return pause.until_free(self._memory_before)
+
     def _keep(self, done: Record) -> None:
-        self._write(done)
-        self._upcoming.pop(0)  # only now: an interruption leaves no gap
+        with deferred():  # or an interruption could hide that it is finished
+            self._write(done)
+            if self._running is not None:
+                self.journal.add("end", done)
+                self._running = None
+            self._upcoming.pop(0)  # only now: an interruption leaves no gap
         self.progress.finished(done)
 
     def _write(self, done: Record) -> None:
-        record.write(self.folder / "records" / record.file_name(done), done)
+        path = self.folder / "records" / record.file_name(done)
+        if done.status != "interrupted" or not path.exists():  # which an earlier run left
+            record.write(path, done)
         self.records.append(done)
 
     def _estimate_left(self) -> float:
@@ -115,7 +170,14 @@ class Campaign:
                 alike = (d for (task, kind, _), d in self._durations.items() if (task, kind) == (cell.task, cell.kind))
                 seen = [value for durations in alike for value in durations]
             left += sum(seen) / len(seen) if seen else ESTIMATES_S[cell.kind]
+            left += self.choice.cool_down_s
         return left
+
+
+def cells(plan: TaskPlan, choice: Choice) -> list[Record]:
+    """Every process of a task in the order in which they run, each with its key."""
+    speed = [cell for block in plan.rounds(choice) for cell in block]
+    return resume.with_keys([*plan.parity(choice), *speed, *plan.memory(choice), *plan.quality(choice)])
 
 
 def climb(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
@@ -130,7 +192,10 @@ def climb(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
 
 
 def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
-    """Runs one process; whatever becomes of it, the result is a record with a status and a reason."""
+    """Runs one process; whatever becomes of it, the result is a record with a status and a reason.
+
+    OSError where the disk does not take the process's files: that is no finding about a backend.
+    """
     entry = backends.find(cell.backend)
     scratch = folder / "scratch"
     for path in (scratch, folder / "logs"):
@@ -149,7 +214,10 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
         env=launch.worker_env(env, device=cell.device),
         log=folder / "logs" / f"{name}.log",
         timeout_s=DEADLINES_S[cell.kind],
+        phases_s=PHASE_DEADLINES_S,
     )
+    if ending.code == os.EX_IOERR and not answer_path.exists():
+        raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
     done = _outcome(cell, ending, answer_path)
     for path in (request_path, answer_path):
         path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The command line: run, verify, report. Everything heavy is imported inside the command that needs it."""
 
+import contextlib
 import difflib
 import signal
 import sys
@@ -13,7 +14,9 @@ import backends
 import tasks
 
 if TYPE_CHECKING:
+    from bench.campaign import Campaign
     from bench.plan import Choice
+    from bench.resume import Found
 
 PRECISIONS = ("float32", "float64")
 
@@ -96,25 +99,29 @@ def cli() -> None:
 @common_options
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed processes per backend. Default: the preset's.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Trainings per backend. Default: the preset's.")
+@click.option("--cool-down", "cool_down_s", type=click.IntRange(min=0, max=3600), default=0, show_default=True,
+              help="Seconds of rest between two processes.")  # fmt: skip
+@click.option("--retry-failed", is_flag=True, help="When continuing: run again what failed. Default: it is kept.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
-              help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
-def run(output: Path | None, **options: Any) -> None:
-    """Compares: parity first, then speed, memory and quality, each in processes of their own."""
-    from bench import campaign, plan
-    from bench.progress import progress_on
+              help="Folder for records and tables; an earlier run's is continued. Default: results/local/<time>.")  # fmt: skip
+def run(output: Path | None, retry_failed: bool, **options: Any) -> None:
+    """Compares: parity first, then speed, memory and quality, each in processes of their own.
+
+    The same command with the folder of an earlier run as --output continues that run: what is finished is not done again.
+    """
+    from bench import campaign, locks
     from bench.report import terminal
 
     choice = _choice(**options)
-    folder = _new_folder(output or campaign.default_folder())
-    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
-    with progress_on(sys.stderr) as progress:
-        running = campaign.Campaign(plans, choice, folder, progress)
-        try:
-            running.run(after_task=lambda: _write_tables(folder))  # the first task's table need not wait for the others
-        except OSError as error:
-            raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact") from error
-        finally:
-            tables_written = _write_tables(folder)
+    folder = _writable(output or campaign.default_folder())
+    try:
+        with locks.folder(folder):
+            running, tables_written = _run(choice, folder, retry_failed=retry_failed)
+    except locks.Held as error:
+        raise UserError(f"--output {folder}: another run is at work there: {error}") from error
+    except OSError as error:
+        raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact, and the same command "
+                                   "continues from there") from error  # fmt: skip
     terminal.show(running.records, sys.stdout)
     for name, reason in choice.absent:
         click.echo(f"{name} is not in the comparison: {reason}")
@@ -126,19 +133,59 @@ def run(output: Path | None, **options: Any) -> None:
         raise SystemExit(1)
 
 
+def _run(choice: "Choice", folder: Path, *, retry_failed: bool) -> tuple["Campaign", bool]:
+    """Starts or continues the comparison in a folder, and runs it to its end; returns whether its tables were written."""
+    import dataclasses
+
+    from bench import campaign, locks, plan, resume
+    from bench.progress import progress_on
+
+    try:
+        earlier = resume.stored(folder)
+        if earlier is not None:
+            choice = dataclasses.replace(choice, order_seed=earlier.order_seed)
+        plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+        resume.fix(folder, plans, choice, earlier=earlier)
+    except resume.Mismatch as error:
+        raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
+                        f"framework-bench report {folder}") from error  # fmt: skip
+    cells = [cell for task_plan in plans for cell in campaign.cells(task_plan, choice)]
+    found = resume.find(folder, cells, retry_failed=retry_failed)
+    if earlier is not None:
+        _tell_found(found, total=len(cells))
+    so_far = list(found.kept.values())
+    with contextlib.ExitStack() as stack:
+        if len(so_far) < len(cells):
+            purpose = f"run into {folder.absolute()}"
+            stack.enter_context(locks.device(choice.device, purpose=purpose, tell=_tell))
+        progress = stack.enter_context(progress_on(sys.stderr, so_far))
+        running = campaign.Campaign(plans, choice, folder, progress, found.kept)
+        try:
+            running.run(after_task=lambda: _write_tables(folder))  # the first task's table need not wait for the others
+        finally:
+            tables_written = _write_tables(folder)
+    return running, tables_written
+
+
 @cli.command()
 @common_options
 def verify(**options: Any) -> None:
-    """Climbs the ladder of parity for every installed backend and prints every rung."""
+    """Climbs the ladder of parity for every installed backend and prints every rung.
+
+    Where a run measures on the same device, it waits for that.
+    """
     import tempfile
 
-    from bench import campaign, gate, plan
+    from bench import campaign, gate, locks, plan
     from bench.report import terminal
 
     choice = _choice(**options, rounds=None, seeds=None)
     plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
     failed = []
-    with tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
+    with (
+        locks.device(choice.device, purpose="verify", tell=_tell),
+        tempfile.TemporaryDirectory(prefix="framework-bench-") as folder,
+    ):
         for task_plan in plans:
             for cell in task_plan.parity(choice):
                 climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir)
@@ -182,6 +229,7 @@ def _choice(
     data_dir: Path | None,
     rounds: int | None,
     seeds: int | None,
+    cool_down_s: int = 0,
 ) -> "Choice":
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
@@ -220,6 +268,7 @@ def _choice(
         seeds=seeds,
         data_dir=data_dir,
         order_seed=random.SystemRandom().randrange(2**31),
+        cool_down_s=cool_down_s,
     )
 
 
@@ -245,18 +294,37 @@ def _planned(make: Any) -> Any:
         raise UserError(f"--task: no module named {error.name!r}") from error
 
 
-def _new_folder(folder: Path) -> Path:
+def _writable(folder: Path) -> Path:
     try:
         (folder / "records").mkdir(parents=True, exist_ok=True)
-        if any((folder / "records").iterdir()):
-            raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
-                            f"framework-bench report {folder}")  # fmt: skip
         probe = folder / ".writable"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
     return folder
+
+
+def _tell_found(found: "Found", *, total: int) -> None:
+    """What an earlier run left, before it is continued."""
+    from bench import progress
+
+    failed = [done for done in found.kept.values() if done.status != "ok"]
+    _tell(f"continuing: {len(found.kept)} of {total} processes are done")
+    for cell in found.crashed:
+        _tell(f"{progress.describe(cell)} was running when the last run was killed; it runs again")
+    for line in found.aside:
+        _tell(f"{line}; it runs again")
+    for done in failed:
+        _tell(f"{progress.describe(done)} is kept as it is ({done.status}: {done.reason})")
+    if failed:
+        _tell("to run again what failed, add --retry-failed")
+
+
+def _tell(line: str) -> None:
+    from bench.report import terminal
+
+    click.echo(terminal.plain(line).plain, err=True)
 
 
 def _write_tables(folder: Path) -> bool:

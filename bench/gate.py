@@ -29,13 +29,22 @@ class Stored(record.Model, frozen=True):
 
 def key(cell: Record) -> str:
     """Hash of everything on which this cell's ladder depends."""
-    digest = hashlib.sha256()
-    entry = backends.find(cell.backend)
     parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision]
     parts += [cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
-    parts += [f"{name} {_version(name)}" for name in (*DISTRIBUTIONS, *entry.distributions)]
-    digest.update(record.encode(parts))
-    for path in sorted({*_sources(entry.module), *_files(tasks.TASKS.get(cell.task, cell.task))}):
+    parts += [f"{name} {number}" for name, number in versions(cell.backend).items()]
+    parts.append(source_hash(cell.task, cell.backend))
+    return hashlib.sha256(record.encode(parts)).hexdigest()
+
+
+def versions(backend: str) -> dict[str, str]:
+    """The installed versions that decide what a backend computes."""
+    return {name: _version(name) for name in (*DISTRIBUTIONS, *backends.find(backend).distributions)}
+
+
+def source_hash(task: str, backend: str) -> str:
+    """Hash of the source code that decides what a backend computes for a task."""
+    digest = hashlib.sha256()
+    for path in sorted({*_sources(backends.find(backend).module), *_files(tasks.TASKS.get(task, task))}):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from backends.api import Session
+from bench import phases
 from bench.record import Timings
 from tasks.spec import Batch, Evaluation, Preset
 
@@ -80,11 +81,13 @@ def measure(
     session.wait()
     first = clock()
     window.first_step_s = first - start
+    phases.enter("warm-up")
     for batch, *_ in islice(upcoming, preset.warmup_steps):
         step(session, batch)
     session.wait()
     window.warmup_s = clock() - first
 
+    phases.enter("window")
     compiled = session.compilations()
     with around or nullcontext():
         opened = block_start = clock()

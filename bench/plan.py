@@ -27,6 +27,7 @@ class Choice:
     seeds: int | None
     data_dir: Path | None
     order_seed: int
+    cool_down_s: int = 0  # between two processes
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The screen changes only between processes: while one is measured, this one sleeps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -17,14 +17,14 @@ from bench.report import summary, terminal
 
 
 @contextmanager
-def progress_on(stream: IO[str]) -> Iterator[Progress]:
-    """Progress for a stream: live where it is a terminal."""
+def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Progress]:
+    """Progress for a stream: live where it is a terminal, then with the records that an earlier run left."""
     console = Console(file=stream)
     if not console.is_terminal:
         yield Lines(console)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield Screen(live)
+        yield Screen(live, so_far)
 
 
 def describe(cell: Record) -> str:
@@ -73,9 +73,9 @@ class Lines:
 class Screen:
     """The table so far, and below it what is running."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, so_far: Sequence[Record] = ()) -> None:
         self.live = live
-        self.records: list[Record] = []
+        self.records = list(so_far)
 
     def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
         running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")

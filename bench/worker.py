@@ -6,6 +6,7 @@ It loads one backend by name and does one thing: climb the ladder of parity, tim
 to the task's budget and evaluate. The clock is `time.perf_counter`, which is monotonic.
 """
 
+import os
 import re
 import sys
 import time
@@ -22,7 +23,7 @@ import backends
 import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
-from bench import disturbance, loop, machine, matrix, memory, record, sampling
+from bench import disturbance, loop, machine, matrix, memory, phases, record, sampling
 from bench.metrics import METRICS
 from bench.record import Ladder, Memory, Model, Quality, Record, Status, Timings
 from tasks.spec import Params, Preset, SpecError, Target
@@ -45,10 +46,16 @@ class Request(Model, frozen=True):
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 if a record was written, whatever its status."""
+    """Exit code 0 if a record was written, whatever its status; EX_IOERR if it could not be."""
+    phases.attach()
     request_path, record_path = map(Path, arguments)
     request: Request = record.decode(request_path.read_bytes(), Request)
-    record.write(record_path, answer(request))
+    answered = answer(request)
+    try:
+        record.write(record_path, answered)
+    except OSError as error:
+        print(error.strerror, file=sys.stderr)
+        return os.EX_IOERR
     return 0
 
 
@@ -57,6 +64,7 @@ def answer(request: Request) -> Record:
     asked = request.record
     hide_what_is_not_measured(asked.backend)
     try:
+        phases.enter("data")
         preset = tasks.load(asked.task, asked.preset, data_dir=Path(request.data_dir) if request.data_dir else None)
         return {"parity": _parity, "speed": _speed, "memory": _memory, "quality": _quality}[asked.kind](asked, preset)
     except Exception as error:  # whatever a framework raises becomes a record
@@ -92,7 +100,8 @@ class _Hiding:
 def _parity(asked: Record, preset: Preset) -> Record:
     from bench import parity  # with the reference: the other processes have no use for them
 
-    backend = backends.load(asked.backend)
+    backend = _load(asked)
+    phases.enter("parity")
     # The proof in double precision on the CPU, then the same in what is being timed.
     climbs = [Options(device="cpu", precision="float64"), Options(device=asked.device, precision=asked.precision)]
     ladders: list[Ladder] = []
@@ -124,7 +133,7 @@ def describe_fall(ladders: list[Ladder]) -> str:
 
 def _speed(asked: Record, preset: Preset) -> Record:
     start = time.perf_counter()
-    backend = backends.load(asked.backend)
+    backend = _load(asked)
     imported = time.perf_counter()
     params = preset.task.init_params(asked.seed)
     before_build = time.perf_counter()
@@ -132,7 +141,9 @@ def _speed(asked: Record, preset: Preset) -> Record:
     session.wait()
     built = time.perf_counter()
     watch = disturbance.Watch(gpu=asked.device == "gpu")
+    phases.enter("first step")
     window = loop.measure(session, preset, clock=time.perf_counter, around=watch)
+    phases.enter("checks")
     batches = preset.task.train_batches(seed=0)
     barrier_s, unfinished_s = loop.check_barrier(session, batches, clock=time.perf_counter)
     timings = Timings(
@@ -161,9 +172,10 @@ def _speed(asked: Record, preset: Preset) -> Record:
 def _memory(asked: Record, preset: Preset) -> Record:
     batches = list(islice(preset.task.train_batches(seed=0), 1 + preset.warmup_steps + MEMORY_STEPS))
     params = preset.task.init_params(asked.seed)
-    backend = backends.load(asked.backend)
+    backend = _load(asked)
     imported = memory.host_now()
     session = _open(backend, preset, asked, params)
+    phases.enter("memory")
     for batch in batches[:1]:
         loop.step(session, batch)
     session.wait()
@@ -186,11 +198,13 @@ def _memory(asked: Record, preset: Preset) -> Record:
 
 
 def _quality(asked: Record, preset: Preset) -> Record:
-    backend = backends.load(asked.backend)
+    backend = _load(asked)
     task = preset.task
     session = _open(backend, preset, asked, task.init_params(asked.seed))
+    phases.enter("training")
     batches = task.train_batches(asked.seed)
     train_s, curve = loop.train(session, batches, steps=task.train_steps, clock=time.perf_counter)
+    phases.enter("evaluation")
     start = time.perf_counter()
     metrics = task.metrics(loop.evaluate(session, task.eval_batches()))
     evaluate_s = time.perf_counter() - start
@@ -206,12 +220,20 @@ def _quality(asked: Record, preset: Preset) -> Record:
 def too_good(target: Target, value: float) -> str:
     """What to say about a quality that is better than the target's far bound; empty where it is not."""
     known = METRICS.get(target.metric)
-    bound = target.at_most if known is None or known.higher_is_better else target.at_least
-    better = bound is not None and (value > bound if bound is target.at_most else value < bound)
+    if known is None or known.higher_is_better:
+        better = target.at_most is not None and value > target.at_most
+    else:
+        better = target.at_least is not None and value < target.at_least
     return f"{target.metric} {value:g} is too good, {target}: were the answers in the inputs?" if better else ""
 
 
+def _load(asked: Record) -> Backend:
+    phases.enter("import")
+    return backends.load(asked.backend)
+
+
 def _open(backend: Backend, preset: Preset, asked: Record, params: Params) -> Session:
+    phases.enter("build")
     options = Options(device=asked.device, precision=asked.precision, seed=asked.seed)
     return backend.open_session(preset.task, params, options)
 

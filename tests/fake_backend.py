@@ -3,14 +3,16 @@
     --backend tests.fake_backend --task tests.fake_backend        FAKE_BACKEND=<misbehaviour>
 
 It computes with the reference, in float64 whatever was asked, and tells the settings that were asked. Misbehaviours other
-than those of parity strike at update LATE of a session: the ladder of parity makes fewer, every measurement makes more. A
-test with several fakes at once makes a module for each (the fixture `fakes` in tests/conftest.py).
+than those of parity strike at update LATE of a session: the ladder of parity makes fewer, every measurement makes more.
+`kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase begins (bench/phases.py). A test
+with several fakes at once makes a module for each (the fixture `fakes` in tests/conftest.py).
 """
 
 import ctypes
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import numpy as np
 from backends.api import Options
 from backends.reference import versions
 from backends.reference.session import ReferenceSession
-from bench import loop
+from bench import loop, phases
 from tasks import batching
 from tasks.mnist_mlp import MlpConfig
 from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Params, Preset, Target, Task, hash_arrays
@@ -132,6 +134,28 @@ def _foreign(asked: dict[str, Any]) -> bytes:
     return json.dumps({**asked, **other, "status": "failed", "reason": "a foreign record"}).encode()
 
 
+def _fill_the_disk() -> None:
+    """No file of this process grows any more."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+
+def _strike_in_a_phase() -> None:
+    misbehaviour, _, at = os.environ.get("FAKE_BACKEND", "").partition(" in ")
+    strikes = {"kills itself": STRIKES["kills itself"], "hangs": STRIKES["hangs"]}
+    if misbehaviour not in strikes:
+        return
+    if at == "data":  # in which this module is imported
+        strikes[misbehaviour]()
+    tell = phases.enter
+
+    def enter(phase: str) -> None:
+        tell(phase)
+        if phase == at:
+            strikes[misbehaviour]()
+
+    phases.enter = enter
+
+
 STRIKES: Mapping[str, Callable[[], object]] = {
     "raises": _raise(RuntimeError("the layer\n  is broken in /home/somebody/secret/layer.py")),
     "unsupported value": _raise(ValueError()),
@@ -151,7 +175,11 @@ STRIKES: Mapping[str, Callable[[], object]] = {
         lambda asked: json.dumps({**asked, "status": "ok", "reason": None}).encode()
     ),
     "writes a foreign record": _answer(_foreign),
+    "fills the disk": _fill_the_disk,
 }
+
+if sys.argv[0].endswith("worker.py"):
+    _strike_in_a_phase()
 
 
 # The task: which of three corners of a cube is an example near to?

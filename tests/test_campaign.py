@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from bench import campaign, gate, launch, plan, record
 from bench.campaign import Campaign
 from bench.plan import Choice, TaskPlan
-from bench.record import Record
+from bench.record import Kind, Record
 from bench.report import markdown, summary
 from tests.conftest import a_ladder, a_memory, a_quality, a_timing, assert_gone
 from tests.fake_backend import NearestCorner
@@ -133,7 +134,7 @@ def test_a_comparison_of_good_and_bad_backends(tmp_path: Path, fakes: Callable[[
     assert "RuntimeError: the layer is broken" in text
 
     # And nothing is left lying about.
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["logs", "records"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["journal.jsonl", "logs", "records"]
 
 
 def outcome(tmp_path: Path, backend: str, **changes: Any) -> Record:
@@ -201,10 +202,52 @@ def test_a_process_that_hangs_is_stopped_with_all_that_it_started(
     monkeypatch.setattr(launch, "GRACE_S", 0.3)
     done = outcome(tmp_path, GOOD)
     assert done.status == "timeout"
-    assert done.reason == "stopped after its deadline of 3 s"
+    assert str(done.reason).startswith("stopped after its deadline of 3 s, in the phase 'w")  # warm-up or window
     (log,) = (tmp_path / "logs").iterdir()
     started = [int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("grandchild")]
     assert_gone(*started)
+
+
+PHASES = [
+    *(("speed", phase) for phase in ("data", "import", "build", "first step", "warm-up", "window", "checks")),
+    ("memory", "memory"), ("quality", "training"), ("quality", "evaluation"), ("parity", "parity"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "phase"), PHASES)
+def test_a_process_that_is_killed_in_any_phase_is_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, phase: str
+) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", f"kills itself in {phase}")
+    done = outcome(tmp_path, GOOD, kind=kind)
+    assert done.status == "killed"
+    assert str(done.reason).startswith("the process was ended by SIGKILL")
+
+
+@pytest.mark.parametrize(("kind", "phase"), [("speed", "import"), ("speed", "window"), ("quality", "evaluation")])
+def test_a_phase_that_lasts_too_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, phase: str
+) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", f"hangs in {phase}")
+    monkeypatch.setattr(campaign, "PHASE_DEADLINES_S", {**campaign.PHASE_DEADLINES_S, phase: 0.4})
+    done = outcome(tmp_path, GOOD, kind=kind)
+    assert (done.status, done.reason) == ("timeout", f"stopped after 0.4 s, the deadline of the phase '{phase}'")
+
+
+def test_every_phase_has_a_deadline() -> None:
+    """Else it would be counted with the one before it."""
+    sources = [ROOT / "bench" / "worker.py", ROOT / "bench" / "loop.py"]
+    told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
+    assert told == {phase for _, phase in PHASES}
+    assert campaign.PHASE_DEADLINES_S.keys() == told | {"start"}
+
+
+def test_a_record_that_a_process_could_not_write_is_no_finding_about_the_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", "fills the disk")
+    with pytest.raises(OSError, match=r"a process could not write its record: .* File too large"):
+        outcome(tmp_path, GOOD)
 
 
 def test_much_output_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ def test_an_output_that_holds_records_is_refused_and_left_alone(bench: Callable[
     record.write(Path("run/records/one.json"), a_record())
     before = Path("run/records/one.json").read_bytes()
     line = refusal(bench("run", *FAKE, "--output", "run"))
-    assert "--output run already holds records" in line
+    assert "--output run already holds records, and no plan.json to continue from; name a new folder" in line
     assert "framework-bench report run" in line
     assert Path("run/records/one.json").read_bytes() == before
 
@@ -265,7 +265,10 @@ def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
     assert done.out.startswith(again.out)
     assert bench("report", "run", "--format", "csv").out.encode() == Path("run/table.csv").read_bytes()
     assert sorted(path.name for path in Path("run").iterdir()) == [
+        ".lock",
+        "journal.jsonl",
         "logs",
+        "plan.json",
         "records",
         "table.csv",
         "table.md",
@@ -300,7 +303,7 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
 
     def full(path: Path, content: bytes) -> None:
         calls.append(path)
-        if len(calls) > 3:
+        if len(calls) > 4:  # the plan and three records
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content)
 
@@ -316,6 +319,45 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
     assert "every finished record is intact" in line
     assert len(records_in(Path("run"))) == 3
     assert "Traceback" not in done.error
+
+
+def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
+    monkeypatch.setenv("FAKE_BACKEND", "raises")
+    assert bench(*command).code == 1
+    monkeypatch.delenv("FAKE_BACKEND")
+    Path("run/records/foreign.json").write_text("{}")
+    half = next(Path("run/records").glob("*-memory-*"))
+    half.write_bytes(half.read_bytes()[:500])
+    done = bench(*command)
+    assert done.code == 1
+    said = done.error.splitlines()
+    assert said[0] == "continuing: 3 of 4 processes are done"
+    assert f"records/{half.name}: not a record: " in said[1]
+    assert said[1].endswith(f"; moved to run/corrupt/{half.stem}.1.json; it runs again")
+    name = "tests.fake_backend tests.fake_backend"
+    assert said[2].startswith(f"{name} speed round 1 is kept as it is (failed: RuntimeError: the layer is broken")
+    assert said[3].startswith(f"{name} quality seed 0 is kept as it is (failed: RuntimeError")
+    assert said[4] == "to run again what failed, add --retry-failed"
+    assert said[5].startswith(f"[4/4, about 5 s left] {name} memory: ok")
+    Path("run/records/foreign.json").unlink()
+    done = bench(*command, "--retry-failed")
+    assert done.code == 0
+    assert [cell.status for cell in records_in(Path("run"))] == ["ok"] * 4
+
+
+def test_a_run_with_other_options_into_the_same_folder_is_refused(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+    assert bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run").code == 1
+    line = refusal(bench("run", *FAKE, "--rounds", 4, "--seeds", 1, "--output", "run"))
+    assert (
+        "--output run holds another comparison: --rounds of tests.fake_backend was 1, now 4; name a new folder" in line
+    )
+    assert len(records_in(Path("run"))) == 4
 
 
 # Interruptions.

@@ -7,12 +7,13 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench import launch
+from bench import launch, memory, phases
 from bench.launch import LOG_BYTES, Ending
 from tests.conftest import assert_gone
 
@@ -20,10 +21,14 @@ ROOT = Path(__file__).parent.parent
 LONG_S = 60.0  # a deadline that is not meant to be reached
 
 
-def run(tmp_path: Path, code: str, *, timeout_s: float = LONG_S) -> tuple[Ending, bytes]:
+def run(
+    tmp_path: Path, code: str, *, timeout_s: float = LONG_S, phases_s: Mapping[str, float] | None = None
+) -> tuple[Ending, bytes]:
     """How a Python program ended, and its log."""
     log = tmp_path / "log"
-    ending = launch.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ, log=log, timeout_s=timeout_s)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ending = launch.run(command, env=env, log=log, timeout_s=timeout_s, phases_s=phases_s)
     return ending, log.read_bytes()
 
 
@@ -118,22 +123,28 @@ def test_a_grandchild_does_not_outlive_a_process_that_ended_well(tmp_path: Path)
     assert_gone(int(log))
 
 
-def test_a_flood_of_output_leaves_a_small_log_with_both_ends(tmp_path: Path) -> None:
+def test_a_gibibyte_of_output_leaves_a_small_log_with_both_ends(tmp_path: Path) -> None:
     code = """
         import sys
         print("the beginning")
-        for _ in range(300):
+        for _ in range(1024):
             sys.stdout.write("x" * 2**20)
         print("\\nthe end")
         """
+    memory.reset_host_peak()
+    before = memory.host_now().bytes
     ending, log = run(tmp_path, code)
+    peak = memory.host_peak().bytes
+    assert before is not None
+    assert peak is not None
+    assert peak - before < 32 * 2**20
     assert ending.status == "ok"
     assert log.startswith(b"the beginning\nxxx")
     assert log.endswith(b"xxx\nthe end\n")
     assert len(log) < 3 * LOG_BYTES + 100
     dropped = int(log.partition(b"\n... ")[2].partition(b" bytes left out")[0].replace(b",", b""))
     kept = len(log) - len(f"\n... {dropped:,} bytes left out ...\n")
-    assert kept + dropped == len("the beginning\n\nthe end\n") + 300 * 2**20
+    assert kept + dropped == len("the beginning\n\nthe end\n") + 2**30
 
 
 def test_a_log_has_exactly_the_first_and_the_last_bytes(tmp_path: Path) -> None:
@@ -219,6 +230,108 @@ def test_no_descriptor_and_no_thread_is_left(tmp_path: Path) -> None:
     run(tmp_path, "print(1)")
     assert psutil.Process().num_fds() == before
     assert not [thread for thread in threading.enumerate() if thread.name.endswith(("(_tell_end)", "(read)"))]
+
+
+# Phases.
+
+TELLS = "from bench import phases; phases.attach(); "
+
+
+def test_a_phase_has_its_own_deadline_from_its_beginning(tmp_path: Path) -> None:
+    code = TELLS + "import time; [(phases.enter(name), time.sleep(0.3)) for name in 'aaabbbccc']; time.sleep(60)"
+    ending, _ = run(tmp_path, code, phases_s={"a": 20, "b": 20, "c": 1.0})
+    assert (ending.status, ending.reason) == ("timeout", "stopped after 1 s, the deadline of the phase 'c'")
+
+
+def test_the_whole_deadline_holds_whatever_is_told(tmp_path: Path) -> None:
+    code = TELLS + "import time; [(phases.enter('a'), time.sleep(0.1)) for _ in range(600)]"
+    ending, _ = run(tmp_path, code, timeout_s=2, phases_s={"a": 20})
+    assert (ending.status, ending.reason) == ("timeout", "stopped after its deadline of 2 s, in the phase 'a'")
+
+
+def test_a_process_that_never_tells_of_a_phase_is_stopped_in_its_start(tmp_path: Path) -> None:
+    ending, _ = run(tmp_path, "import time; time.sleep(60)", phases_s={"start": 0.5})
+    assert ending.reason == "stopped after 0.5 s, the deadline of the phase 'start'"
+
+
+@pytest.mark.parametrize("told", ["'unknown'", "'x' * 100_000", "'\\x1b[2J\\n\\n'"])
+def test_a_phase_that_is_none_changes_nothing(tmp_path: Path, told: str) -> None:
+    code = TELLS + f"phases.enter('a'); phases.enter({told}); import time; time.sleep(60)"
+    ending, _ = run(tmp_path, code, phases_s={"a": 1.0})
+    assert ending.reason == "stopped after 1 s, the deadline of the phase 'a'"
+
+
+def test_a_worker_that_was_started_by_hand_tells_nobody() -> None:
+    program = "from bench import phases; phases.attach(); phases.enter('a'); print('well')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr) == ("well\n", "")
+
+
+# Its parent's death.
+
+HANGS = {
+    "asleep": "import time; time.sleep(60)",
+    "in native code that holds the interpreter's lock": "import ctypes; ctypes.PyDLL(None).pause()",
+    "ignoring every signal that can be": """
+import signal
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+while True:
+    signal.pause()
+""",
+}
+
+
+@pytest.mark.parametrize("attaches", [True, False], ids=["a worker", "any command"])
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_parent_that_is_killed_takes_its_child_and_grandchild_along(
+    tmp_path: Path, hang: str, attaches: bool
+) -> None:
+    child = tmp_path / "child.py"
+    grandchild = [sys.executable, "-c", HANGS["ignoring every signal that can be"]]
+    child.write_text(
+        f"{TELLS if attaches else ''}import os, subprocess\n"
+        f"grandchild = subprocess.Popen({grandchild!r})\n"
+        f"with open({str(tmp_path / 'pids.new')!r}, 'w') as file: print(os.getpid(), grandchild.pid, file=file)\n"
+        f"os.rename({str(tmp_path / 'pids.new')!r}, {str(tmp_path / 'pids')!r})\n"
+        f"{HANGS[hang]}"
+    )
+    program = f"""
+import os, sys
+from pathlib import Path
+from bench import launch
+launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_path / "log")!r}), timeout_s=60)
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env) as parent:
+        while not (tmp_path / "pids").exists():
+            assert parent.poll() is None
+            time.sleep(0.02)
+        parent.kill()
+    assert_gone(*map(int, (tmp_path / "pids").read_text().split()))
+
+
+def test_a_worker_whose_parent_is_gone_before_it_could_ask_for_a_signal_ends_itself() -> None:
+    told, tell = os.pipe()
+    lifeline, held = os.pipe()
+    program = "from bench import phases; phases.attach(); import time; time.sleep(60)"
+    env = {**os.environ, phases.VARIABLE: f"{tell},{lifeline}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, pass_fds=(tell, lifeline), start_new_session=True
+    ) as worker:
+        for descriptor in (told, tell, lifeline, held):
+            os.close(descriptor)
+        assert worker.wait(20) == -signal.SIGKILL
+
+
+def test_no_grandchild_inherits_the_pipes(tmp_path: Path) -> None:
+    program = TELLS + (
+        "import os, subprocess; "
+        "before = sorted(os.listdir('/proc/self/fd')); "
+        "subprocess.run(['ls', '/proc/self/fd'], close_fds=False); print(os.environ.get(phases.VARIABLE))"
+    )
+    _, log = run(tmp_path, program)
+    assert log.split() == [b"0", b"1", b"2", b"3", b"None"]  # 3 is the folder that ls reads
 
 
 # Its environment.

@@ -1,0 +1,160 @@
+"""Real runs of `framework-bench` whose processes take milliseconds, to be killed and interrupted by the dozen.
+
+`QuickRuns` starts this module as a server. It imports the harness once and forks for every run; the run's own processes are a
+small program (WORKER) in place of bench.worker, which answers what a good one would.
+
+A run may be given a `fate`, which strikes at its n-th step of writing to the disk: "killed" by SIGKILL, or "full": from then on
+no file can grow beyond 2,000 bytes (RLIMIT_FSIZE), which is more than a run says and less than a record.
+"""
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ROOT = Path(__file__).parent.parent
+TASK = "tests.fake_backend"
+
+WORKER = """
+import json, os, sys
+request, answer = sys.argv[1:]
+with open(request) as file:
+    asked = json.load(file)["record"]
+figures = json.loads(os.environ["QUICK_FIGURES"])[asked["kind"]]
+try:
+    with open(answer + ".new", "w") as file:
+        json.dump({**asked, "status": "ok", "reason": None, **figures}, file)
+    os.rename(answer + ".new", answer)
+except OSError as error:
+    sys.exit(os.EX_IOERR)
+"""
+
+
+class Run:
+    """One run, started."""
+
+    def __init__(self, runs: "QuickRuns", pid: int, output: Path) -> None:
+        self.runs, self.pid, self.output = runs, pid, output
+
+    def wait(self) -> int:
+        """Its exit code; minus the number of a signal that ended it."""
+        return int(self.runs.ask(wait=self.pid))
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+
+class QuickRuns:
+    """Starts runs; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.number = folder, 0
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.quick_runs"],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def __enter__(self) -> "QuickRuns":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.communicate(timeout=10)
+
+    def ask(self, **question: Any) -> Any:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        print(json.dumps(question), file=self.server.stdin, flush=True)
+        return json.loads(self.server.stdout.readline())
+
+    def start(self, *arguments: object, fate: tuple[str, int] | None = None) -> Run:
+        """framework-bench with these arguments."""
+        self.number += 1
+        output = self.folder / f"said-{self.number}"
+        words = [str(argument) for argument in arguments]
+        return Run(self, self.ask(start=words, output=str(output), fate=fate), output)
+
+    def run(self, *arguments: object, fate: tuple[str, int] | None = None) -> tuple[int, str]:
+        """The exit code and everything that was said."""
+        run = self.start(*arguments, fate=fate)
+        return run.wait(), run.said
+
+
+def serve() -> None:
+    """Answers requests on standard input until it is closed."""
+    from bench import campaign, cli, launch, locks, plan, progress, resume  # noqa: F401
+    from bench.report import markdown, table_csv, terminal  # noqa: F401
+    from tests import fake_backend  # noqa: F401
+    from tests.conftest import a_ladder, a_memory, a_quality, a_timing
+
+    figures = {
+        "parity": {"parity": [a_ladder(precision="float64"), a_ladder()]},
+        "speed": {"timings": a_timing(1000)},
+        "memory": {"memory": a_memory()},
+        "quality": {"quality": a_quality(0.95), "target_reached": True},
+    }
+    os.environ["QUICK_FIGURES"] = json.dumps(msgspec.to_builtins(figures))
+    command = [sys.executable, "-I", "-S", "-c", WORKER]
+    launch.worker_command = lambda request, answer: [*command, str(request), str(answer)]
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                os._exit(_run(cli.main, asked))
+        print(json.dumps(answer), flush=True)
+
+
+def _run(main: Any, asked: dict[str, Any]) -> int:
+    with open(asked["output"], "w", buffering=1) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        sys.stdin = io.StringIO()
+        sys.argv = ["framework-bench", *asked["start"]]
+        try:
+            if asked["fate"]:
+                _strike(*asked["fate"])
+            code: int = main()
+        except SystemExit as error:
+            code = int(str(error.code))
+        except KeyboardInterrupt:  # before or after it could be handled
+            code = 130
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code
+
+
+def _strike(fate: str, at: int) -> None:
+    """Strikes at the n-th of: before a file's content is made durable, after a file has got its name."""
+    sync, replace, calls = os.fsync, os.replace, 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at and fate == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == at and fate == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+    def fsync(descriptor: int) -> None:
+        count()
+        sync(descriptor)
+
+    def rename(*names: Any) -> None:
+        replace(*names)
+        count()
+
+    os.fsync, os.replace = fsync, rename
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,686 @@
+"""A run that was killed or interrupted at any moment, or filled the disk, is continued: nothing is lost, or done twice."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from bench import campaign, gate, locks, pause, record, resume
+from bench.journal import Journal, Line
+from bench.record import Record
+from tests.conftest import a_record, assert_gone
+from tests.quick_runs import QuickRuns
+from tests.test_campaign import TASK, Watcher, a_cell, a_choice, a_plan, succeed, which, without_processes
+
+ROOT = Path(__file__).parent.parent
+FAKE = ("run", "--task", TASK, "--backend", TASK, "--device", "cpu")
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[QuickRuns]:
+    with QuickRuns(tmp_path) as runs:
+        yield runs
+
+
+def on_disk(folder: Path) -> list[Record]:
+    """Every record; each of them can be read."""
+    records, problems = record.read_folder(folder)
+    assert problems == []
+    return records
+
+
+def finished(folder: Path) -> set[str]:
+    return {record.file_name(done) for done in on_disk(folder) if done.status == "ok"}
+
+
+def assert_nothing_twice(folder: Path) -> None:
+    """No process was started once its record was there, and none ended well more than once."""
+    ended: set[str] = set()
+    for line in Journal(folder).lines():
+        assert not (line.event == "start" and line.cell in ended), line
+        if line.event == "end" and line.status == "ok":
+            assert line.cell not in ended
+            ended.add(line.cell)
+
+
+def assert_complete(folder: Path, *, cells: int) -> None:
+    """Every process of the comparison is ok, was finished once, and nothing is left lying about."""
+    assert len(finished(folder)) == len(list((folder / "records").iterdir())) == cells
+    assert_nothing_twice(folder)
+    ends = Counter(line.cell for line in Journal(folder).lines() if line.event == "end" and line.status == "ok")
+    assert ends == Counter(finished(folder))
+    assert Journal(folder).crashed() == set()
+    assert not (folder / "scratch").exists()
+    assert "n=" in (folder / "table.md").read_text()
+
+
+def assert_nothing_runs(folder: Path) -> None:
+    """No process that has to do with this folder is left."""
+    own = os.getpid()
+    found = [process.pid for process in psutil.process_iter() if process.pid != own and _names(process, str(folder))]
+    assert_gone(*found)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
+def _names(process: psutil.Process, text: str) -> bool:
+    try:
+        return any(text in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+# What is kept, and what is not.
+
+
+class Folder:
+    """A folder of a run without processes; the cells that ran the last time."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path, self.ran = path, list[Record]()
+        self.patch = monkeypatch
+        (path / "records").mkdir(parents=True)
+        self.answer = succeed
+
+    def run(self, *names: str, retry_failed: bool = False, **changes: Any) -> resume.Found:
+        choice = a_choice(*(names or ("a.a", "b.b")), **{"rounds": 2} | changes)
+        plans = [a_plan(choice)]
+        earlier = resume.stored(self.path)
+        resume.fix(self.path, plans, choice, earlier=earlier)
+        found = resume.find(self.path, campaign.cells(plans[0], choice), retry_failed=retry_failed)
+        self.ran = []
+
+        def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+            self.ran.append(cell)
+            return self.answer(cell, folder, data_dir=data_dir)
+
+        without_processes(self.patch, execute)
+        running = campaign.Campaign(plans, choice, self.path, Watcher(), found.kept)
+        running.run()
+        assert len(running.records) == len(on_disk(self.path)) == 10
+        return found
+
+    def file(self, cell: str) -> Path:
+        (path,) = (self.path / "records").glob(f"*-{cell}.json")
+        return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    return Folder(tmp_path / "run", monkeypatch)
+
+
+def failing(*names: str) -> Callable[..., Record]:
+    """Answers of which those whose file names contain one of these fail."""
+
+    def answer(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+        if any(name in record.file_name(cell) for name in names):
+            return msgspec.structs.replace(cell, status="failed", reason="broken", wall_s=1.0)
+        return succeed(cell, folder, data_dir=data_dir)
+
+    return answer
+
+
+def test_a_finished_comparison_runs_nothing_again(folder: Folder) -> None:
+    folder.run()
+    assert len(folder.ran) == 10
+    before = {path.name: path.read_bytes() for path in (folder.path / "records").iterdir()}
+    found = folder.run()
+    assert folder.ran == []
+    assert (len(found.kept), found.crashed, found.aside) == (10, [], [])
+    assert {path.name: path.read_bytes() for path in (folder.path / "records").iterdir()} == before
+
+
+def test_what_is_missing_runs_in_its_place_with_the_ladder_of_its_backend(folder: Folder) -> None:
+    folder.run()
+    for cell in ("speed-round02-a.a", "quality-seed0-b.b"):
+        folder.file(cell).unlink()
+    folder.run()
+    assert [(cell.backend, cell.kind, cell.round) for cell in folder.ran] == [
+        ("a.a", "speed", 2),
+        ("b.b", "quality", 1),
+    ]
+    assert all(len(cell.parity) == 2 for cell in folder.ran)
+
+
+def test_a_ladder_that_is_lost_is_taken_from_the_other_records(folder: Folder) -> None:
+    folder.run()
+    lost = record.read(folder.file("parity-round01-a.a"))
+    folder.file("parity-round01-a.a").unlink()
+    folder.run()
+    assert folder.ran == []
+    again = record.read(folder.file("parity-round01-a.a"))
+    assert (again.parity, again.key, again.settings) == (lost.parity, lost.key, {"from cache": True})
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def with_a_nan(content: bytes) -> bytes:
+    return content.replace(b'"wall_s": 2.0', b'"wall_s": NaN')
+
+
+def without_figures(content: bytes) -> bytes:
+    return json.dumps({**json.loads(content), "timings": None}).encode()
+
+
+def of_another_round(content: bytes) -> bytes:
+    return content.replace(b'"key": "', b'"key": "0')
+
+
+@pytest.mark.parametrize(
+    "harm", [half, with_a_nan, without_figures, of_another_round, lambda content: b"", lambda content: b"\x1b[2J\n"]
+)
+def test_a_corrupt_record_is_moved_aside_told_and_made_again(folder: Folder, harm: Callable[[bytes], bytes]) -> None:
+    folder.run()
+    path = folder.file("speed-round01-a.a")
+    harmed = harm(path.read_bytes())
+    for number in (1, 2):
+        path.write_bytes(harmed)
+        found = folder.run()
+        assert [which(cell) for cell in folder.ran] == [("a.a", "speed", 1, 0)]
+        (line,) = found.aside
+        assert path.name in line
+        assert line.isprintable()
+        assert (folder.path / "corrupt" / f"{path.stem}.{number}.json").read_bytes() == harmed
+
+
+def test_a_folder_in_the_place_of_a_record_is_moved_aside(folder: Folder) -> None:
+    folder.run()
+    path = folder.file("memory-round01-b.b")
+    path.unlink()
+    path.mkdir()
+    assert len(folder.run().aside) == len(folder.ran) == 1
+
+
+def test_what_failed_is_kept_until_it_is_to_be_retried(folder: Folder) -> None:
+    folder.answer = failing("speed-round02-a.a")
+    folder.run()
+    folder.answer = succeed
+    folder.run()
+    assert folder.ran == []
+    assert record.read(folder.file("speed-round02-a.a")).reason == "broken"
+    folder.run(retry_failed=True)
+    assert [which(cell) for cell in folder.ran] == [("a.a", "speed", 2, 0)]
+    assert len(finished(folder.path)) == 10
+
+
+def test_a_failed_parity_keeps_what_was_not_run_for_it_and_a_retry_runs_all_of_it(folder: Folder) -> None:
+    folder.answer = failing("parity-round01-b.b")
+    folder.run()
+    assert len(folder.ran) == 6
+    folder.answer = succeed
+    folder.run()
+    assert folder.ran == []
+    folder.run(retry_failed=True)
+    assert [(cell.backend, cell.kind) for cell in folder.ran] == [
+        ("b.b", kind) for kind in ("parity", "speed", "speed", "memory", "quality")
+    ]
+    assert len(finished(folder.path)) == 10
+
+
+def test_an_interrupted_retry_leaves_no_process_skipped_for_a_parity_that_passed(folder: Folder) -> None:
+    folder.answer = failing("parity-round01-b.b")
+    folder.run()
+
+    def interrupt(cell: Record, path: Path, *, data_dir: Path | None) -> Record:
+        if cell.kind == "speed":
+            raise KeyboardInterrupt
+        return succeed(cell, path, data_dir=data_dir)
+
+    folder.answer = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        folder.run(retry_failed=True)
+    folder.answer = succeed
+    folder.run()
+    assert len(finished(folder.path)) == 10
+
+
+def test_an_interrupted_retry_does_not_lose_why_it_failed(folder: Folder) -> None:
+    folder.answer = failing("quality-seed0-b.b")
+    folder.run()
+
+    def interrupt(cell: Record, path: Path, *, data_dir: Path | None) -> Record:
+        raise KeyboardInterrupt
+
+    folder.answer = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        folder.run(retry_failed=True)
+    assert record.read(folder.file("quality-seed0-b.b")).reason == "broken"
+
+
+# What was asked.
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rounds": 3}, f"--rounds of {TASK} was 2, now 3"),
+        ({"seeds": 2}, f"--seeds of {TASK} was 1, now 2"),
+        ({"preset": "quick"}, "--preset was smoke, now quick"),
+        ({"precision": "float64"}, "--precision was float32, now float64"),
+        ({"device": "gpu"}, "--device was cpu, now gpu"),
+        ({"cool_down_s": 5}, "--cool-down was 0, now 5"),
+    ],
+    ids=str,
+)
+def test_another_request_is_refused_with_what_differs(folder: Folder, change: dict[str, Any], said: str) -> None:
+    folder.run()
+    with pytest.raises(resume.Mismatch) as caught:
+        folder.run(**change)
+    assert said in str(caught.value)
+    assert len(finished(folder.path)) == 10
+
+
+def test_other_backends_are_another_request(folder: Folder) -> None:
+    folder.run()
+    with pytest.raises(resume.Mismatch, match=r"--backend was a\.a, b\.b, now a\.a"):
+        folder.run("a.a")
+
+
+def test_the_presets_own_rounds_are_the_same_request_as_their_number(folder: Folder) -> None:
+    folder.run(rounds=None)
+    folder.run(rounds=2)
+    assert folder.ran == []
+
+
+@pytest.mark.parametrize(
+    ("patched", "value", "said"),
+    [
+        ("version", lambda name: "99", "numpy was "),
+        ("source_hash", lambda task, backend: "0", f"the source code of {TASK} in a.a was "),
+    ],
+)
+def test_a_changed_installation_is_another_comparison(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, patched: str, value: Any, said: str
+) -> None:
+    folder.run()
+    monkeypatch.setattr(gate, patched, value)
+    with pytest.raises(resume.Mismatch, match=said):
+        folder.run()
+
+
+def test_the_order_of_the_first_start_is_kept(folder: Folder, quick: QuickRuns) -> None:
+    """Each start draws a seed; the command line takes the stored one."""
+    command = (*FAKE, "--backend", "backends.reference", "--rounds", 9, "--seeds", 1, "--output", folder.path)
+    assert quick.run(*command, fate=("killed", 30))[0] == -signal.SIGKILL
+    (seed,) = {done.order_seed for done in on_disk(folder.path)}
+    assert quick.run(*command)[0] == 0
+    speed = [line.cell for line in Journal(folder.path).lines() if line.event == "start" and "-speed-" in line.cell]
+    choice = a_choice(TASK, "backends.reference", rounds=9, order_seed=seed, preset="quick")
+    planned = [record.file_name(cell) for block in a_plan(choice).rounds(choice) for cell in block]
+    assert list(dict.fromkeys(speed)) == planned
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b'{"order_seed": "1", "facts": {}}', b'{"order_seed": 1}', b"\x1b[2J"])
+def test_a_plan_that_cannot_be_read_is_refused(folder: Folder, content: bytes) -> None:
+    (folder.path / "plan.json").write_bytes(content)
+    with pytest.raises(resume.Mismatch, match=r"plan\.json that cannot be read") as caught:
+        resume.stored(folder.path)
+    assert str(caught.value).isprintable()
+
+
+def test_hostile_facts_in_a_plan_are_harmless(folder: Folder) -> None:
+    record.write(folder.path / "plan.json", resume.Fixed(1, {"\x1b[2J": "\n", "--rounds": "\u202e"}))
+    with pytest.raises(resume.Mismatch) as caught:
+        folder.run()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "memory"}, {"round": 2}, {"position": 2}, {"seed": 1}, {"order_seed": 1}, {"preset": "full"}, {"threads": 1},
+        {"device": "gpu"}, {"precision": "float64"}, {"spec_hash": "0"}, {"measurement": 99}, {"backend": "backends.reference"},
+        {"target": "accuracy >= 0.1"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_everything_that_a_record_depends_on_is_in_its_key(change: dict[str, Any]) -> None:
+    cell = a_cell()
+    first, second = resume.with_keys([cell, msgspec.structs.replace(cell, **change)])
+    assert first.key != second.key
+    assert resume.with_keys([cell]) == [first]
+
+
+@pytest.mark.parametrize("change", [{"cpu": "x"}, {"gpu": "x"}, {"gpu_driver": "x"}, {"python": "3"}, {"cores": 99}])
+def test_the_machine_is_in_the_key_of_a_record(change: dict[str, Any]) -> None:
+    cell = a_cell()
+    moved = msgspec.structs.replace(cell, machine=msgspec.structs.replace(cell.machine, **change))
+    assert resume.with_keys([cell])[0].key != resume.with_keys([moved])[0].key
+
+
+# The journal.
+
+
+def test_a_journal_has_a_line_before_and_after_each_process(folder: Folder) -> None:
+    folder.answer = failing("memory-round01-b.b")
+    folder.run()
+    lines = Journal(folder.path).lines()
+    assert [line.event for line in lines] == ["run", *["start", "end"] * 10]
+    for start, end in zip(lines[1::2], lines[2::2], strict=True):
+        assert (start.cell, start.key) == (end.cell, end.key)
+        assert start.at < end.at
+        assert record.read(folder.path / "records" / start.cell).key == start.key
+    assert Counter(line.status for line in lines[2::2]) == {"ok": 9, "failed": 1}
+
+
+def test_a_torn_line_is_passed_over_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    cell = a_record(key="k")
+    journal.add("start", cell)
+    whole = journal.path.read_bytes()
+    for length in range(1, len(whole)):
+        journal.path.write_bytes(whole + whole[:length])
+        assert [line.event for line in journal.lines()] == ["start", *["start"] * (length == len(whole) - 1)]
+        assert journal.crashed() == {record.file_name(cell)}
+        journal.add("end", cell)
+        assert journal.lines()[-1].event == "end"
+        assert journal.crashed() == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"\xff\xfe", b"[" * 100_000, b"{}", b'{"event": "start"}', b'{"event": "boom", "at": ""}', b"NaN", b"\0" * 99],
+)
+def test_a_line_that_is_none_is_passed_over(tmp_path: Path, text: bytes) -> None:
+    journal = Journal(tmp_path)
+    journal.path.write_bytes(text + b"\n")
+    journal.add("run")
+    assert [line.event for line in journal.lines()] == ["run"]
+
+
+def test_a_journal_names_no_machine_and_no_user(folder: Folder) -> None:
+    folder.run()
+    text = (folder.path / "journal.jsonl").read_text() + (folder.path / "plan.json").read_text()
+    assert str(folder.path) not in text
+    assert Line.__struct_fields__ == ("event", "at", "cell", "key", "status")
+
+
+# Killed and interrupted for real.
+
+
+def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_table(
+    quick: QuickRuns, tmp_path: Path
+) -> None:
+    command = (*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+    steps = 0
+    for step in range(1, 100):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        code, _ = quick.run(*command, fate=("killed", step))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        steps += 1
+        done = finished(tmp_path / "run")
+        crashed = Journal(tmp_path / "run").crashed() - done
+        code, said = quick.run(*command)
+        assert code == 0, said
+        assert said.count("was running when the last run was killed") == len(crashed)
+        assert_complete(tmp_path / "run", cells=4)
+        restarted = {line.cell for line in Journal(tmp_path / "run").lines() if line.event == "start"} & done
+        assert Counter(line.cell for line in Journal(tmp_path / "run").lines() if line.event == "start") == Counter(
+            {name: 1 + (name in crashed) for name in finished(tmp_path / "run")}
+        ), restarted
+    assert steps > 20  # four processes, each with a request, two lines and a record
+    assert_nothing_runs(tmp_path)
+
+
+def test_a_run_that_is_killed_again_and_again_comes_to_its_end(quick: QuickRuns, tmp_path: Path) -> None:
+    command = (*FAKE, "--backend", "backends.reference", "--rounds", 8, "--seeds", 2, "--output", tmp_path / "run")
+    rng = random.Random(20260101)
+    kills = 0
+    before: set[str] = set()
+    while quick.run(*command, fate=("killed", rng.randrange(5, 40)))[0] != 0:
+        kills += 1
+        assert before <= finished(tmp_path / "run")
+        before = finished(tmp_path / "run")
+    assert kills >= 3
+    assert_complete(tmp_path / "run", cells=2 * (1 + 8 + 1 + 2))
+    assert_nothing_runs(tmp_path)
+
+
+def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(quick: QuickRuns, tmp_path: Path) -> None:
+    """The kernel's own limit stands for a full disk: RLIMIT_FSIZE."""
+    command = (*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+    ended = 0
+    for step in (1, 2, 3, 5, 8, 11, 14, 17):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        code, said = quick.run(*command, fate=("full", step))
+        assert code == 1
+        (line,) = [line for line in said.splitlines() if line.startswith("framework-bench: ")]
+        assert "File too large" in line
+        assert "every finished record is intact" in line
+        assert "Traceback" not in said
+        before = finished(tmp_path / "run")
+        ended += len(before)
+        code, said = quick.run(*command)
+        assert code == 0, said
+        assert_complete(tmp_path / "run", cells=4)
+    assert ended > 3
+
+
+def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick: QuickRuns, tmp_path: Path) -> None:
+    command = (*FAKE, "--backend", "backends.reference", "--rounds", 60, "--seeds", 1, "--output", tmp_path / "run")
+    rng = random.Random(20260101)
+    before: set[str] = set()
+    codes: Counter[int] = Counter()
+    for number in range(50):
+        run = quick.start(*command)
+        time.sleep(rng.uniform(0.0, 0.35))
+        os.kill(run.pid, rng.choice((signal.SIGINT, signal.SIGINT, signal.SIGTERM)))
+        codes[run.wait()] += 1
+        assert "Traceback" not in run.said, (number, run.said)
+        if not (tmp_path / "run" / "records").exists():
+            continue
+        now = finished(tmp_path / "run")
+        assert before <= now
+        before = now
+        assert_nothing_twice(tmp_path / "run")
+        assert {done.status for done in on_disk(tmp_path / "run")} <= {"ok", "interrupted"}
+    assert codes[130] + codes[143] > 40, codes
+    assert before
+    assert len(before) < 126, "the interruptions came too late"
+    assert_nothing_runs(tmp_path)
+    assert quick.run(*command)[0] == 0
+    assert_complete(tmp_path / "run", cells=2 * (1 + 60 + 1 + 1))
+    assert_nothing_runs(tmp_path)
+
+
+def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(tmp_path: Path) -> None:
+    """With the real worker, and with a grandchild that ignores SIGTERM."""
+    command = [sys.executable, "-m", "bench", *FAKE, "--rounds", "2", "--seeds", "1", "--output", str(tmp_path / "run")]
+    env = {**os.environ, "FAKE_BACKEND": "hangs with a grandchild"}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as running:
+        wait_until(lambda: len(psutil.Process(running.pid).children(recursive=True)) == 2)
+        children = psutil.Process(running.pid).children(recursive=True)
+        running.kill()
+    assert_gone(*[child.pid for child in children])
+    assert [line.event for line in Journal(tmp_path / "run").lines()] == ["run", "start", "end", "start"]
+
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[:2] == [
+        "continuing: 1 of 5 processes are done",
+        f"{TASK} {TASK} speed round 1 was running when the last run was killed; it runs again",
+    ]
+    assert_complete(tmp_path / "run", cells=5)
+
+
+# Several at once.
+
+
+def test_of_four_runs_into_one_folder_one_runs_and_the_others_are_told_of_it(quick: QuickRuns, tmp_path: Path) -> None:
+    command = (*FAKE, "--rounds", 5, "--seeds", 1, "--output", tmp_path / "run")
+    runs = [quick.start(*command) for _ in range(4)]
+    codes = {run: run.wait() for run in runs}
+    assert sorted(codes.values()) == [0, 2, 2, 2]
+    for run, code in codes.items():
+        if code == 2:
+            assert "another run is at work there: " in run.said
+            assert len(run.said.splitlines()) == 1
+    assert_complete(tmp_path / "run", cells=8)
+
+
+def test_four_runs_on_one_device_follow_one_another(quick: QuickRuns, tmp_path: Path) -> None:
+    folders = [tmp_path / f"run-{number}" for number in range(4)]
+    with locks.device("cpu", purpose="a test", tell=print):
+        runs = [quick.start(*FAKE, "--rounds", 4, "--seeds", 1, "--output", folder) for folder in folders]
+        wait_until(lambda: all("waiting for the cpu: process " in run.said for run in runs))
+    assert [run.wait() for run in runs] == [0, 0, 0, 0]
+    times = []
+    for folder in folders:
+        assert_complete(folder, cells=7)
+        lines = Journal(folder).lines()
+        times.append((lines[0].at, lines[-1].at))
+    times.sort()
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(times))
+
+
+def test_a_run_and_verify_wait_for_whoever_measures_on_the_device(quick: QuickRuns, tmp_path: Path) -> None:
+    with locks.device("cpu", purpose="a test\x1b[2J", tell=print):
+        runs = [
+            quick.start(*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run"),
+            quick.start("verify", *FAKE[1:]),
+        ]
+        wait_until(lambda: all("waiting for the cpu" in run.said for run in runs))
+        for run in runs:
+            assert f"waiting for the cpu: process {os.getpid()}, since " in run.said
+            assert run.said.rstrip("\n").endswith("a test?[2J")
+        assert not finished(tmp_path / "run")
+    assert [run.wait() for run in runs] == [0, 0]
+
+
+def test_whoever_waits_for_a_device_can_be_interrupted(quick: QuickRuns, tmp_path: Path) -> None:
+    with locks.device("cpu", purpose="a test", tell=print):
+        run = quick.start(*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+        wait_until(lambda: "waiting for the cpu" in run.said)
+        os.kill(run.pid, signal.SIGINT)
+        assert run.wait() == 130
+
+
+def test_a_whole_comparison_is_shown_without_waiting_for_the_device(quick: QuickRuns, tmp_path: Path) -> None:
+    command = (*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+    assert quick.run(*command)[0] == 0
+    with locks.device("cpu", purpose="a test", tell=print):
+        code, said = quick.run(*command)
+    assert code == 0
+    assert "continuing: 4 of 4 processes are done" in said
+    assert_complete(tmp_path / "run", cells=4)
+
+
+def test_a_lock_ends_with_its_process_and_no_child_inherits_it(tmp_path: Path) -> None:
+    program = """
+import subprocess, sys, time
+from pathlib import Path
+from bench import locks
+with locks.folder(Path(sys.argv[1])):
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True, close_fds=False)
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(locks.Held, match=f"process {holder.pid}, since .* UTC, run"), locks.folder(tmp_path):
+                pass
+            holder.kill()
+            holder.wait()
+            assert psutil.pid_exists(child)
+            with locks.folder(tmp_path):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_two_gpus_are_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    for other in ("1", "1,0", "GPU-8a/../x"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with locks.device("gpu", purpose="first", tell=told.append):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", other)
+            with (
+                locks.device("gpu", purpose="second", tell=told.append),
+                locks.device("cpu", purpose="", tell=told.append),
+            ):
+                pass
+    assert told == []
+
+
+def test_without_a_writable_cache_there_is_no_lock_and_that_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the way")
+    told: list[str] = []
+    with locks.device("cpu", purpose="", tell=told.append):
+        pass
+    (line,) = told
+    assert line.startswith("nothing keeps other runs from the cpu: ")
+
+
+# Between two processes.
+
+
+def test_a_cool_down_lies_between_processes_that_ran(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(campaign.time, "sleep", slept.append)
+    folder.run(cool_down_s=7)
+    assert slept == [7] * 9
+    folder.run(cool_down_s=7)
+    assert len(slept) == 9
+
+
+def test_what_comes_back_late_is_said_in_the_record(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign.pause, "gpu_memory", lambda: 1000)
+    asked: list[int | None] = []
+
+    def until_free(before: int | None) -> str | None:
+        asked.append(before)
+        return "12 MiB more" if len(asked) == 3 else None
+
+    monkeypatch.setattr(campaign.pause, "until_free", until_free)
+    folder.run(device="gpu")
+    assert asked == [1000] * 9
+    assert [done.remarks for done in on_disk(folder.path)].count(["12 MiB more"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        ([1000], None), ([9 * 2**30, 2**30, 1000], None), ([None], None), ([3 * 2**30 + 1000], "3,072 MiB more of the GPU's"),
+    ],
+)  # fmt: skip
+def test_memory_of_a_gpu_is_waited_for_within_bounds(used: list[int | None], said: str | None) -> None:
+    readings = itertools.chain(used, itertools.repeat(used[-1]))
+    slept: list[float] = []
+    late = pause.until_free(1000, used=lambda: next(readings), sleep=slept.append)
+    assert (late or "").startswith(said or "")
+    assert (late is None) == (said is None)
+    assert sum(slept) <= pause.FREE_WITHIN_S + 1e-6
+    assert len(slept) == (len(used) - 1 if said is None else round(pause.FREE_WITHIN_S / pause.LOOK_EVERY_S))
+
+
+def test_without_a_gpu_there_is_nothing_to_wait_for() -> None:
+    assert pause.until_free(None, used=lambda: pytest.fail("asked")) is None
