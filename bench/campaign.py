@@ -1,6 +1,7 @@
 """Runs a plan: one process after the other, one record file per process, the table as it grows."""
 
 import shutil
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import msgspec
 
 import backends
 from bench import gate, launch, record
+from bench.interpreters import Interpreter
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Ladder, Record, RecordError
 from bench.worker import Request
@@ -89,10 +91,9 @@ class Campaign:
         self.progress.started(
             cell, done=self._total - len(self._upcoming), total=self._total, left_s=self._estimate_left()
         )
-        if cell.kind == "parity":
-            done = climb(cell, self.folder, data_dir=self.choice.data_dir)
-        else:
-            done = execute(cell, self.folder, data_dir=self.choice.data_dir)
+        how = climb if cell.kind == "parity" else execute
+        interpreter = self.choice.interpreters.get(cell.backend)
+        done = how(cell, self.folder, data_dir=self.choice.data_dir, interpreter=interpreter)
         self._durations[cell.task, cell.kind, cell.backend].append(done.wall_s)
         self._keep(done)
         return done
@@ -118,19 +119,19 @@ class Campaign:
         return left
 
 
-def climb(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+def climb(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
     """The cell's parity record: from the cache if nothing has changed since, else from a process of its own."""
-    recalled = gate.recall(cell)
+    recalled = gate.recall(cell, interpreter)
     if recalled is not None:
         return msgspec.structs.replace(recalled, started_utc=_now())
-    climbed = execute(cell, folder, data_dir=data_dir)
+    climbed = execute(cell, folder, data_dir=data_dir, interpreter=interpreter)
     if climbed.status == "ok":
-        gate.remember(climbed)
+        gate.remember(climbed, interpreter)
     return climbed
 
 
-def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
-    """Runs one process; whatever becomes of it, the result is a record with a status and a reason."""
+def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
+    """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason."""
     entry = backends.find(cell.backend)
     scratch = folder / "scratch"
     for path in (scratch, folder / "logs"):
@@ -145,7 +146,7 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
     if cell.kind == "memory":
         env |= entry.env_memory
     ending = launch.run(
-        launch.worker_command(request_path, answer_path),
+        launch.worker_command(request_path, answer_path, python=interpreter.path if interpreter else sys.executable),
         env=launch.worker_env(env, device=cell.device),
         log=folder / "logs" / f"{name}.log",
         timeout_s=DEADLINES_S[cell.kind],

@@ -79,6 +79,8 @@ def common_options(command: Any) -> Any:
                      help="auto takes the GPU if there is one."),
         click.option("--precision", default="float32", show_default=True, type=Word("precision", PRECISIONS),
                      help="float32 is IEEE single precision in every backend."),
+        click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
+                     help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
         click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
                      envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
     ]):  # fmt: skip
@@ -141,10 +143,11 @@ def verify(**options: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
         for task_plan in plans:
             for cell in task_plan.parity(choice):
-                climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir)
+                interpreter = choice.interpreters.get(cell.backend)
+                climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir, interpreter=interpreter)
                 terminal.show_ladders(climbed, sys.stdout)
                 if climbed.status == "ok":
-                    gate.remember(climbed)
+                    gate.remember(climbed, interpreter)
                 else:
                     failed.append(f"{cell.task} {cell.backend}: {climbed.reason}")
     for name, reason in choice.absent:
@@ -179,6 +182,7 @@ def _choice(
     preset: str,
     device: str,
     precision: str,
+    pythons: tuple[str, ...],
     data_dir: Path | None,
     rounds: int | None,
     seeds: int | None,
@@ -186,14 +190,19 @@ def _choice(
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
 
-    from bench import machine
+    from bench import interpreters, machine
     from bench.plan import Choice
 
     gpu = machine.gpu_and_driver()[0]
     if device == "gpu" and gpu is None:
         raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
     absent = []
-    for name in dict.fromkeys(backend_names or backends.BACKENDS):
+    names = list(dict.fromkeys(backend_names or backends.BACKENDS))
+    try:
+        elsewhere = interpreters.chosen(pythons, names)
+    except interpreters.InterpreterError as error:
+        raise UserError(str(error)) from error
+    for name in [name for name in names if name not in elsewhere]:
         entry = backends.find(name)
         try:
             missing = entry.missing()
@@ -205,7 +214,7 @@ def _choice(
             absent.append((name, f"{', '.join(missing)} not installed; add it with: {entry.install_command}"))
     if backend_names and absent:
         raise UserError("; ".join(f"--backend {name}: {reason}" for name, reason in absent))
-    chosen = [name for name in dict.fromkeys(backend_names or backends.BACKENDS) if name not in dict(absent)]
+    chosen = [name for name in names if name not in dict(absent)]
     if not chosen:
         commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
         raise UserError(f"no framework is installed; add at least one with: {commands}")
@@ -220,6 +229,7 @@ def _choice(
         seeds=seeds,
         data_dir=data_dir,
         order_seed=random.SystemRandom().randrange(2**31),
+        interpreters=elsewhere,
     )
 
 

@@ -67,9 +67,9 @@ def run(command: list[str], *, env: Mapping[str, str], log: Path, timeout_s: flo
     return Ending("ok", None, wall_s)
 
 
-def worker_command(request: Path, record: Path) -> list[str]:
+def worker_command(request: Path, record: Path, *, python: str = sys.executable) -> list[str]:
     """The command line of a worker; -P keeps the current folder from shadowing packages."""
-    return [sys.executable, "-P", "-m", "bench.worker", str(request), str(record)]
+    return [python, "-P", "-m", "bench.worker", str(request), str(record)]
 
 
 def worker_env(backend_env: Mapping[str, str], *, device: str) -> dict[str, str]:

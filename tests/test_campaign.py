@@ -68,7 +68,7 @@ def which(cell: Record) -> tuple[str, str, int, int]:
     return cell.backend, cell.kind, cell.round, cell.seed
 
 
-def succeed(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+def succeed(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
     """In place of a process: what a good one would have answered."""
     figures: dict[str, dict[str, Any]] = {
         "parity": {"parity": [a_ladder(precision="float64"), a_ladder()]},
@@ -345,7 +345,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Record]:
     """Replaces processes by good answers, changed as told; returns the list of what was run."""
     ran: list[Record] = []
 
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
         ran.append(cell)
         return msgspec.structs.replace(succeed(cell, folder, data_dir=data_dir), **changes)
 
@@ -490,7 +490,7 @@ def test_an_interruption_keeps_what_is_finished_and_marks_the_rest(
 ) -> None:
     calls: list[Record] = []
 
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
         calls.append(cell)
         if len(calls) == at:
             raise interruption
