@@ -1,13 +1,16 @@
-"""The command line: run, verify, report. Everything heavy is imported inside the command that needs it."""
+"""The command line: run, verify, report, import, info. What is heavy is imported inside the command that needs it."""
 
 import difflib
+import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import backends
 import tasks
@@ -41,6 +44,9 @@ class Name(click.ParamType[str]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return f"[{'|'.join(self.known)}]"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
 
 class Word(click.ParamType[str]):
     """One of a few words, with the nearest one named if it is none of them."""
@@ -57,6 +63,14 @@ class Word(click.ParamType[str]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return f"[{'|'.join(self.known)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
+
+def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """What a shell offers after the first letters of a word."""
+    return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
 def nearest(value: str, known: Any) -> str:
@@ -100,7 +114,8 @@ def cli() -> None:
 @click.option("--seeds", type=click.IntRange(min=1), help="Trainings per backend. Default: the preset's.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
               help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
-def run(output: Path | None, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of the tables.")
+def run(output: Path | None, as_json: bool, **options: Any) -> None:
     """Compares: parity first, then speed, memory and quality, each in processes of their own."""
     from bench import campaign, plan
     from bench.progress import progress_on
@@ -117,6 +132,16 @@ def run(output: Path | None, **options: Any) -> None:
             raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact") from error
         finally:
             tables_written = _write_tables(folder)
+    if as_json:
+        statuses = Counter(done.status for done in running.records)
+        told = {
+            "folder": str(folder),
+            "complete": running.complete,
+            "processes": statuses,
+            "absent": dict(choice.absent),
+        }
+        click.echo(json.dumps(told))
+        raise SystemExit(0 if running.complete else 1)
     terminal.show(running.records, sys.stdout)
     for name, reason in choice.absent:
         click.echo(f"{name} is not in the comparison: {reason}")
@@ -130,49 +155,89 @@ def run(output: Path | None, **options: Any) -> None:
 
 @cli.command()
 @common_options
-def verify(**options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The records of the climbs as JSON instead.")
+def verify(as_json: bool, **options: Any) -> None:
     """Climbs the ladder of parity for every installed backend and prints every rung."""
     import tempfile
 
-    from bench import campaign, gate, plan
+    from bench import campaign, gate, plan, record
     from bench.report import terminal
 
     choice = _choice(**options, rounds=None, seeds=None)
     plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
-    failed = []
+    failed, climbs = [], []
     with tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
         for task_plan in plans:
             for cell in task_plan.parity(choice):
                 interpreter = choice.interpreters.get(cell.backend)
                 climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir, interpreter=interpreter)
-                terminal.show_ladders(climbed, sys.stdout)
+                climbs.append(climbed)
+                if not as_json:
+                    terminal.show_ladders(climbed, sys.stdout)
                 if climbed.status == "ok":
                     gate.remember(climbed, interpreter)
                 else:
                     failed.append(f"{cell.task} {cell.backend}: {climbed.reason}")
+    if as_json:
+        click.echo(record.encode(climbs), nl=False)
     for name, reason in choice.absent:
-        click.echo(f"{name} was not verified: {reason}")
+        click.echo(f"{name} was not verified: {reason}", err=as_json)
     if failed:
         raise click.ClickException("; ".join(failed))
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.argument("folders", type=click.Path(file_okay=False, exists=True, path_type=Path), nargs=-1, required=True)
 @click.option("--format", "form", default="markdown", show_default=True, type=Word("format", ("markdown", "csv")))
-def report(folder: Path, form: str) -> None:
-    """Prints the table of a folder, from its records alone; the same records give the same bytes."""
+def report(folders: tuple[Path, ...], form: str) -> None:
+    """Prints the tables of one or more folders, from their records alone; the same records give the same bytes."""
     from bench import record
     from bench.report import markdown, table_csv
 
-    records, problems = record.read_folder(folder)
-    for problem in problems:
-        click.echo(problem, err=True)
-    if not records:
-        raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+    records, problems = [], []
+    for folder in folders:
+        found, wrong = record.read_folder(folder)
+        records += found
+        problems += wrong
+        for problem in wrong:
+            click.echo(problem, err=True)
+        if not found:
+            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
     render = {"markdown": markdown.render, "csv": table_csv.render}[form]
     click.echo(render(records), nl=False)
     if problems:
         raise SystemExit(1)
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
+def import_(file: Path, output: Path | None) -> None:
+    """Makes records and tables of the file that `pytest bench --benchmark-json` left."""
+    from bench import campaign, pytest_json, record
+
+    try:
+        found = pytest_json.read(file)
+    except record.RecordError as error:
+        raise UserError(str(error)) from error
+    folder = _new_folder(output or campaign.default_folder())
+    try:
+        for name, one in found.items():
+            record.write(folder / "records" / name, one)
+    except OSError as error:
+        raise click.ClickException(f"{error.strerror}: {folder}") from error
+    _write_tables(folder)
+    click.echo(f"{len(found)} records; their tables: framework-bench report {folder}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, without the folders' paths.")
+def info(as_json: bool) -> None:
+    """Shows what is installed, the machine, the data sets, and what would make the rest available."""
+    from bench import info as about
+
+    click.echo(json.dumps(about.gather(), indent=1) if as_json else about.text())
 
 
 def _choice(

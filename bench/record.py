@@ -250,7 +250,7 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
     except RecursionError:
         raise RecordError("nested too deeply") from None
     except (ValueError, msgspec.ValidationError) as error:  # json's and Unicode's errors are ValueErrors
-        raise RecordError(_printable(str(error))) from None
+        raise RecordError(printable(str(error))) from None
     if kind is Record and value.status == "ok":
         figures = {"parity": value.parity, "speed": value.timings, "memory": value.memory, "quality": value.quality}
         if not figures[value.kind]:
@@ -268,7 +268,7 @@ def read(path: Path) -> Record:
         record: Record = decode(content)
     except (OSError, RecordError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise RecordError(_printable(f"{path}: not a record: {why}")) from None
+        raise RecordError(printable(f"{path}: not a record: {why}")) from None
     return record
 
 
@@ -322,7 +322,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """On one line, and nothing in it that a terminal would act on."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
