@@ -15,10 +15,8 @@ import platformdirs
 import backends
 import tasks
 from bench import record
-from bench.interpreters import Interpreter
+from bench.interpreters import DISTRIBUTIONS, Interpreter
 from bench.record import Ladder, Record, RecordError
-
-DISTRIBUTIONS = ("numpy", "autograd")  # what the reference computes with
 
 
 class Stored(record.Model, frozen=True):

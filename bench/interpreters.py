@@ -7,6 +7,7 @@ once, before anything runs, what it has; no framework is imported for that.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 import backends
 from bench import launch, record
 from bench.record import RecordError
+
+DISTRIBUTIONS = ("numpy", "autograd")  # what the reference of parity computes with
 
 TOX = "tox"
 OLDEST = (3, 11)
@@ -60,6 +63,9 @@ print(json.dumps(told))
 
 class InterpreterError(ValueError):
     """An interpreter cannot be used as asked; one line that names it and says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(record.printable(message))
 
 
 class _Told(record.Model, frozen=True):
@@ -110,8 +116,6 @@ def chosen(named: Sequence[str], compared: Sequence[str]) -> dict[str, Interpret
 
 def ask(backend: str, typed: str) -> Interpreter:
     """What the interpreter at a path is and has; InterpreterError if this backend cannot run in it."""
-    from bench import gate
-
     said = f"--python {backend + '=' + typed!r}"
     path = _located(typed)
     if path is None:
@@ -119,7 +123,7 @@ def ask(backend: str, typed: str) -> Interpreter:
     entry = backends.find(backend)
     asked = {
         "oldest": OLDEST, "needs": entry.needs, "module": entry.module, "harness": ["bench.worker", "bench.parity"],
-        "distributions": [*gate.DISTRIBUTIONS, *entry.distributions],
+        "distributions": [*DISTRIBUTIONS, *entry.distributions],
     }  # fmt: skip
     try:
         done = subprocess.run(
@@ -136,7 +140,7 @@ def ask(backend: str, typed: str) -> Interpreter:
     if tuple(map(int, told.python.split(".")[:2])) < OLDEST:
         raise InterpreterError(f"{said}: Python {told.python}; framework-bench needs {OLDEST[0]}.{OLDEST[1]} or newer")
     if told.missing:
-        command = f"; add it with: {typed} -m {entry.install_command}" if entry.extra else ""
+        command = f"; add it with: {shlex.quote(typed)} -m {entry.install_command}" if entry.extra else ""
         raise InterpreterError(f"{said}: {', '.join(told.missing)} not installed there{command}")
     return Interpreter(path, told.python, told.versions, Path(told.origin) if told.origin else None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import campaign, gate, launch, plan, record
+from bench import campaign, gate, interpreters, launch, plan, record
 from bench.campaign import Campaign
 from bench.plan import Choice, TaskPlan
 from bench.record import Record
@@ -436,7 +436,7 @@ def test_what_decides_nothing_is_not_in_the_key() -> None:
 def test_versions_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = a_cell("backends.reference", kind="parity")
     before = gate.key(cell)
-    for name in gate.DISTRIBUTIONS:
+    for name in interpreters.DISTRIBUTIONS:
         with monkeypatch.context() as patch:
             patch.setattr(gate, "version", lambda asked, name=name: "99" if asked == name else "1")
             changed = gate.key(cell)

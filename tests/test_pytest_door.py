@@ -131,6 +131,8 @@ def test_the_file_holds_every_record_and_import_makes_the_same_tables(
     folder, _, _ = session
     held = pytest_json.read(folder / "out.json")
     assert held == on_disk(folder / "run")
+    (saved,) = (folder / "storage").rglob("0001_first.json")
+    assert pytest_json.read(saved) == held
     assert {one.status for one in held.values()} == {"ok", "failed", "skipped"}
     code, out, _ = command("import", folder / "out.json", "--output", "again")
     assert code == 0
@@ -268,6 +270,7 @@ def test_a_whole_file_is_read(command: Callable[..., tuple[int, str, str]]) -> N
         (a_file([a_record(backend="\x1b[2J\n")]), "is no name for a file"),
         (a_file([a_record(task="x" * 300)]), "is no name for a file"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_anything_else_is_refused_in_one_line_and_nothing_is_written(
     command: Callable[..., tuple[int, str, str]], content: bytes, said: str
