@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ import msgspec
 
 import backends
 from bench import gate, launch, pause, record, resume
+from bench.interpreters import Interpreter
 from bench.journal import Journal
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Ladder, Record, RecordError
@@ -127,10 +129,11 @@ class Campaign:
         )
         self._running = cell
         self.journal.add("start", cell)
-        if cell.kind == "parity":
-            done = resume.recall(cell, self.kept.values()) or climb(cell, self.folder, data_dir=self.choice.data_dir)
-        else:
-            done = execute(cell, self.folder, data_dir=self.choice.data_dir)
+        how = climb if cell.kind == "parity" else execute
+        done = resume.recall(cell, self.kept.values()) if cell.kind == "parity" else None
+        if done is None:
+            interpreter = self.choice.interpreters.get(cell.backend)
+            done = how(cell, self.folder, data_dir=self.choice.data_dir, interpreter=interpreter)
         if remark:
             done = msgspec.structs.replace(done, remarks=[*done.remarks, remark])
         self._hot = done.wall_s > 0
@@ -177,22 +180,23 @@ class Campaign:
 def cells(plan: TaskPlan, choice: Choice) -> list[Record]:
     """Every process of a task in the order in which they run, each with its key."""
     speed = [cell for block in plan.rounds(choice) for cell in block]
-    return resume.with_keys([*plan.parity(choice), *speed, *plan.memory(choice), *plan.quality(choice)])
+    everything = [*plan.parity(choice), *speed, *plan.memory(choice), *plan.quality(choice)]
+    return resume.with_keys(everything, choice.interpreters)
 
 
-def climb(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+def climb(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
     """The cell's parity record: from the cache if nothing has changed since, else from a process of its own."""
-    recalled = gate.recall(cell)
+    recalled = gate.recall(cell, interpreter)
     if recalled is not None:
         return msgspec.structs.replace(recalled, started_utc=_now())
-    climbed = execute(cell, folder, data_dir=data_dir)
+    climbed = execute(cell, folder, data_dir=data_dir, interpreter=interpreter)
     if climbed.status == "ok":
-        gate.remember(climbed)
+        gate.remember(climbed, interpreter)
     return climbed
 
 
-def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
-    """Runs one process; whatever becomes of it, the result is a record with a status and a reason.
+def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
+    """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason.
 
     OSError where the disk does not take the process's files: that is no finding about a backend.
     """
@@ -210,7 +214,7 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
     if cell.kind == "memory":
         env |= entry.env_memory
     ending = launch.run(
-        launch.worker_command(request_path, answer_path),
+        launch.worker_command(request_path, answer_path, python=interpreter.path if interpreter else sys.executable),
         env=launch.worker_env(env, device=cell.device),
         log=folder / "logs" / f"{name}.log",
         timeout_s=DEADLINES_S[cell.kind],

@@ -1,14 +1,17 @@
-"""The command line: run, verify, report. Everything heavy is imported inside the command that needs it."""
+"""The command line: run, verify, report, import, info. What is heavy is imported inside the command that needs it."""
 
 import contextlib
 import difflib
+import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import backends
 import tasks
@@ -44,6 +47,9 @@ class Name(click.ParamType[str]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return f"[{'|'.join(self.known)}]"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
 
 class Word(click.ParamType[str]):
     """One of a few words, with the nearest one named if it is none of them."""
@@ -60,6 +66,14 @@ class Word(click.ParamType[str]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return f"[{'|'.join(self.known)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
+
+def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """What a shell offers after the first letters of a word."""
+    return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
 def nearest(value: str, known: Any) -> str:
@@ -82,6 +96,8 @@ def common_options(command: Any) -> Any:
                      help="auto takes the GPU if there is one."),
         click.option("--precision", default="float32", show_default=True, type=Word("precision", PRECISIONS),
                      help="float32 is IEEE single precision in every backend."),
+        click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
+                     help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
         click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
                      envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
     ]):  # fmt: skip
@@ -104,7 +120,8 @@ def cli() -> None:
 @click.option("--retry-failed", is_flag=True, help="When continuing: run again what failed. Default: it is kept.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for records and tables; an earlier run's is continued. Default: results/local/<time>.")  # fmt: skip
-def run(output: Path | None, retry_failed: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of the tables.")
+def run(output: Path | None, retry_failed: bool, as_json: bool, **options: Any) -> None:
     """Compares: parity first, then speed, memory and quality, each in processes of their own.
 
     The same command with the folder of an earlier run as --output continues that run: what is finished is not done again.
@@ -122,6 +139,16 @@ def run(output: Path | None, retry_failed: bool, **options: Any) -> None:
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact, and the same command "
                                    "continues from there") from error  # fmt: skip
+    if as_json:
+        statuses = Counter(done.status for done in running.records)
+        told = {
+            "folder": str(folder),
+            "complete": running.complete,
+            "processes": statuses,
+            "absent": dict(choice.absent),
+        }
+        click.echo(json.dumps(told))
+        raise SystemExit(0 if running.complete else 1)
     terminal.show(running.records, sys.stdout)
     for name, reason in choice.absent:
         click.echo(f"{name} is not in the comparison: {reason}")
@@ -169,54 +196,95 @@ def _run(choice: "Choice", folder: Path, *, retry_failed: bool) -> tuple["Campai
 
 @cli.command()
 @common_options
-def verify(**options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The records of the climbs as JSON instead.")
+def verify(as_json: bool, **options: Any) -> None:
     """Climbs the ladder of parity for every installed backend and prints every rung.
 
     Where a run measures on the same device, it waits for that.
     """
     import tempfile
 
-    from bench import campaign, gate, locks, plan
+    from bench import campaign, gate, locks, plan, record
     from bench.report import terminal
 
     choice = _choice(**options, rounds=None, seeds=None)
     plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
-    failed = []
+    failed, climbs = [], []
     with (
         locks.device(choice.device, purpose="verify", tell=_tell),
         tempfile.TemporaryDirectory(prefix="framework-bench-") as folder,
     ):
         for task_plan in plans:
             for cell in task_plan.parity(choice):
-                climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir)
-                terminal.show_ladders(climbed, sys.stdout)
+                interpreter = choice.interpreters.get(cell.backend)
+                climbed = campaign.execute(cell, Path(folder), data_dir=choice.data_dir, interpreter=interpreter)
+                climbs.append(climbed)
+                if not as_json:
+                    terminal.show_ladders(climbed, sys.stdout)
                 if climbed.status == "ok":
-                    gate.remember(climbed)
+                    gate.remember(climbed, interpreter)
                 else:
                     failed.append(f"{cell.task} {cell.backend}: {climbed.reason}")
+    if as_json:
+        click.echo(record.encode(climbs), nl=False)
     for name, reason in choice.absent:
-        click.echo(f"{name} was not verified: {reason}")
+        click.echo(f"{name} was not verified: {reason}", err=as_json)
     if failed:
         raise click.ClickException("; ".join(failed))
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.argument("folders", type=click.Path(file_okay=False, exists=True, path_type=Path), nargs=-1, required=True)
 @click.option("--format", "form", default="markdown", show_default=True, type=Word("format", ("markdown", "csv")))
-def report(folder: Path, form: str) -> None:
-    """Prints the table of a folder, from its records alone; the same records give the same bytes."""
+def report(folders: tuple[Path, ...], form: str) -> None:
+    """Prints the tables of one or more folders, from their records alone; the same records give the same bytes."""
     from bench import record
     from bench.report import markdown, table_csv
 
-    records, problems = record.read_folder(folder)
-    for problem in problems:
-        click.echo(problem, err=True)
-    if not records:
-        raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+    records, problems = [], []
+    for folder in folders:
+        found, wrong = record.read_folder(folder)
+        records += found
+        problems += wrong
+        for problem in wrong:
+            click.echo(problem, err=True)
+        if not found:
+            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
     render = {"markdown": markdown.render, "csv": table_csv.render}[form]
     click.echo(render(records), nl=False)
     if problems:
         raise SystemExit(1)
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
+def import_(file: Path, output: Path | None) -> None:
+    """Makes records and tables of the file that `pytest bench --benchmark-json` left."""
+    from bench import campaign, pytest_json, record
+
+    try:
+        found = pytest_json.read(file)
+    except record.RecordError as error:
+        raise UserError(str(error)) from error
+    folder = _new_folder(output or campaign.default_folder())
+    try:
+        for name, one in found.items():
+            record.write(folder / "records" / name, one)
+    except OSError as error:
+        raise click.ClickException(f"{error.strerror}: {folder}") from error
+    _write_tables(folder)
+    click.echo(f"{len(found)} records; their tables: framework-bench report {folder}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, without the folders' paths.")
+def info(as_json: bool) -> None:
+    """Shows what is installed, the machine, the data sets, and what would make the rest available."""
+    from bench import info as about
+
+    click.echo(json.dumps(about.gather(), indent=1) if as_json else about.text())
 
 
 def _choice(
@@ -226,6 +294,7 @@ def _choice(
     preset: str,
     device: str,
     precision: str,
+    pythons: tuple[str, ...],
     data_dir: Path | None,
     rounds: int | None,
     seeds: int | None,
@@ -234,14 +303,19 @@ def _choice(
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
 
-    from bench import machine
+    from bench import interpreters, machine
     from bench.plan import Choice
 
     gpu = machine.gpu_and_driver()[0]
     if device == "gpu" and gpu is None:
         raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
     absent = []
-    for name in dict.fromkeys(backend_names or backends.BACKENDS):
+    names = list(dict.fromkeys(backend_names or backends.BACKENDS))
+    try:
+        elsewhere = interpreters.chosen(pythons, names)
+    except interpreters.InterpreterError as error:
+        raise UserError(str(error)) from error
+    for name in [name for name in names if name not in elsewhere]:
         entry = backends.find(name)
         try:
             missing = entry.missing()
@@ -253,7 +327,7 @@ def _choice(
             absent.append((name, f"{', '.join(missing)} not installed; add it with: {entry.install_command}"))
     if backend_names and absent:
         raise UserError("; ".join(f"--backend {name}: {reason}" for name, reason in absent))
-    chosen = [name for name in dict.fromkeys(backend_names or backends.BACKENDS) if name not in dict(absent)]
+    chosen = [name for name in names if name not in dict(absent)]
     if not chosen:
         commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
         raise UserError(f"no framework is installed; add at least one with: {commands}")
@@ -269,6 +343,7 @@ def _choice(
         data_dir=data_dir,
         order_seed=random.SystemRandom().randrange(2**31),
         cool_down_s=cool_down_s,
+        interpreters=elsewhere,
     )
 
 
@@ -302,6 +377,13 @@ def _writable(folder: Path) -> Path:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    return folder
+
+
+def _new_folder(folder: Path) -> Path:
+    if any((_writable(folder) / "records").iterdir()):
+        raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
+                        f"framework-bench report {folder}")  # fmt: skip
     return folder
 
 

@@ -15,9 +15,8 @@ import platformdirs
 import backends
 import tasks
 from bench import record
+from bench.interpreters import DISTRIBUTIONS, Interpreter
 from bench.record import Ladder, Record, RecordError
-
-DISTRIBUTIONS = ("numpy", "autograd")  # what the reference computes with
 
 
 class Stored(record.Model, frozen=True):
@@ -27,32 +26,35 @@ class Stored(record.Model, frozen=True):
     versions: dict[str, str]
 
 
-def key(cell: Record) -> str:
-    """Hash of everything on which this cell's ladder depends."""
+def key(cell: Record, interpreter: Interpreter | None = None) -> str:
+    """Hash of everything on which this cell's ladder depends, in another interpreter if one is given."""
     parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision]
     parts += [cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
-    parts += [f"{name} {number}" for name, number in versions(cell.backend).items()]
-    parts.append(source_hash(cell.task, cell.backend))
+    parts += [f"{name} {number}" for name, number in versions(cell.backend, interpreter).items()]
+    parts.append(source_hash(cell.task, cell.backend, interpreter))
     return hashlib.sha256(record.encode(parts)).hexdigest()
 
 
-def versions(backend: str) -> dict[str, str]:
+def versions(backend: str, interpreter: Interpreter | None = None) -> dict[str, str]:
     """The installed versions that decide what a backend computes."""
-    return {name: _version(name) for name in (*DISTRIBUTIONS, *backends.find(backend).distributions)}
+    there = interpreter.versions if interpreter else {}
+    names = (*DISTRIBUTIONS, *backends.find(backend).distributions)
+    return {name: there.get(name) or _version(name) for name in names}
 
 
-def source_hash(task: str, backend: str) -> str:
+def source_hash(task: str, backend: str, interpreter: Interpreter | None = None) -> str:
     """Hash of the source code that decides what a backend computes for a task."""
     digest = hashlib.sha256()
-    for path in sorted({*_sources(backends.find(backend).module), *_files(tasks.TASKS.get(task, task))}):
+    elsewhere = _beside(interpreter.origin) if interpreter and interpreter.origin else []
+    for path in sorted({*_sources(backends.find(backend).module), *_files(tasks.TASKS.get(task, task)), *elsewhere}):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def recall(cell: Record) -> Record | None:
+def recall(cell: Record, interpreter: Interpreter | None = None) -> Record | None:
     """The cell's parity record from the cache, or None."""
     try:
-        stored: Stored = record.decode(_path(cell).read_bytes(), Stored)
+        stored: Stored = record.decode(_path(cell, interpreter).read_bytes(), Stored)
     except (OSError, RecordError):
         return None
     if not stored.ladders or not all(ladder.passed for ladder in stored.ladders):
@@ -62,9 +64,9 @@ def recall(cell: Record) -> Record | None:
     )
 
 
-def remember(climbed: Record) -> None:
+def remember(climbed: Record, interpreter: Interpreter | None = None) -> None:
     """Keeps a passed climb. A cache that cannot be written costs only time."""
-    path = _path(climbed)
+    path = _path(climbed, interpreter)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         record.write(path, Stored(climbed.parity, climbed.versions))
@@ -72,8 +74,8 @@ def remember(climbed: Record) -> None:
         pass
 
 
-def _path(cell: Record) -> Path:
-    return platformdirs.user_cache_path("framework-bench") / "parity" / f"{key(cell)}.json"
+def _path(cell: Record, interpreter: Interpreter | None) -> Path:
+    return platformdirs.user_cache_path("framework-bench") / "parity" / f"{key(cell, interpreter)}.json"
 
 
 def _version(name: str) -> str:
@@ -100,5 +102,8 @@ def _files(module: str) -> list[Path]:
         return []
     if spec is None or spec.origin is None:
         return []
-    origin = Path(spec.origin)
+    return _beside(Path(spec.origin))
+
+
+def _beside(origin: Path) -> list[Path]:
     return list(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]

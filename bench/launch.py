@@ -92,9 +92,9 @@ def bind(lifeline: int, pid: int) -> None:
             fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
 
 
-def worker_command(request: Path, record: Path) -> list[str]:
+def worker_command(request: Path, record: Path, *, python: str = sys.executable) -> list[str]:
     """The command line of a worker; -P keeps the current folder from shadowing packages."""
-    return [sys.executable, "-P", "-m", "bench.worker", str(request), str(record)]
+    return [python, "-P", "-m", "bench.worker", str(request), str(record)]
 
 
 def worker_env(backend_env: Mapping[str, str], *, device: str) -> dict[str, str]:

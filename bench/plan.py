@@ -1,15 +1,16 @@
 """What is to run: every process of a comparison, in the order in which it runs, fixed before the first one starts."""
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 import tasks
 from bench import machine
-from bench.record import Data, Record
+from bench.interpreters import Interpreter
+from bench.record import Data, Machine, Record
 from tasks.spec import Preset, describe_task, hash_json
 
 
@@ -28,6 +29,7 @@ class Choice:
     data_dir: Path | None
     order_seed: int
     cool_down_s: int = 0  # between two processes
+    interpreters: Mapping[str, Interpreter] = field(default_factory=dict)  # of backends that do not run in this one
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class TaskPlan:
     name: str
     preset: Preset
     blank: Record
+    machines: Mapping[str, Machine] = field(default_factory=dict)  # of backends that run in another interpreter
 
     def parity(self, choice: Choice) -> list[Record]:
         """One climb per backend."""
@@ -65,7 +68,8 @@ class TaskPlan:
 
     def cell(self, backend: str, **changes: object) -> Record:
         """The blank record of one process."""
-        return msgspec.structs.replace(self.blank, backend=backend, **changes)
+        machine = self.machines.get(backend, self.blank.machine)
+        return msgspec.structs.replace(self.blank, backend=backend, machine=machine, **changes)
 
 
 def make(name: str, choice: Choice) -> TaskPlan:
@@ -96,4 +100,8 @@ def make(name: str, choice: Choice) -> TaskPlan:
         machine=machine.describe(),
         started_utc="",
     )
-    return TaskPlan(name, preset, blank)
+    machines = {
+        backend: msgspec.structs.replace(blank.machine, python=interpreter.python)
+        for backend, interpreter in choice.interpreters.items()
+    }
+    return TaskPlan(name, preset, blank, machines)

@@ -6,19 +6,20 @@ is done when its record parses, validates and has the key of what would be run n
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from bench import gate, record
+from bench.interpreters import Interpreter
 from bench.journal import Journal
 from bench.plan import Choice, TaskPlan
 from bench.record import Model, Record, RecordError
 from tasks.spec import hash_json
 
-NOT_FIXED = {"absent", "data_dir", "order_seed", "rounds", "seeds"}
+NOT_FIXED = {"absent", "data_dir", "interpreters", "order_seed", "rounds", "seeds"}
 """Fields of a Choice that may differ, or stand under another name below: what is in the data is fixed, not where they lie."""
 
 OPTIONS = {"tasks": "--task", "backends": "--backend", "cool_down_s": "--cool-down"}
@@ -94,20 +95,23 @@ def facts(plans: Sequence[TaskPlan], choice: Choice) -> dict[str, str]:
         found[f"--seeds of {plan.name}"] = str(len({cell.seed for cell in plan.quality(choice)}))
         found[f"the spec of {plan.name}"] = plan.blank.spec_hash
     for backend in choice.backends:
-        found |= gate.versions(backend)
+        interpreter = choice.interpreters.get(backend)
+        found |= gate.versions(backend, interpreter)
+        if interpreter is not None:
+            found[f"Python of {backend}"] = interpreter.python
         for plan in plans:
-            found[f"the source code of {plan.name} in {backend}"] = gate.source_hash(plan.name, backend)
+            found[f"the source code of {plan.name} in {backend}"] = gate.source_hash(plan.name, backend, interpreter)
     return found
 
 
-def with_keys(cells: Iterable[Record]) -> list[Record]:
+def with_keys(cells: Iterable[Record], interpreters: Mapping[str, Interpreter]) -> list[Record]:
     """The cells, each with the hash of everything that its record depends on."""
     ladders: dict[tuple[str, str], str] = {}
     keyed = []
     for cell in cells:
         names = (cell.task, cell.backend)
         if names not in ladders:
-            ladders[names] = gate.key(cell)
+            ladders[names] = gate.key(cell, interpreters.get(cell.backend))
         asked = [
             ladders[names], cell.kind, cell.round, cell.position, cell.seed, cell.order_seed, cell.preset, cell.threads,
             cell.measurement, cell.data.sha256, cell.target, cell.machine.cores, cell.machine.gpu_driver,

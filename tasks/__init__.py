@@ -14,6 +14,16 @@ TASKS: Mapping[str, str] = {
     "bert_sentiment": "tasks.bert_sentiment",
 }
 
+DATA_SETS: Mapping[tuple[str, str], str] = {
+    ("mnist_mlp", "standard"): "mnist",
+    ("mnist_mlp", "full"): "mnist",
+    ("gru_lm", "standard"): "wikitext-2",
+    ("gru_lm", "full"): "wikitext-2",
+    ("bert_sentiment", "standard"): "sst2",
+    ("bert_sentiment", "full"): "sst2",
+}
+"""(task, preset) -> the data set that it reads; a preset that is not here needs none."""
+
 PRESETS = ("smoke", "quick", "standard", "full")
 """The presets that every task has, from seconds to the published size."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import campaign, gate, launch, plan, record
+from bench import campaign, gate, interpreters, launch, plan, record
 from bench.campaign import Campaign
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Record
@@ -69,7 +69,7 @@ def which(cell: Record) -> tuple[str, str, int, int]:
     return cell.backend, cell.kind, cell.round, cell.seed
 
 
-def succeed(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+def succeed(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
     """In place of a process: what a good one would have answered."""
     figures: dict[str, dict[str, Any]] = {
         "parity": {"parity": [a_ladder(precision="float64"), a_ladder()]},
@@ -389,7 +389,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Record]:
     """Replaces processes by good answers, changed as told; returns the list of what was run."""
     ran: list[Record] = []
 
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
         ran.append(cell)
         return msgspec.structs.replace(succeed(cell, folder, data_dir=data_dir), **changes)
 
@@ -480,7 +480,7 @@ def test_what_decides_nothing_is_not_in_the_key() -> None:
 def test_versions_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = a_cell("backends.reference", kind="parity")
     before = gate.key(cell)
-    for name in gate.DISTRIBUTIONS:
+    for name in interpreters.DISTRIBUTIONS:
         with monkeypatch.context() as patch:
             patch.setattr(gate, "version", lambda asked, name=name: "99" if asked == name else "1")
             changed = gate.key(cell)
@@ -534,7 +534,7 @@ def test_an_interruption_keeps_what_is_finished_and_marks_the_rest(
 ) -> None:
     calls: list[Record] = []
 
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
         calls.append(cell)
         if len(calls) == at:
             raise interruption

@@ -307,7 +307,9 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content)
 
-    def failed(cell: record.Record, folder: Path, *, data_dir: Path | None) -> record.Record:
+    def failed(
+        cell: record.Record, folder: Path, *, data_dir: Path | None, interpreter: object = None
+    ) -> record.Record:
         return msgspec.structs.replace(cell, status="failed", reason="not run in this test")
 
     monkeypatch.setattr(record, "write_bytes", full)

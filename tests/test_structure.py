@@ -153,3 +153,14 @@ def test_readme_lists_every_top_level_folder_and_file_that_it_links_to():
 def test_the_supported_python_is_the_one_in_the_metadata():
     assert PYPROJECT["project"]["requires-python"] == ">=3.11"
     assert sys.version_info >= (3, 11)
+
+
+def test_the_citation_names_this_version_and_nobody():
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # required by the format, version 1.2.0
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == PYPROJECT["project"]["version"]
+    assert citation["license"] == PYPROJECT["project"]["license"]
+    assert citation["authors"] == [{"name": "framework-bench contributors"}]

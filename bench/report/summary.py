@@ -1,8 +1,9 @@
 """What a table says, from records alone: rows, ratios, verdicts, and everything that stands beside them.
 
-Records are grouped into sections that may be compared: same task, preset, device, precision, spec, machine and measurement
-version. A cell takes part in a ratio only if it climbed the whole ladder of parity and every seed reached the target; a round
-that was disturbed (the rule is in bench/disturbance.py) only is shown.
+Records are grouped into sections that may be compared: same run, task, preset, device, precision, spec, machine and measurement
+version; each of a run's backends may have an interpreter of its own. A cell takes part in a ratio only if it climbed the whole
+ladder of parity and every seed reached the target; a round that was disturbed (the rule is in bench/disturbance.py) only is
+shown.
 """
 
 from collections import defaultdict
@@ -44,6 +45,11 @@ class Row:
     @property
     def versions(self) -> dict[str, str]:
         return next((record.versions for record in self.records if record.versions), {})
+
+    @property
+    def python(self) -> str:
+        """The version of the interpreter."""
+        return ", ".join(sorted({record.machine.python for record in self.records}))
 
     @property
     def settings(self) -> dict[str, object]:
@@ -162,7 +168,7 @@ def sections(records: Iterable[Record]) -> list[Section]:
         groups[
             record.task, record.preset, record.device, record.precision, record.spec_hash, str(record.measurement),
             machine.cpu, str(machine.cores), str(machine.memory_bytes), str(machine.gpu), str(machine.gpu_driver),
-            machine.os, machine.python, str(record.order_seed),
+            machine.os, str(record.order_seed),
         ].append(record)  # fmt: skip
     return [_section(groups[name]) for name in sorted(groups)]
 
@@ -339,7 +345,7 @@ def facts(section: Section) -> list[tuple[str, str]]:
         ("Data", f"{first.data.description}; sha256 {first.data.sha256[:12]}"),
         ("Target", first.target),
         ("Machine", f"{machine.cpu}, {machine.cores} cores in use, {machine.memory_bytes / 2**30:.0f} GiB{gpu}, {machine.os}, "
-                    f"Python {machine.python}"),
+                    f"Python {_pythons(section.rows)}"),
         ("Spec", f"{first.spec_hash[:12]}, measurement version {first.measurement}, order seed {first.order_seed}"),
     ]  # fmt: skip
     floor = [value for row in section.rows for value in row.quality(f"unigram_{section.metric}")]
@@ -370,6 +376,14 @@ def facts(section: Section) -> list[tuple[str, str]]:
             )
             lines.append((row.backend, f"{versions}" + (f" ({settings})" if settings else "")))
     return lines
+
+
+def _pythons(rows: Sequence[Row]) -> str:
+    """The interpreter's version, or each with the backends that ran in it."""
+    users: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        users[row.python].append(row.backend)
+    return ", ".join(f"{python} ({', '.join(names)})" if len(users) > 1 else python for python, names in users.items())
 
 
 def _remarks(section: Section) -> list[str]:

@@ -66,7 +66,7 @@ def _row(section: summary.Section, row: summary.Row) -> dict[str, object]:
         "cpu": first.machine.cpu,
         "cores": first.machine.cores,
         "gpu": first.machine.gpu,
-        "python": first.machine.python,
+        "python": row.python,
         "data": first.data.name,
         "data_sha256": first.data.sha256,
         "spec_hash": first.spec_hash,

@@ -1,0 +1,304 @@
+"""`pytest bench`: pytest-benchmark's JSON and our records agree, and what must not be ranked is in neither ranking.
+
+Every run is a real pytest with real workers; the backends are fakes.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from bench import cli, pytest_json, record
+from bench.record import Record, RecordError
+from bench.report import markdown, table_csv
+from tests.conftest import a_record, a_run
+
+ROOT = Path(__file__).parent.parent
+FAKE = "tests.fake_backend"
+NO_CACHE_OF_PYTEST = ("-p", "no:cacheprovider")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+
+
+def pytest_bench(folder: Path, *arguments: object, **env: str) -> Done:
+    """`pytest bench` in a process of its own; its storage and its results are below `folder`."""
+    command = [
+        sys.executable, "-m", "pytest", "bench", *NO_CACHE_OF_PYTEST, "--fb-task", FAKE, "--fb-device", "cpu",
+        "--benchmark-storage", str(folder / "storage"), *map(str, arguments),
+    ]  # fmt: skip
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=300
+    )
+    return Done(done.returncode, done.stdout + done.stderr)
+
+
+def on_disk(folder: Path) -> dict[str, Record]:
+    records, problems = record.read_folder(folder)
+    assert problems == []
+    return {record.file_name(one): one for one in records}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done, list[str]]:
+    """One session with a good backend, one that falls off the ladder, one that misses the target, one that breaks."""
+    folder = tmp_path_factory.mktemp("session")
+    package = folder / "plug-ins" / "fakes"
+    package.mkdir(parents=True)
+    names = []
+    for misbehaviour in ("wrong learning rate", "misses the target", "raises"):
+        name = misbehaviour.replace(" ", "_")
+        names.append(f"fakes.{name}")
+        (package / f"{name}.py").write_text(
+            "from functools import partial\nfrom tests import fake_backend\nversions = fake_backend.versions\n"
+            f"open_session = partial(fake_backend.open_session, misbehaviour={misbehaviour!r})\n"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(package.parent))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        chosen = [part for name in (FAKE, *names) for part in ("--fb-backend", name)]
+        done = pytest_bench(
+            folder, *chosen, "--fb-output", folder / "run", "--benchmark-json", folder / "out.json",
+            "--benchmark-save", "first",
+        )  # fmt: skip
+    return folder, done, names
+
+
+# Both agree.
+
+
+def test_a_good_cell_is_a_benchmark_and_the_others_are_failed_tests(session: tuple[Path, Done, list[str]]) -> None:
+    folder, done, names = session
+    assert done.code == 1
+    for name in names:
+        assert f"FAILED bench/test_training.py::test_training[{FAKE}-{name}]" in done.out
+    assert "parity: fell at rung 5 (one update)" in done.out
+    assert "outside the target accuracy >= 0.9" in done.out
+    assert "RuntimeError: the layer is broken" in done.out
+    assert "3 failed, 1 passed" in done.out
+    assert "Traceback" not in done.out
+    (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
+    assert only["name"] == f"test_training[{FAKE}-{FAKE}]"
+    assert only["group"] == FAKE
+    assert only["params"] == {"task": FAKE, "backend": FAKE}
+
+
+def test_the_rounds_are_the_workers_own_blocks_in_seconds_per_step(session: tuple[Path, Done, list[str]]) -> None:
+    folder, done, _ = session
+    assert done.out
+    (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
+    (speed,) = [one for one in on_disk(folder / "run").values() if one.kind == "speed" and one.status == "ok"]
+    timings = speed.timings
+    assert timings is not None
+    stats = only["stats"]
+    assert stats["iterations"] == timings.block_steps
+    assert stats["data"] == [block_s / timings.block_steps for block_s in timings.blocks_s]
+    assert stats["rounds"] == len(timings.blocks_s)
+    assert stats["mean"] == pytest.approx(sum(timings.blocks_s) / len(timings.blocks_s) / timings.block_steps)
+
+
+def test_the_extra_figures_are_those_of_the_table(session: tuple[Path, Done, list[str]]) -> None:
+    folder, _, names = session
+    (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
+    extra = only["extra_info"]
+    (line,) = csv.DictReader((folder / "run" / "table.csv").read_text().splitlines()[:1] + [
+        text for text in (folder / "run" / "table.csv").read_text().splitlines()[1:] if f",{FAKE},images/s" in text
+    ])  # fmt: skip
+    assert extra["images_per_s"] == pytest.approx(float(line["throughput"]))
+    assert extra["host_peak_bytes"] == int(float(line["host_peak_bytes"]))
+    assert extra["accuracy"] == pytest.approx(float(line["metric_mean"]))
+    assert extra["parity"] == line["parity"] == "float64 7/7, float32 7/7"
+    assert line["not_ranked_because"] == ""
+    assert record.read(Path(extra["record"])).kind == "speed"
+    # What failed there is not ranked here.
+    lines = csv.DictReader((folder / "run" / "table.csv").read_text().splitlines())
+    assert {row["backend"] for row in lines if row["not_ranked_because"]} == set(names)
+
+
+def test_the_file_holds_every_record_and_import_makes_the_same_tables(
+    session: tuple[Path, Done, list[str]], command: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder, _, _ = session
+    held = pytest_json.read(folder / "out.json")
+    assert held == on_disk(folder / "run")
+    (saved,) = (folder / "storage").rglob("0001_first.json")
+    assert pytest_json.read(saved) == held
+    assert {one.status for one in held.values()} == {"ok", "failed", "skipped"}
+    code, out, _ = command("import", folder / "out.json", "--output", "again")
+    assert code == 0
+    assert "framework-bench report again" in out
+    for name in ("table.md", "table.csv"):
+        assert Path("again", name).read_bytes() == (folder / "run" / name).read_bytes()
+    assert on_disk(Path("again")) == held
+
+
+def test_a_saved_session_can_be_compared_with(session: tuple[Path, Done, list[str]]) -> None:
+    folder, _, _ = session
+    done = pytest_bench(
+        folder, "--fb-backend", FAKE, "--fb-output", folder / "second", "--benchmark-compare", "0001",
+        "--benchmark-group-by", "param:task", XDG_CACHE_HOME=str(folder / "cache"),
+    )  # fmt: skip
+    assert done.code == 0, done.out
+    assert f"benchmark 'task={FAKE}': 2 tests" in done.out
+    assert "(NOW)" in done.out
+    assert "(0001_first)" in done.out
+
+
+# Without measuring.
+
+
+def test_pytest_alone_does_not_come_here() -> None:
+    command = [sys.executable, "-m", "pytest", *NO_CACHE_OF_PYTEST, "--collect-only", "-q", "tests/test_idx.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "test_training" not in done.stdout
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'testpaths = ["tests"]' in text
+    program = "import sys, bench.cli, bench.campaign, bench.worker; print('bench.test_training' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
+def test_the_cells_are_listed_without_measuring(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    done = pytest_bench(tmp_path, "--fb-backend", FAKE, "--collect-only", "-q", "--fb-output", output)
+    assert done.code == 0
+    assert f"bench/test_training.py::test_training[{FAKE}-{FAKE}]" in done.out
+    assert not output.exists()
+    skipped = pytest_bench(tmp_path, "--fb-backend", FAKE, "--benchmark-skip", "--fb-output", output)
+    assert "1 skipped" in skipped.out
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--fb-backend", "jaxx"), "did you mean 'jax'?"),
+        (("--fb-preset", "qick"), "did you mean 'quick'?"),
+        (("--fb-backend", FAKE, "--fb-python", "tox=x"), "--python 'tox=x'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = pytest_bench(tmp_path, *arguments)
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in done.out.splitlines() if line.strip()]
+    assert line.startswith("ERROR: ")
+    assert said in line
+
+
+def test_a_framework_that_is_not_installed_is_a_skipped_test_with_the_command_that_adds_it(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import backends\nbackends.BACKENDS.clear()\n"
+        f"backends.BACKENDS['tests.fake_backend'] = backends.Entry('{FAKE}')\n"
+        "backends.BACKENDS['absent'] = backends.Entry('no_such', needs=('no_such',), extra='absent')\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    done = pytest_bench(tmp_path, "-k", "absent", "-rs", PYTHONPATH=path)
+    assert done.code == 0, done.out
+    assert 'no_such not installed; add it with: pip install -c constraints.txt -e ".[absent]"' in done.out
+
+
+# What import refuses.
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process and an empty folder: (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["framework-bench", *map(str, arguments)])
+        code = cli.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def a_file(records: list[Any]) -> bytes:
+    whole = {"machine_info": {}, "benchmarks": [], "version": "5.3.1", pytest_json.KEY: {"records": records}}
+    return json.dumps(msgspec.to_builtins(whole)).encode()
+
+
+GOOD = a_run({"alpha": [100.0, 101.0], "beta": [50.0, 51.0]})
+PLAIN = msgspec.to_builtins(a_record())
+
+
+def test_a_whole_file_is_read(command: Callable[..., tuple[int, str, str]]) -> None:
+    Path("good.json").write_bytes(a_file(GOOD))
+    code, _, error = command("import", "good.json", "--output", "made")
+    assert (code, error) == (0, "")
+    assert Path("made/table.md").read_text() == markdown.render(GOOD)
+    assert Path("made/table.csv").read_text() == table_csv.render(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "Expecting value"),
+        (a_file(GOOD)[:-1], "Expecting"),
+        (a_file(GOOD)[:5000], "Unterminated string|Expecting"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b'{"benchmarks": [], "version": "5.3.1"}', "there are no records of framework-bench in it"),
+        (a_file([]), "there are no records of framework-bench in it"),
+        (json.dumps({pytest_json.KEY: [1]}).encode(), "there are no records of framework-bench in it"),
+        (b'{"benchmarks": [{"stats": {"mean": NaN}}]}', "NaN is not JSON"),
+        (b'{"benchmarks": [{"stats": {"mean": 1e999}}]}', "1e999 is beyond the range of a float"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe", "'utf-8' codec can't decode"),
+        (b" " * (record.MAX_BYTES + 1), "larger than"),
+        (a_file([1]), "record 1: "),
+        (a_file([*GOOD, {**PLAIN, "kind": "telepathy"}]), f"record {len(GOOD) + 1}: "),
+        (a_file([{**PLAIN, "more": 1}]), "record 1: Object contains unknown field `more`"),
+        (a_file([a_record(), a_record()]), "record 2: mnist_mlp-quick-speed-round01-alpha.json stands twice"),
+        (a_file([a_record(task="../../escape")]), "is no name for a file"),
+        (a_file([a_record(backend="/etc/passwd")]), "is no name for a file"),
+        (a_file([a_record(task=".hidden")]), "is no name for a file"),
+        (a_file([a_record(task="a\0b")]), "is no name for a file"),
+        (a_file([a_record(backend="\x1b[2J\n")]), "is no name for a file"),
+        (a_file([a_record(task="x" * 300)]), "is no name for a file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_anything_else_is_refused_in_one_line_and_nothing_is_written(
+    command: Callable[..., tuple[int, str, str]], content: bytes, said: str
+) -> None:
+    Path("bad.json").write_bytes(content)
+    code, out, error = command("import", "bad.json", "--output", "made")
+    assert (code, out) == (2, "")
+    assert error.startswith("framework-bench: bad.json: not a file of `pytest bench --benchmark-json`: ")
+    assert any(part in error for part in said.split("|"))
+    assert error[:-1].isprintable()
+    assert [path.name for path in Path().iterdir()] == ["bad.json"]
+
+
+def test_import_overwrites_nothing(command: Callable[..., tuple[int, str, str]]) -> None:
+    Path("good.json").write_bytes(a_file(GOOD))
+    Path("made/records").mkdir(parents=True)
+    record.write(Path("made/records/mine.json"), a_record())
+    before = Path("made/records/mine.json").read_bytes()
+    code, _, error = command("import", "good.json", "--output", "made")
+    assert code == 2
+    assert "already holds records" in error
+    assert [path.name for path in Path("made/records").iterdir()] == ["mine.json"]
+    assert Path("made/records/mine.json").read_bytes() == before
+
+
+def test_a_file_that_is_not_there_is_refused(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, error = command("import", "nowhere.json")
+    assert code == 2
+    assert "'nowhere.json' does not exist" in error
+    with pytest.raises(RecordError, match="Is a directory"):
+        pytest_json.read(Path())
