@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 import backends
-from bench import gate, launch, record
+from bench import cores, gate, launch, record
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Ladder, Record, RecordError
 from bench.worker import Request
@@ -145,7 +145,7 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
     if cell.kind == "memory":
         env |= entry.env_memory
     ending = launch.run(
-        launch.worker_command(request_path, answer_path),
+        launch.worker_command(request_path, answer_path, cores=cores.first(cell.threads or 0)),
         env=launch.worker_env(env, device=cell.device),
         log=folder / "logs" / f"{name}.log",
         timeout_s=DEADLINES_S[cell.kind],

@@ -15,8 +15,6 @@ import tasks
 if TYPE_CHECKING:
     from bench.plan import Choice
 
-PRECISIONS = ("float32", "float64")
-
 
 class UserError(click.ClickException):
     """What was asked for cannot be done; nothing ran."""
@@ -77,8 +75,8 @@ def common_options(command: Any) -> Any:
                      help="Size of data and budget."),
         click.option("--device", default="auto", show_default=True, type=Word("device", ("auto", "cpu", "gpu")),
                      help="auto takes the GPU if there is one."),
-        click.option("--precision", default="float32", show_default=True, type=Word("precision", PRECISIONS),
-                     help="float32 is IEEE single precision in every backend."),
+        click.option("--precision", default="float32", show_default=True, type=Word("precision", tuple(backends.PRECISIONS)),
+                     help="float32 is IEEE single precision in every backend; tf32 needs a GPU; bfloat16 is mixed."),
         click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
                      envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
     ]):  # fmt: skip
@@ -96,6 +94,12 @@ def cli() -> None:
 @common_options
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed processes per backend. Default: the preset's.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Trainings per backend. Default: the preset's.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Cores for every process, by CPU affinity. Default: all that may be used.",
+)
+@click.option("--energy", is_flag=True, help="Read the hardware's energy counters; windows of 10 s or more.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
               help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
 def run(output: Path | None, **options: Any) -> None:
@@ -182,6 +186,8 @@ def _choice(
     data_dir: Path | None,
     rounds: int | None,
     seeds: int | None,
+    threads: int | None = None,
+    energy: bool = False,
 ) -> "Choice":
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
@@ -192,6 +198,11 @@ def _choice(
     gpu = machine.gpu_and_driver()[0]
     if device == "gpu" and gpu is None:
         raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
+    if precision == "tf32" and (device == "cpu" or gpu is None):
+        raise UserError(
+            "--precision tf32: a mode of a GPU's tensor cores, which a CPU has not; use --precision float32"
+        )
+    _check_threads(threads)
     absent = []
     for name in dict.fromkeys(backend_names or backends.BACKENDS):
         entry = backends.find(name)
@@ -220,7 +231,21 @@ def _choice(
         seeds=seeds,
         data_dir=data_dir,
         order_seed=random.SystemRandom().randrange(2**31),
+        threads=threads,
+        energy=energy,
     )
+
+
+def _check_threads(threads: int | None) -> None:
+    import platform
+
+    from bench import cores
+
+    usable = cores.usable()
+    if threads and not usable:
+        raise UserError(f"--threads: {platform.system()} has no CPU affinity, and nothing else binds every framework")
+    if threads and threads > len(usable):
+        raise UserError(f"--threads {threads}: this process may use {len(usable)} cores; ask for no more than that")
 
 
 def _check_module(name: str) -> None:

@@ -1,7 +1,7 @@
 """The gate: a ladder of parity stays valid for as long as nothing that it depends on has changed.
 
 The key of a stored ladder is the hash of the spec, the source code, the installed versions, the interpreter, the CPU, the
-device and the precision.
+device, the precision and the number of threads.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def key(cell: Record) -> str:
     """Hash of everything on which this cell's ladder depends."""
     digest = hashlib.sha256()
     entry = backends.find(cell.backend)
-    parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision]
+    parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision, str(cell.threads)]
     parts += [cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
     parts += [f"{name} {_version(name)}" for name in (*DISTRIBUTIONS, *entry.distributions)]
     digest.update(record.encode(parts))

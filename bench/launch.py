@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -67,9 +67,10 @@ def run(command: list[str], *, env: Mapping[str, str], log: Path, timeout_s: flo
     return Ending("ok", None, wall_s)
 
 
-def worker_command(request: Path, record: Path) -> list[str]:
-    """The command line of a worker; -P keeps the current folder from shadowing packages."""
-    return [sys.executable, "-P", "-m", "bench.worker", str(request), str(record)]
+def worker_command(request: Path, record: Path, *, cores: Sequence[int] = ()) -> list[str]:
+    """The command line of a worker, on the named cores only; -P keeps the current folder from shadowing packages."""
+    pinned = ["bench.cores", ",".join(map(str, cores))] if cores else []
+    return [sys.executable, "-P", "-m", *pinned, "bench.worker", str(request), str(record)]
 
 
 def worker_env(backend_env: Mapping[str, str], *, device: str) -> dict[str, str]:
