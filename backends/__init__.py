@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from backends.api import Backend
 
 
+PRECISIONS: Mapping[str, str] = {
+    "float32": "IEEE single precision in every backend",
+    "tf32": "float32 with TensorFloat-32 in matrix products (GPU only)",
+    "bfloat16": "mixed: layers in bfloat16; parameters, optimizer and loss in float32",
+    "float64": "double",
+}
+"""The precisions that can be asked for -> what each means."""
+
+
 class BackendMissing(RuntimeError):
     """The framework is not installed; the message has the command that installs it."""
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from tasks.spec import Array, Batch, Params, Task
 
+NO_TF32 = "tf32 is a mode of a GPU's tensor cores, and this is a CPU: ask for float32"
+
 
 class Unsupported(RuntimeError):
     """The backend cannot do what was asked (no such device, no such model, no such precision), and says why."""
@@ -16,7 +18,7 @@ class Options:
     """How a session computes. Nothing here changes what is computed."""
 
     device: str = "cpu"  # "cpu" or "gpu"
-    precision: str = "float32"  # "float32" is IEEE single precision everywhere, "float64" double
+    precision: str = "float32"  # one of backends.PRECISIONS
     seed: int = 0  # of the dropout masks
 
 
@@ -58,7 +60,7 @@ class Session(Protocol):
         ...
 
     def fetch(self, value: Any) -> Array:
-        """A handle's value on the host; waits for it."""
+        """A handle's value on the host, bfloat16 as float32; waits for it."""
         ...
 
     def wait(self) -> None:
@@ -88,7 +90,7 @@ class Session(Protocol):
         ...
 
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
-        """What is in force, read back from the framework: device, precision, threads, compile mode, kernels."""
+        """What is in force, read back: device, precision, threads, compile mode, kernels, determinism."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 import backends
-from bench import gate, launch, pause, record, resume
+from bench import cores, gate, launch, pause, record, resume
 from bench.interpreters import Interpreter
 from bench.journal import Journal
 from bench.plan import Choice, TaskPlan
@@ -214,7 +214,12 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: I
     if cell.kind == "memory":
         env |= entry.env_memory
     ending = launch.run(
-        launch.worker_command(request_path, answer_path, python=interpreter.path if interpreter else sys.executable),
+        launch.worker_command(
+            request_path,
+            answer_path,
+            python=interpreter.path if interpreter else sys.executable,
+            cores=cores.first(cell.threads or 0),
+        ),
         env=launch.worker_env(env, device=cell.device),
         log=folder / "logs" / f"{name}.log",
         timeout_s=DEADLINES_S[cell.kind],

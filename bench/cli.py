@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bench.plan import Choice
     from bench.resume import Found
 
-PRECISIONS = ("float32", "float64")
-
 
 class UserError(click.ClickException):
     """What was asked for cannot be done; nothing ran."""
@@ -94,8 +92,8 @@ def common_options(command: Any) -> Any:
                      help="Size of data and budget."),
         click.option("--device", default="auto", show_default=True, type=Word("device", ("auto", "cpu", "gpu")),
                      help="auto takes the GPU if there is one."),
-        click.option("--precision", default="float32", show_default=True, type=Word("precision", PRECISIONS),
-                     help="float32 is IEEE single precision in every backend."),
+        click.option("--precision", default="float32", show_default=True, type=Word("precision", tuple(backends.PRECISIONS)),
+                     help="float32 is IEEE single precision in every backend; tf32 needs a GPU; bfloat16 is mixed."),
         click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
                      help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
         click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
@@ -118,6 +116,12 @@ def cli() -> None:
 @click.option("--cool-down", "cool_down_s", type=click.IntRange(min=0, max=3600), default=0, show_default=True,
               help="Seconds of rest between two processes.")  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="When continuing: run again what failed. Default: it is kept.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Cores for every process, by CPU affinity. Default: all that may be used.",
+)
+@click.option("--energy", is_flag=True, help="Read the hardware's energy counters; windows of 10 s or more.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for records and tables; an earlier run's is continued. Default: results/local/<time>.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of the tables.")
@@ -299,6 +303,8 @@ def _choice(
     rounds: int | None,
     seeds: int | None,
     cool_down_s: int = 0,
+    threads: int | None = None,
+    energy: bool = False,
 ) -> "Choice":
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
@@ -309,6 +315,11 @@ def _choice(
     gpu = machine.gpu_and_driver()[0]
     if device == "gpu" and gpu is None:
         raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
+    if precision == "tf32" and (device == "cpu" or gpu is None):
+        raise UserError(
+            "--precision tf32: a mode of a GPU's tensor cores, which a CPU has not; use --precision float32"
+        )
+    _check_threads(threads)
     absent = []
     names = list(dict.fromkeys(backend_names or backends.BACKENDS))
     try:
@@ -344,7 +355,21 @@ def _choice(
         order_seed=random.SystemRandom().randrange(2**31),
         cool_down_s=cool_down_s,
         interpreters=elsewhere,
+        threads=threads,
+        energy=energy,
     )
+
+
+def _check_threads(threads: int | None) -> None:
+    import platform
+
+    from bench import cores
+
+    usable = cores.usable()
+    if threads and not usable:
+        raise UserError(f"--threads: {platform.system()} has no CPU affinity, and nothing else binds every framework")
+    if threads and threads > len(usable):
+        raise UserError(f"--threads {threads}: this process may use {len(usable)} cores; ask for no more than that")
 
 
 def _check_module(name: str) -> None:

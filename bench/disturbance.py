@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import psutil
 
+from bench import nvml
 from bench.record import Disturbance, GpuState
 
 MOST_TAKEN = 0.1
@@ -119,13 +120,11 @@ THROTTLES = {
 
 
 def gpu_state() -> GpuState | None:
-    """The first GPU through NVML; a figure that the driver does not give is None."""
+    """The first visible GPU through NVML; a figure that the driver does not give is None."""
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-        card = pynvml.nvmlDeviceGetHandleByIndex(0)
-    except pynvml.NVMLError:
+    card = nvml.card()
+    if card is None:
         return None
 
     def ask(question: str, *arguments: object) -> int | None:

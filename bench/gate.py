@@ -1,7 +1,7 @@
 """The gate: a ladder of parity stays valid for as long as nothing that it depends on has changed.
 
 The key of a stored ladder is the hash of the spec, the source code, the installed versions, the interpreter, the CPU, the
-device and the precision.
+device, the precision and the number of threads.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Stored(record.Model, frozen=True):
 
 def key(cell: Record, interpreter: Interpreter | None = None) -> str:
     """Hash of everything on which this cell's ladder depends, in another interpreter if one is given."""
-    parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision]
+    parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision, str(cell.threads)]
     parts += [cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
     parts += [f"{name} {number}" for name, number in versions(cell.backend, interpreter).items()]
     parts.append(source_hash(cell.task, cell.backend, interpreter))

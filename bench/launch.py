@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -92,9 +92,12 @@ def bind(lifeline: int, pid: int) -> None:
             fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
 
 
-def worker_command(request: Path, record: Path, *, python: str = sys.executable) -> list[str]:
-    """The command line of a worker; -P keeps the current folder from shadowing packages."""
-    return [python, "-P", "-m", "bench.worker", str(request), str(record)]
+def worker_command(
+    request: Path, record: Path, *, python: str = sys.executable, cores: Sequence[int] = ()
+) -> list[str]:
+    """The command line of a worker, on the named cores only; -P keeps the current folder from shadowing packages."""
+    pinned = ["bench.cores", ",".join(map(str, cores))] if cores else []
+    return [python, "-P", "-m", *pinned, "bench.worker", str(request), str(record)]
 
 
 def worker_env(backend_env: Mapping[str, str], *, device: str) -> dict[str, str]:

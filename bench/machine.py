@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import nvml
 from bench.record import Machine
 
 
@@ -31,13 +32,14 @@ def usable_cores() -> int:
 
 
 def gpu_and_driver() -> tuple[str | None, str | None]:
-    """Name of the first NVIDIA GPU and its driver's version, from NVML; (None, None) where there is none."""
+    """Name of the first visible NVIDIA GPU and its driver's version, from NVML; (None, None) where there is none."""
     import pynvml
 
+    card = nvml.card()
+    if card is None:
+        return None, None
     try:
-        pynvml.nvmlInit()
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
-        return str(name), str(pynvml.nvmlSystemGetDriverVersion())
+        return str(pynvml.nvmlDeviceGetName(card)), str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None, None
 

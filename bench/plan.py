@@ -10,7 +10,7 @@ import msgspec
 import tasks
 from bench import machine
 from bench.interpreters import Interpreter
-from bench.record import Data, Machine, Record
+from bench.record import Data, Energy, Machine, Record
 from tasks.spec import Preset, describe_task, hash_json
 
 
@@ -30,6 +30,8 @@ class Choice:
     order_seed: int
     cool_down_s: int = 0  # between two processes
     interpreters: Mapping[str, Interpreter] = field(default_factory=dict)  # of backends that do not run in this one
+    threads: int | None = None  # None: as many as the process may use
+    energy: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,11 @@ class TaskPlan:
         rng = random.Random(f"{choice.order_seed}/{self.name}")
         for number in range(1, (choice.rounds or self.preset.rounds) + 1):
             order = rng.sample(list(choice.backends), len(choice.backends))
-            yield [self.cell(backend, kind="speed", round=number, position=at) for at, backend in enumerate(order, 1)]
+            asked = {"energy": Energy(None, reason="the process did not come to its end")} if choice.energy else {}
+            yield [
+                self.cell(backend, kind="speed", round=number, position=at, **asked)
+                for at, backend in enumerate(order, 1)
+            ]
 
     def memory(self, choice: Choice) -> list[Record]:
         """One process per backend that does nothing else."""
@@ -97,6 +103,7 @@ def make(name: str, choice: Choice) -> TaskPlan:
         target=str(preset.target),
         equivalence_margin=preset.target.margin,
         step_flops=getattr(preset.task, "step_flops", None),
+        threads=choice.threads,
         machine=machine.describe(),
         started_utc="",
     )

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ import backends
 import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
-from bench import disturbance, loop, machine, matrix, memory, phases, record, sampling
+from bench import cores, disturbance, energy, loop, machine, matrix, memory, phases, record, sampling
 from bench.metrics import METRICS
 from bench.record import Ladder, Memory, Model, Quality, Record, Status, Timings
 from tasks.spec import Params, Preset, SpecError, Target
@@ -142,7 +143,8 @@ def _speed(asked: Record, preset: Preset) -> Record:
     built = time.perf_counter()
     watch = disturbance.Watch(gpu=asked.device == "gpu")
     phases.enter("first step")
-    window = loop.measure(session, preset, clock=time.perf_counter, around=watch)
+    meter = energy.Meter(device=asked.device) if asked.energy is not None else None
+    window = loop.measure(session, preset, clock=time.perf_counter, **around(watch, meter))
     phases.enter("checks")
     batches = preset.task.train_batches(seed=0)
     barrier_s, unfinished_s = loop.check_barrier(session, batches, clock=time.perf_counter)
@@ -159,17 +161,31 @@ def _speed(asked: Record, preset: Preset) -> Record:
     probe = matrix.probe(session, device=asked.device, clock=time.perf_counter)
     if not matrix.agrees(asked.precision, probe.error):
         faults.append(f"{asked.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
-    cores = machine.usable_cores()
-    if watch.cpu_s > MOST_CPU * cores * window.window_s:
-        faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {cores}")
+    allowed = machine.usable_cores()
+    if watch.cpu_s > MOST_CPU * allowed * window.window_s:
+        faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {allowed}")
     unsteady = loop.unsteady(window.blocks_s)
     return _finished(
         asked, backend, session, faults=faults, timings=timings, probe=probe, disturbance=watch.disturbance,
-        remarks=[unsteady] if unsteady else [],
+        remarks=[unsteady] if unsteady else [], energy=meter.energy if meter else None,
     )  # fmt: skip
 
 
+def around(watch: disturbance.Watch, meter: energy.Meter | None) -> dict[str, Any]:
+    """What `loop.measure` is told: who watches the window, and that it has to be long where an energy counter is read."""
+    if meter is None or meter.missing:
+        return {"around": watch}
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with watch, meter:
+            yield
+
+    return {"around": both(), "min_window_s": energy.MIN_WINDOW_S}
+
+
 def _memory(asked: Record, preset: Preset) -> Record:
+    card = memory.CardWatch(device=asked.device)
     batches = list(islice(preset.task.train_batches(seed=0), 1 + preset.warmup_steps + MEMORY_STEPS))
     params = preset.task.init_params(asked.seed)
     backend = _load(asked)
@@ -179,11 +195,13 @@ def _memory(asked: Record, preset: Preset) -> Record:
     for batch in batches[:1]:
         loop.step(session, batch)
     session.wait()
+    card.look()
     peak_of_setup = memory.host_peak()
     reset = memory.reset_host_peak()
     for batch in batches[1:]:
         loop.step(session, batch)
     session.wait()
+    card.look()
     training = memory.host_peak() if reset else record.Bytes(None, memory.ONLY_LINUX)
     peaks = [peak.bytes for peak in (peak_of_setup, training) if peak.bytes is not None]
     allocated, reserved = memory.device_peaks(session)
@@ -193,6 +211,7 @@ def _memory(asked: Record, preset: Preset) -> Record:
         host_peak_training=training,
         device_peak_allocated=allocated,
         device_peak_reserved=reserved,
+        device_peak_process=card.peak(),
     )
     return _finished(asked, backend, session, memory=measured)
 
@@ -242,9 +261,10 @@ def _finished(
     asked: Record, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: object
 ) -> Record:
     """The record of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
-    settings = dict(session.settings())
+    settings = {**session.settings(), "cores": cores.in_force()}
     found = list(faults)
-    for name, wanted in (("device", asked.device), ("precision", asked.precision)):
+    declared = {"device": asked.device, "precision": asked.precision, "cores": asked.threads or settings["cores"]}
+    for name, wanted in declared.items():
         if settings.get(name) != wanted:
             found.append(f"{name} {wanted} was asked for, {settings.get(name)} was in force")
     status: Status = "invalid" if found else "ok"

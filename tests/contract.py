@@ -12,11 +12,12 @@ import pytest
 import backends
 import tasks
 from backends.api import Options, Unsupported
-from bench import loop, matrix
+from bench import loop, matrix, parity
 
 NAME = os.environ["CONTRACT_BACKEND"]
 BACKEND = backends.load(NAME)
-PRECISIONS = ["float64"] if NAME == "reference" else ["float32", "float64"]
+MIXED = pytest.mark.skipif(NAME == "reference", reason="the reference computes in double precision, whatever is asked")
+PRECISIONS = ["float64"] if NAME == "reference" else ["float32", "bfloat16", "float64"]
 
 
 @pytest.fixture(params=list(tasks.TASKS))
@@ -128,7 +129,46 @@ def test_precision_is_what_was_asked_for(task):
     for precision in PRECISIONS:
         session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
         assert session.settings()["precision"] == precision
-        assert session.logits(session.put(batch)).dtype == np.dtype(precision)
+        assert matrix.agrees(precision, matrix.error(session))
+        kept = np.float64 if precision == "float64" else np.float32
+        assert session.logits(session.put(batch)).dtype == kept
+        assert {value.dtype for value in session.params().values()} == {np.dtype(kept)}
+        loop.step(session, batch)  # now with kernels, and with a state that was carried
+        assert session.settings()["precision"] == precision
+
+
+@MIXED
+def test_the_ladder_is_climbed_in_bfloat16(task):
+    ladder = parity.climb(BACKEND, tasks.load(task.name, "smoke").task, Options(precision="bfloat16"))
+    assert ladder.passed, ladder.rungs[-1]
+
+
+@MIXED
+def test_bfloat16_rounds_the_layers_and_not_the_loss(task):
+    batch = batches(task, 1)[0]
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
+        losses = session.fetch(session.eval_step(session.put(batch))[0])
+        found[precision] = session.logits(session.put(batch)), losses
+    difference = np.linalg.norm(found["bfloat16"][0] - found["float32"][0]) / np.linalg.norm(found["float32"][0])
+    assert 2**-11 < difference < 2**-4
+    logits = found["bfloat16"][0].astype(np.float64)
+    chosen = np.take_along_axis(logits, batch.labels[..., None], axis=-1)[..., 0]
+    exact = np.log(np.sum(np.exp(logits), axis=-1)) - chosen
+    np.testing.assert_allclose(found["bfloat16"][1], exact, rtol=1e-5, atol=1e-6)
+
+
+@MIXED
+def test_updates_far_below_the_resolution_of_bfloat16_are_kept(task):
+    slow = replace(task, optimizer=replace(task.optimizer, learning_rate=1e-6, clip_norm=None))
+    session = BACKEND.open_session(slow, slow.init_params(0), Options(precision="bfloat16"))
+    for batch in batches(slow, 10):
+        loop.step(session, batch)
+    before, after = slow.init_params(0), session.params()
+    kernel = max(before, key=lambda name: before[name].size)
+    moved = np.abs(after[kernel] - before[kernel])
+    assert 0 < moved.max() < np.abs(before[kernel]).max() * 2**-9
 
 
 def test_a_product_of_matrices_has_the_error_of_its_precision():
@@ -186,5 +226,7 @@ def test_what_a_backend_cannot_do_it_declines():
     if NAME != "reference":
         with pytest.raises(Unsupported, match="float8"):
             BACKEND.open_session(task, task.init_params(0), Options(precision="float8"))
+        with pytest.raises(Unsupported, match="tf32 is a mode of a GPU's tensor cores"):
+            BACKEND.open_session(task, task.init_params(0), Options(precision="tf32"))
         with pytest.raises(Unsupported, match=r"no (GPU|gpu)"):
             BACKEND.open_session(task, task.init_params(0), Options(device="gpu"))

@@ -43,6 +43,16 @@ SLEEP = (
 )
 
 
+BITS = {"tf32": 11, "bfloat16": 8}  # of a significand, the hidden one included
+
+
+def rounded(value: Array, bits: int) -> Array:
+    """To the nearest number with so many significant bits."""
+    significand, exponent = np.frexp(value)
+    nearest: Array = np.ldexp(np.round(significand * 2.0**bits), exponent - bits)
+    return nearest
+
+
 def open_session(
     task: Task, params: Params, options: Options, *, misbehaviour: str | None = None
 ) -> "MisbehavingSession":
@@ -85,7 +95,9 @@ class MisbehavingSession(ReferenceSession):
         return self.updates if self.misbehaviour == "compiles in every step" else 0
 
     def matmul(self, left: Array, right: Array, *, times: int) -> Array:
-        return super().matmul(left, right, times=times).astype(self.options.precision)
+        product = super().matmul(left, right, times=times)
+        precision = "float32" if self.misbehaviour == "computes in float32" else self.options.precision
+        return rounded(product, BITS[precision]) if precision in BITS else product.astype(precision)
 
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
         device = "tpu" if self.misbehaviour == "wrong device" else self.options.device

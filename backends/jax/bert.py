@@ -17,8 +17,7 @@ from tasks.bert import CLASSES, BertConfig
 class Embeddings(nnx.Module):
     """Word, position and token type 0, summed and normalised."""
 
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "rngs": rngs}
+    def __init__(self, config: BertConfig, **options: Any) -> None:
         self.word = nnx.Embed(config.vocabulary, config.hidden, **options)
         self.position = nnx.Embed(config.positions, config.hidden, **options)
         self.token_type = nnx.Embed(config.token_types, config.hidden, **options)
@@ -26,18 +25,18 @@ class Embeddings(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         length = tokens.shape[1]
-        first_type = self.token_type.embedding[...][0]  # [H]
-        return self.norm(self.word(tokens) + self.position.embedding[...][:length] + first_type)  # [B, T, H]
+        summed = self.word(tokens)  # [B, T, H]
+        position, first_type = self.position.embedding[...][:length], self.token_type.embedding[...][0]  # [T, H], [H]
+        return self.norm(summed + position.astype(summed.dtype) + first_type.astype(summed.dtype))
 
 
 class Attention(nnx.Module):
     """Self-attention of A heads."""
 
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, **options: Any) -> None:
         self.heads = config.heads
         for name in ("query", "key", "value", "output"):
-            layer = nnx.Linear(config.hidden, config.hidden, dtype=dtype, param_dtype=dtype, rngs=rngs)
-            setattr(self, name, layer)
+            setattr(self, name, nnx.Linear(config.hidden, config.hidden, **options))
         self.dropout = nnx.Dropout(config.attention_dropout)
 
     def __call__(self, hidden: jax.Array, mask: jax.Array, *, training: bool, rngs: nnx.Rngs) -> jax.Array:
@@ -45,7 +44,8 @@ class Attention(nnx.Module):
         query, key, value = (layer(hidden).reshape(split) for layer in (self.query, self.key, self.value))
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * split[-1] ** -0.5, key)  # [B, A, T, T]
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-        weights = self.dropout(jax.nn.softmax(scores), deterministic=not training, rngs=rngs)
+        weights = jax.nn.softmax(scores.astype(self.query.param_dtype)).astype(scores.dtype)  # in bfloat16, not the sum
+        weights = self.dropout(weights, deterministic=not training, rngs=rngs)
         attended = jnp.einsum("bhqk,bkhd->bqhd", weights, value)  # [B, T, A, D]
         return self.output(attended.reshape(hidden.shape))  # [B, T, H]
 
@@ -53,9 +53,8 @@ class Attention(nnx.Module):
 class Layer(nnx.Module):
     """Attention and a two-layer perceptron, each with a residual sum that is normalised afterwards."""
 
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "rngs": rngs}
-        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+    def __init__(self, config: BertConfig, **options: Any) -> None:
+        self.attention = Attention(config, **options)
         self.attention_norm = _norm(config, **options)
         self.intermediate = nnx.Linear(config.hidden, config.intermediate, **options)
         self.output = nnx.Linear(config.intermediate, config.hidden, **options)
@@ -72,16 +71,16 @@ class Layer(nnx.Module):
 class Bert(Model):
     """Embeddings, encoder, pooler and classifier."""
 
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, **options: Any) -> None:
         self.depth = config.layers
-        self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
+        self.embeddings = Embeddings(config, **options)
         for i in range(config.layers):
-            setattr(self, f"layer_{i}", Layer(config, dtype=dtype, rngs=rngs))
-        self.pooler = nnx.Linear(config.hidden, config.hidden, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.classifier = nnx.Linear(config.hidden, CLASSES, dtype=dtype, param_dtype=dtype, rngs=rngs)
+            setattr(self, f"layer_{i}", Layer(config, **options))
+        self.pooler = nnx.Linear(config.hidden, config.hidden, **options)
+        self.classifier = nnx.Linear(config.hidden, CLASSES, **options)
         self.hidden_dropout = nnx.Dropout(config.hidden_dropout)
         self.classifier_dropout = nnx.Dropout(config.classifier_dropout)
-        self.rngs = rngs.fork()
+        self.rngs = options["rngs"].fork()
 
     def __call__(self, inputs: Mapping[str, jax.Array], state: State, training: bool) -> tuple[jax.Array, State]:
         mode: dict[str, Any] = {"training": training, "rngs": self.rngs}
@@ -94,16 +93,9 @@ class Bert(Model):
         return self.classifier(pooled), state  # [B, 2]
 
 
-def _norm(config: BertConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(config: BertConfig, **options: Any) -> nnx.LayerNorm:
     # Flax's fast variance, E[x^2] - E[x]^2, loses digits that a two-pass variance keeps.
-    return nnx.LayerNorm(
-        config.hidden,
-        epsilon=config.layer_norm_eps,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        use_fast_variance=False,
-        rngs=rngs,
-    )
+    return nnx.LayerNorm(config.hidden, epsilon=config.layer_norm_eps, use_fast_variance=False, **options)
 
 
 build = Bert

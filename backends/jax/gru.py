@@ -19,13 +19,13 @@ UNROLL = 1
 class Gru(nnx.Module):
     """One layer, time first: a single matrix product for all inputs, then a scan over the steps."""
 
-    def __init__(self, width: int, hidden: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.input = nnx.Linear(width, 3 * hidden, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.hidden = nnx.Linear(hidden, 3 * hidden, dtype=dtype, param_dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, **options: Any) -> None:
+        self.input = nnx.Linear(width, 3 * hidden, **options)
+        self.hidden = nnx.Linear(hidden, 3 * hidden, **options)
 
     def __call__(self, steps: jax.Array, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[T, B, D], [B, H] -> the state after each step [T, B, H], and after the last [B, H]."""
-        kernel, bias = self.hidden.kernel[...], self.hidden.bias[...]
+        kernel, bias = (part[...].astype(self.hidden.dtype) for part in (self.hidden.kernel, self.hidden.bias))
 
         def cell(hidden: jax.Array, projected: jax.Array) -> tuple[jax.Array, jax.Array]:
             i_r, i_z, i_n = jnp.split(projected, 3, axis=-1)  # [B, H]
@@ -43,14 +43,14 @@ class Gru(nnx.Module):
 class GruLm(Model):
     """Embedding, GRU layers with dropout between them, and a linear layer to the vocabulary."""
 
-    def __init__(self, config: GruLmConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.config, self.dtype = config, dtype
-        self.embedding = nnx.Embed(config.vocabulary, config.embedding, dtype=dtype, param_dtype=dtype, rngs=rngs)
+    def __init__(self, config: GruLmConfig, **options: Any) -> None:
+        self.config, self.dtype = config, options["dtype"]
+        self.embedding = nnx.Embed(config.vocabulary, config.embedding, **options)
         for i in range(config.layers):
             width = config.hidden if i else config.embedding
-            setattr(self, f"gru_{i}", Gru(width, config.hidden, dtype=dtype, rngs=rngs))
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
-        self.output = nnx.Linear(config.hidden, config.vocabulary, dtype=dtype, param_dtype=dtype, rngs=rngs)
+            setattr(self, f"gru_{i}", Gru(width, config.hidden, **options))
+        self.dropout = nnx.Dropout(config.dropout, rngs=options["rngs"])
+        self.output = nnx.Linear(config.hidden, config.vocabulary, **options)
 
     def __call__(self, inputs: Mapping[str, jax.Array], state: State, training: bool) -> tuple[jax.Array, State]:
         # Ids and features are turned, which costs nothing beside turning the projected gates of every step.

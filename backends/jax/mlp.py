@@ -14,11 +14,10 @@ from tasks.mnist_mlp import MlpConfig
 class Mlp(Model):
     """Linear layers with ReLU between them."""
 
-    def __init__(self, config: MlpConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: MlpConfig, **options: Any) -> None:
         self.depth = len(config.widths) - 1
         for i in range(self.depth):
-            layer = nnx.Linear(config.widths[i], config.widths[i + 1], dtype=dtype, param_dtype=dtype, rngs=rngs)
-            setattr(self, f"dense_{i}", layer)
+            setattr(self, f"dense_{i}", nnx.Linear(config.widths[i], config.widths[i + 1], **options))
 
     def __call__(self, inputs: Mapping[str, jax.Array], state: State, training: bool) -> tuple[jax.Array, State]:
         hidden = inputs["image"]  # [B, 784]

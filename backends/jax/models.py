@@ -32,10 +32,13 @@ MODULES: Mapping[str, str] = {
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
 
 
-def build(config: Any, *, dtype: Any, rngs: nnx.Rngs) -> Model:
-    """The model for a task's configuration; Unsupported if this backend has none."""
+def build(config: Any, **options: Any) -> Model:
+    """The model for a task's configuration; Unsupported if this backend has none.
+
+    `options` are those of Flax's layers: dtype, which they compute in, param_dtype and rngs.
+    """
     module = MODULES.get(type(config).__name__)
     if module is None:
         raise Unsupported(f"the JAX backend has no model for {type(config).__name__}")
-    model: Model = importlib.import_module(module).build(config, dtype=dtype, rngs=rngs)
+    model: Model = importlib.import_module(module).build(config, **options)
     return model

@@ -1,5 +1,6 @@
 """Loss, step, evaluation, synchronisation and memory in JAX, once for all tasks."""
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -10,11 +11,16 @@ import numpy as np
 import optax
 from flax import nnx
 
-from backends.api import DeviceMemory, Options, Unsupported
+from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
 from backends.jax.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
-PRECISIONS = ("float32", "float64")
+MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest", "float64": "highest"}
+"""Precision -> JAX's matmul precision, of products of float32 matrices. bfloat16 is Flax's `dtype` of the layers, whose
+`param_dtype` stays float32 (https://flax.readthedocs.io/en/stable/guides/flax_basics.html)."""
+
+DETERMINISM = ("xla_gpu_deterministic_ops", "xla_gpu_exclude_nondeterministic_ops")
+"""XLA's flags; JAX has no other account of them than the environment."""
 
 _COMPILED: list[str] = []
 """An entry for every program that XLA has compiled in this process."""
@@ -31,15 +37,17 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     """Builds the module with `params` as its weights on the device."""
-    if options.precision not in PRECISIONS:
-        raise Unsupported(f"the JAX backend computes in {', '.join(PRECISIONS)}, not {options.precision}")
+    if options.precision not in MATMUL:
+        raise Unsupported(f"the JAX backend computes in {', '.join(MATMUL)}, not {options.precision}")
+    if options.precision == "tf32" and options.device != "gpu":
+        raise Unsupported(NO_TF32)
     try:
         device = jax.devices(options.device)[0]
     except RuntimeError as error:
         raise Unsupported(f'JAX sees no {options.device}; for CUDA: pip install "jax[cuda13]" ({error})') from error
     jax.config.update("jax_enable_x64", options.precision == "float64")
     # float32 means IEEE float32: JAX's own default on a GPU is TF32.
-    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_matmul_precision", MATMUL[options.precision])
     with jax.default_device(device):
         return JaxSession(task, params, options, device)
 
@@ -60,8 +68,9 @@ class JaxSession:
 
     def __init__(self, task: Task, params: Params, options: Options, device: jax.Device) -> None:
         self._device = device
-        self._dtype = np.dtype(options.precision)
-        model = build(task.model, dtype=self._dtype, rngs=nnx.Rngs(options.seed))
+        self._dtype = np.dtype("float64" if options.precision == "float64" else "float32")
+        computing = jnp.bfloat16 if options.precision == "bfloat16" else self._dtype
+        model = build(task.model, dtype=computing, param_dtype=self._dtype, rngs=nnx.Rngs(options.seed))
         self._graph, weights, rest = nnx.split(model, nnx.Param, ...)
         self._rest, self._rest_structure = jax.tree.flatten(rest)
         self._names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
@@ -103,7 +112,8 @@ class JaxSession:
         self._state = None
 
     def fetch(self, value: jax.Array) -> Array:
-        return np.asarray(value)
+        # NumPy has no bfloat16 of its own.
+        return np.asarray(value, np.float32 if value.dtype == jnp.bfloat16 else None)
 
     def wait(self) -> None:
         jax.block_until_ready((self._weights, self._optimizer, self._rest, self._state))
@@ -113,7 +123,7 @@ class JaxSession:
 
     def matmul(self, left: Array, right: Array, *, times: int) -> jax.Array:
         with jax.default_device(self._device):
-            product, factor = jnp.asarray(left, self._dtype), jnp.asarray(right, self._dtype)
+            product, factor = (jnp.asarray(value, self._layers_dtype()) for value in (left, right))
             for _ in range(times):
                 product = product @ factor
             return product
@@ -128,15 +138,31 @@ class JaxSession:
         return DeviceMemory(statistics["peak_bytes_in_use"], None)
 
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        flags = set(os.environ.get("XLA_FLAGS", "").split())
         return {
             "device": "cpu" if self._weights[0].device.platform == "cpu" else "gpu",
             "device name": self._device.device_kind if self._device.platform != "cpu" else None,
-            "precision": str(self._weights[0].dtype),
+            "precision": self._precision(),
+            "parameters": str(self._weights[0].dtype),
             "matmul precision": jax.config.jax_default_matmul_precision,
+            **{flag: bool({f"--{flag}", f"--{flag}=true"} & flags) for flag in DETERMINISM},
             "compile": "jax.jit, XLA",
             "optimizer": "optax.adamw",
             "kernels": self._kernels(),
         }
+
+    def _precision(self) -> str:
+        """Read back from the layers and the flag."""
+        found = self._layers_dtype()
+        if found != "float32" or self._device.platform == "cpu":
+            return found
+        matmul = jax.config.jax_default_matmul_precision
+        return {"highest": "float32", "tensorfloat32": "tf32"}.get(matmul, f"float32 with matmul precision {matmul}")
+
+    def _layers_dtype(self) -> str:
+        """What the linear layers compute in, by their own account; several, if they disagree."""
+        layers = (part for _, part in nnx.iter_graph(self._merge(self._weights, self._rest)))
+        return "/".join(sorted({jnp.dtype(part.dtype).name for part in layers if isinstance(part, nnx.Linear)}))
 
     def _kernels(self) -> str | None:
         """Read from the traced forward pass; None before the first batch."""
@@ -156,11 +182,15 @@ class JaxSession:
         states = jax.tree.unflatten(self._structure, weights), jax.tree.unflatten(self._rest_structure, rest)
         return nnx.merge(self._graph, *states, copy=True)  # a copy may count its dropout keys inside the gradient
 
+    def _apply(self, model: Any, batch: DeviceBatch, state: State, *, training: bool) -> tuple[jax.Array, State]:
+        logits, state = model(batch.inputs, state, training=training)
+        return logits.astype(self._dtype), state  # the loss is taken in the parameters' precision
+
     def _loss_function(
         self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
     ) -> tuple[jax.Array, tuple[list[jax.Array], State]]:
         model = self._merge(weights, rest)
-        logits, state = model(batch.inputs, state, training=True)
+        logits, state = self._apply(model, batch, state, training=True)
         loss = jnp.sum(_losses(logits, batch.labels) * batch.weights) / jnp.sum(batch.weights)
         _, _, rest = nnx.split(model, nnx.Param, ...)
         return loss, (jax.tree.leaves(rest), state)
@@ -177,7 +207,7 @@ class JaxSession:
         self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
     ) -> tuple[jax.Array, jax.Array, jax.Array, State]:
         model = self._merge(weights, rest)
-        logits, state = model(batch.inputs, state, training=False)
+        logits, state = self._apply(model, batch, state, training=False)
         return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
 
     def _cast(self, value: Array) -> Array:

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backends.api import DeviceMemory, Options, Unsupported
+from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+"""Precision -> type of the parameters, the optimizer's state and the loss. bfloat16 is torch.autocast's, which chooses the
+type of each operation of the model (https://docs.pytorch.org/docs/stable/amp.html)."""
 
 FUSED = {"CudnnRnn": "cuDNN RNN", "MkldnnRnn": "oneDNN RNN", "ScaledDotProduct": "fused attention"}
 """Start of an autograd node's name -> the kernel that it stands for."""
@@ -33,9 +35,11 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
         raise Unsupported(f"the PyTorch backend computes in {', '.join(DTYPES)}, not {options.precision}")
     if options.device == "gpu" and not torch.cuda.is_available():
         raise Unsupported("PyTorch sees no GPU: torch.cuda.is_available() is False; install a CUDA build of torch")
+    if options.precision == "tf32" and options.device != "gpu":
+        raise Unsupported(NO_TF32)
     # float32 means IEEE float32: PyTorch's own default lets cuDNN's recurrent kernels use TF32.
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     torch.manual_seed(options.seed)
     return TorchSession(task, params, options)
 
@@ -55,7 +59,8 @@ class TorchSession:
         self._device = torch.device("cuda" if options.device == "gpu" else "cpu")
         self._on_gpu = options.device == "gpu"
         self._dtype = DTYPES[options.precision]
-        self._host_dtype = np.dtype(options.precision)
+        self._host_dtype = np.dtype(_name(self._dtype))
+        self._autocast = torch.autocast(self._device.type, torch.bfloat16) if options.precision == "bfloat16" else None
         self._clip_norm = task.optimizer.clip_norm
         self._model: Model = build(task.model)
         self._load(params)
@@ -86,7 +91,7 @@ class TorchSession:
         if not self._model.training:  # the call walks through every module
             self._model.train()
         self._optimizer.zero_grad(set_to_none=True)
-        logits, state = self._model(batch.inputs, self._carried(batch))
+        logits, state = self._forward(batch, self._carried(batch))
         self._state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
         loss = _loss(logits, batch)
         loss.backward()
@@ -100,17 +105,17 @@ class TorchSession:
     @torch.no_grad()
     def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         self._model.eval()
-        logits, self._state = self._model(batch.inputs, self._carried(batch))
+        logits, self._state = self._forward(batch, self._carried(batch))
         return _losses(logits, batch.labels), logits.argmax(-1)
 
     @torch.no_grad()
     def logits(self, batch: DeviceBatch) -> Array:
         self._model.eval()
-        return self.fetch(self._model(batch.inputs, self._zero_state(batch))[0])
+        return self.fetch(self._forward(batch, self._zero_state(batch))[0])
 
     def gradients(self, batch: DeviceBatch) -> Params:
         self._model.train()
-        logits, _ = self._model(batch.inputs, self._zero_state(batch))
+        logits, _ = self._forward(batch, self._zero_state(batch))
         gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
         names = [name for name, _ in self._model.named_parameters()]
         return self._canonical(dict(zip(names, gradients, strict=True)))
@@ -119,7 +124,8 @@ class TorchSession:
         self._state = None
 
     def fetch(self, value: torch.Tensor) -> Array:
-        return value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
 
     def wait(self) -> None:
         if self._on_gpu:
@@ -131,9 +137,11 @@ class TorchSession:
 
     @torch.no_grad()
     def matmul(self, left: Array, right: Array, *, times: int) -> torch.Tensor:
-        product, factor = (self._to_device(self._cast(value)) for value in (left, right))
-        for _ in range(times):
-            product = product @ factor
+        with self._autocast or contextlib.nullcontext():
+            # Converted once: autocast would convert the factor anew for every product.
+            product, factor = (self._to_device(self._cast(value)).to(self._layers_dtype()) for value in (left, right))
+            for _ in range(times):
+                product = product @ factor
         return product
 
     def compilations(self) -> int | None:
@@ -148,24 +156,51 @@ class TorchSession:
         return {
             "device": "gpu" if self._on_gpu else "cpu",
             "device name": torch.cuda.get_device_name() if self._on_gpu else None,
-            "precision": str(self._parameters[0].dtype).removeprefix("torch."),
+            "precision": self._precision(),
+            "parameters": _name(self._parameters[0].dtype),
             "float32 matmul": torch.get_float32_matmul_precision(),
             "cuDNN TF32": torch.backends.cudnn.allow_tf32,
+            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cuDNN deterministic": torch.backends.cudnn.deterministic,
+            "cuDNN benchmark": torch.backends.cudnn.benchmark,
             "compile": "eager",
             "optimizer": "torch.optim.AdamW, fused",
             "intra-op threads": torch.get_num_threads(),
             "kernels": self._kernels(),
         }
 
+    def _precision(self) -> str:
+        """Read back from autocast, the parameters and the flags, as a step finds them."""
+        with self._autocast or contextlib.nullcontext():
+            found = _name(self._layers_dtype())
+        if found != "float32":
+            return found
+        allowed = {torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32}
+        return {(False,): "float32", (True,): "tf32"}.get(tuple(allowed), "tf32 in a part of the kernels")
+
+    def _layers_dtype(self) -> torch.dtype:
+        """What matrix products are computed in here, by autocast's own account."""
+        device = self._device.type
+        enabled = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if enabled else self._parameters[0].dtype
+
     def _kernels(self) -> str | None:
         """Read from the graph that autograd records of a forward pass; None before the first batch."""
         if self._example is None:
             return None
         self._model.eval()
-        logits, _ = self._model(self._example.inputs, self._zero_state(self._example))
+        logits, _ = self._forward(self._example, self._zero_state(self._example))
         names = [type(node).__name__ for node in _nodes(logits.grad_fn)]
         fused = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}
         return ", ".join(sorted(fused)) or f"ATen, {len(names):,} operators in the forward graph"
+
+    def _forward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
+        if self._autocast is None:
+            logits, state = self._model(batch.inputs, state)
+            return logits, state
+        with self._autocast:
+            logits, state = self._model(batch.inputs, state)
+        return logits.float(), state  # the loss is taken in the parameters' precision
 
     def _to_device(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)
@@ -194,6 +229,10 @@ class TorchSession:
         layout = self._model.layout
         # A copy: on the CPU, `numpy()` would show the live weights.
         return {name: np.array(leaf.to_canonical(self.fetch(tensors[leaf.native]))) for name, leaf in layout.items()}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _nodes(last: Any) -> set[Any]:

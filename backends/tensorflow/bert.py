@@ -52,7 +52,8 @@ class Attention(keras.layers.Layer):
         key, value = self._split(self.key_dense(hidden)), self._split(self.value_dense(hidden))
         scores = tf.matmul(query, key, transpose_b=True)  # [B, A, T, T]
         scores = tf.where(visible[:, None, None, :], scores, scores.dtype.min)
-        weights = self.dropout(tf.nn.softmax(scores), training=training)
+        weights = tf.cast(tf.nn.softmax(tf.cast(scores, self.variable_dtype)), scores.dtype)  # in bfloat16, not the sum
+        weights = self.dropout(weights, training=training)
         attended = tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))  # [B, T, A, D]
         return self.output_dense(tf.reshape(attended, tf.shape(hidden)))  # [B, T, H]
 

@@ -11,10 +11,11 @@ from tasks.spec import Array
 
 def build(config: GruLmConfig) -> Model:
     """keras.layers.GRU in the form that cuDNN can compute; states go in and come out as tensors."""
+    computing = keras.config.dtype_policy().compute_dtype  # of the carried state too
     # Keras takes cuDNN wherever TensorFlow sees a GPU, even for a model that is built on the CPU beside it.
     use_cudnn = "auto" if "GPU" in tf.zeros(()).device else False
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    state = [keras.Input((config.hidden,), name=f"state_{i}") for i in range(config.layers)]
+    state = [keras.Input((config.hidden,), dtype=computing, name=f"state_{i}") for i in range(config.layers)]
     steps = keras.layers.Embedding(config.vocabulary, config.embedding, name="embedding")(tokens)  # [B, T, D]
     new_state = []
     for i in range(config.layers):
@@ -49,7 +50,7 @@ def build(config: GruLmConfig) -> Model:
         return logits, tuple(new_state)
 
     def initial_state(batch_size: int) -> tuple[tf.Tensor, ...]:
-        return tuple(tf.zeros((batch_size, config.hidden), keras.config.floatx()) for _ in range(config.layers))
+        return tuple(tf.zeros((batch_size, config.hidden), computing) for _ in range(config.layers))
 
     # XLA cannot contain cuDNN's kernels, and on a CPU it took 1.6 times as long for a step of the published size.
     return Model(model, apply=apply, initial_state=initial_state, layout=layout, xla=False)

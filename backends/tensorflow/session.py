@@ -7,12 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled  # tf.config has only the switch
 
-from backends.api import DeviceMemory, Options, Unsupported
+from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
 from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
-PRECISIONS = ("float32", "float64")
+POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16", "float64": "float64"}
+"""Precision -> Keras's policy for the layers: mixed_bfloat16 has variables in float32 and computes in bfloat16
+(https://keras.io/api/mixed_precision/)."""
 
 
 def versions() -> Mapping[str, str]:
@@ -22,14 +25,16 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSession":
     """Builds the Keras model on the device and assigns `params` to its variables."""
-    if options.precision not in PRECISIONS:
-        raise Unsupported(f"the TensorFlow backend computes in {', '.join(PRECISIONS)}, not {options.precision}")
+    if options.precision not in POLICIES:
+        raise Unsupported(f"the TensorFlow backend computes in {', '.join(POLICIES)}, not {options.precision}")
+    if options.precision == "tf32" and options.device != "gpu":
+        raise Unsupported(NO_TF32)
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise Unsupported('TensorFlow sees no GPU; install its CUDA libraries with: pip install "tensorflow[and-cuda]"')
     # float32 means IEEE float32: TensorFlow's own default on a GPU is TF32.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    keras.config.set_floatx(options.precision)
-    keras.config.set_dtype_policy(options.precision)
+    tf.config.experimental.enable_tensor_float_32_execution(options.precision == "tf32")
+    keras.config.set_floatx("float64" if options.precision == "float64" else "float32")
+    keras.config.set_dtype_policy(POLICIES[options.precision])
     keras.utils.set_random_seed(options.seed)
     with tf.device("/GPU:0" if options.device == "gpu" else "/CPU:0"):
         return TensorFlowSession(task, params, options)
@@ -82,7 +87,7 @@ class TensorFlowSession:
 
     def __init__(self, task: Task, params: Params, options: Options) -> None:
         self._device = "/GPU:0" if options.device == "gpu" else "/CPU:0"
-        self._dtype = np.dtype(options.precision)
+        self._dtype = np.dtype(keras.config.floatx())
         self._model = build(task.model)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
@@ -125,7 +130,7 @@ class TensorFlowSession:
 
     def fetch(self, value: tf.Tensor) -> Array:
         array: Array = value.numpy()
-        return array
+        return array.astype(np.float32) if value.dtype == tf.bfloat16 else array  # NumPy has no bfloat16 of its own
 
     def wait(self) -> None:
         tf.test.experimental.sync_devices()
@@ -135,7 +140,7 @@ class TensorFlowSession:
 
     def matmul(self, left: Array, right: Array, *, times: int) -> tf.Tensor:
         with tf.device(self._device):
-            product, factor = self._to_device(left), self._to_device(right)
+            product, factor = (tf.cast(self._to_device(value), self._layers_dtype()) for value in (left, right))
             for _ in range(times):
                 product = tf.linalg.matmul(product, factor)
         return product
@@ -154,14 +159,26 @@ class TensorFlowSession:
         return {
             "device": "gpu" if "GPU" in self._variables[0].value.device else "cpu",
             "device name": tf.config.experimental.get_device_details(gpus[0]).get("device_name") if gpus else None,
-            "precision": self._variables[0].value.dtype.name,
+            "precision": self._precision(),
+            "parameters": self._variables[0].value.dtype.name,
             "TF32": tf.config.experimental.tensor_float_32_execution_enabled(),
+            "op determinism": is_op_determinism_enabled(),
             "compile": "tf.function, XLA" if self._xla else "tf.function",
             "optimizer": "keras.optimizers.AdamW, eps after bias correction",
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
             "intra-op threads": tf.config.threading.get_intra_op_parallelism_threads() or "all",
             "kernels": self._kernels(),
         }
+
+    def _precision(self) -> str:
+        """Read back from the layers and the flag."""
+        found = self._layers_dtype()
+        on_gpu, allowed = self._device == "/GPU:0", tf.config.experimental.tensor_float_32_execution_enabled()
+        return "tf32" if found == "float32" and on_gpu and allowed else found
+
+    def _layers_dtype(self) -> str:
+        """What the layers with weights compute in, by their own account; several, if they disagree."""
+        return "/".join(sorted({layer.compute_dtype for layer in self._model.keras.layers if layer.weights}))
 
     def _kernels(self) -> str | None:
         """Read from the traced graph of the training step; None before the first one."""
@@ -187,7 +204,7 @@ class TensorFlowSession:
 
     def _evaluate_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
         inputs, labels, _, state = self._named(arguments)
-        logits, state = self._model.apply(inputs, state, False)
+        logits, state = self._apply(inputs, state, False)
         return _losses(logits, labels), tf.argmax(logits, axis=-1), logits, state
 
     def _gradients_graph(self, *arguments: tf.Tensor) -> list[tf.Tensor]:
@@ -196,9 +213,13 @@ class TensorFlowSession:
     def _loss_and_gradients(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], State]:
         inputs, labels, weights, state = self._named(arguments)
         with tf.GradientTape() as tape:
-            logits, state = self._model.apply(inputs, state, True)
+            logits, state = self._apply(inputs, state, True)
             loss = tf.reduce_sum(_losses(logits, labels) * weights) / tf.reduce_sum(weights)
         return loss, [_dense(gradient) for gradient in tape.gradient(loss, self._variables)], state
+
+    def _apply(self, inputs: Mapping[str, tf.Tensor], state: State, training: bool) -> tuple[tf.Tensor, State]:
+        logits, state = self._model.apply(inputs, state, training)
+        return tf.cast(logits, self._dtype), state  # the loss is taken in the variables' precision
 
     def _named(self, arguments: tuple[tf.Tensor, ...]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, State]:
         count = len(self._inputs)

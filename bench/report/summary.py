@@ -91,6 +91,17 @@ class Row:
         rates = [r.probe.flops_per_second for r in self.timed if r.probe is not None]
         return median(rates) if rates else None
 
+    @property
+    def joules_per_item(self) -> float | None:
+        """Median over processes; None where no counter was read."""
+        used = [r.energy.joules / r.timings.items for r in self.timed if r.timings and r.energy and r.energy.joules]
+        return median(used) if used else None
+
+    @property
+    def energy_sources(self) -> list[str]:
+        """Whose counters were read, or the reasons why there is no figure."""
+        return sorted({r.energy.source or r.energy.reason or "" for r in self.timed if r.energy})
+
     def timing(self, name: str) -> float | None:
         """The median over processes of one of the timings, in seconds."""
         values = [getattr(record.timings, name) for record in self.timed]
@@ -168,7 +179,7 @@ def sections(records: Iterable[Record]) -> list[Section]:
         groups[
             record.task, record.preset, record.device, record.precision, record.spec_hash, str(record.measurement),
             machine.cpu, str(machine.cores), str(machine.memory_bytes), str(machine.gpu), str(machine.gpu_driver),
-            machine.os, str(record.order_seed),
+            machine.os, str(record.order_seed), str(record.threads),
         ].append(record)  # fmt: skip
     return [_section(groups[name]) for name in sorted(groups)]
 
@@ -344,7 +355,7 @@ def facts(section: Section) -> list[tuple[str, str]]:
     lines = [
         ("Data", f"{first.data.description}; sha256 {first.data.sha256[:12]}"),
         ("Target", first.target),
-        ("Machine", f"{machine.cpu}, {machine.cores} cores in use, {machine.memory_bytes / 2**30:.0f} GiB{gpu}, {machine.os}, "
+        ("Machine", f"{machine.cpu}, {_cores(first)} in use, {machine.memory_bytes / 2**30:.0f} GiB{gpu}, {machine.os}, "
                     f"Python {_pythons(section.rows)}"),
         ("Spec", f"{first.spec_hash[:12]}, measurement version {first.measurement}, order seed {first.order_seed}"),
     ]  # fmt: skip
@@ -363,6 +374,14 @@ def facts(section: Section) -> list[tuple[str, str]]:
             rate=significant(rate / 1e9), size=size, fastest=fastest, precision=first.precision,
             flops=significant(first.step_flops / 1e9),
         )))  # fmt: skip
+    joules = [f"{row.backend} {significant(row.joules_per_item)} J" for row in section.rows if row.joules_per_item]
+    if joules:
+        sources = sorted({source for row in section.rows if row.joules_per_item for source in row.energy_sources})
+        lines.append((f"Energy per {first.unit.removesuffix('s')}", f"{', '.join(joules)} ({'; '.join(sources)})"))
+    on_card = [(row.backend, row.bytes_of("device_peak_process").bytes) for row in section.rows]
+    if any(size for _, size in on_card):
+        sizes = ", ".join(f"{name} {mebibytes(size)}" for name, size in on_card if size)
+        lines.append(("Device memory in the driver's view, libraries included", sizes))
     if section.rows and section.rows[0].disturbed:
         speeds = [record for row in section.rows for record in row.of("speed")]
         lines.append(("Disturbed, in no figure of speed", "; ".join(_why_disturbed(speeds))))
@@ -384,6 +403,11 @@ def _pythons(rows: Sequence[Row]) -> str:
     for row in rows:
         users[row.python].append(row.backend)
     return ", ".join(f"{python} ({', '.join(names)})" if len(users) > 1 else python for python, names in users.items())
+
+
+def _cores(record: Record) -> str:
+    of_all = f"{record.threads} of " if record.threads else ""
+    return f"{of_all}{record.machine.cores} cores"
 
 
 def _remarks(section: Section) -> list[str]:
@@ -427,6 +451,9 @@ def _not_measured(section: Section) -> list[str]:
             found = row.bytes_of(name)
             if found.bytes is None:
                 missing[title, found.reason or "no reason given"].append(row.backend)
+        if row.joules_per_item is None:
+            for reason in row.energy_sources:
+                missing["energy", reason].append(row.backend)
     return [f"{title} of {', '.join(names)}: {reason}" for (title, reason), names in missing.items()]
 
 

@@ -71,6 +71,10 @@ def _row(section: summary.Section, row: summary.Row) -> dict[str, object]:
         "data_sha256": first.data.sha256,
         "spec_hash": first.spec_hash,
     }
+    if first.threads:
+        cells["threads"] = first.threads
+    if row.energy_sources:
+        cells |= {"joules_per_item": row.joules_per_item, "energy_source": "; ".join(row.energy_sources)}
     return {name: _safe(value) for name, value in cells.items()}
 
 

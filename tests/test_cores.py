@@ -1,0 +1,152 @@
+"""The cores of a process: chosen, set before anything is imported, read back, and a disagreement found."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import cli, cores, launch, machine, plan, record
+from bench.record import Record
+from bench.report import summary
+from bench.worker import Request
+from tests.conftest import a_row, a_run
+from tests.test_campaign import a_cell, a_choice
+
+pytestmark = pytest.mark.skipif(not cores.usable(), reason="this system has no CPU affinity")
+
+
+def a_topology(folder: Path, physical: dict[int, int]) -> Path:
+    """Logical core -> physical core, all in one package."""
+    for core, of in physical.items():
+        topology = folder / f"cpu{core}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "physical_package_id").write_text("0\n")
+        (topology / "core_id").write_text(f"{of}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("physical", "ranked"),
+    [
+        ({0: 0, 1: 1, 2: 2, 3: 3}, [0, 1, 2, 3]),
+        ({0: 0, 1: 0, 2: 1, 3: 1}, [0, 2, 1, 3]),  # neighbours share a core
+        ({0: 0, 1: 1, 2: 0, 3: 1}, [0, 1, 2, 3]),  # the second half shares with the first
+        ({}, [0, 1, 2, 3]),  # the system does not tell
+    ],
+)
+def test_every_physical_core_comes_before_a_second_thread_of_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, physical: dict[int, int], ranked: list[int]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 1, 2, 0})
+    topology = a_topology(tmp_path, physical)
+    for count in range(5):
+        assert cores.first(count, topology=topology) == ranked[:count]
+
+
+def test_only_usable_cores_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {6, 9})
+    assert cores.first(1) == [6]
+
+
+def test_a_module_runs_on_the_named_cores_from_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "import os, sys; print(sys.argv[1:], sorted(os.sched_getaffinity(0)), 'numpy' in sys.modules)"
+    (tmp_path / "told.py").write_text(told)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    core = cores.usable()[-1]
+    command = [sys.executable, "-m", "bench.cores", str(core), "told", "1", "--two"]
+    done = subprocess.run(command, env=launch.worker_env({}, device="cpu"), capture_output=True, text=True, check=True)
+    assert done.stdout == f"['1', '--two'] [{core}] False\n"
+
+
+def run_worker(folder: Path, cell: Record, *, pinned: list[int]) -> Record:
+    request, answer = folder / "request.json", folder / "answer.json"
+    record.write(request, Request(cell))
+    ending = launch.run(
+        launch.worker_command(request, answer, cores=pinned),
+        env=launch.worker_env({}, device="cpu"),
+        log=folder / "log",
+        timeout_s=120,
+    )
+    assert ending.status == "ok", (folder / "log").read_text()
+    return record.read(answer)
+
+
+@pytest.mark.parametrize("kind", ["speed", "memory", "quality"])
+def test_the_number_of_threads_is_in_force_and_read_back(tmp_path: Path, kind: str) -> None:
+    done = run_worker(tmp_path, a_cell(kind=kind, threads=1), pinned=cores.first(1))
+    assert (done.status, done.reason) == ("ok", None)
+    assert done.settings["cores"] == 1
+    assert done.machine == machine.describe()
+
+
+def test_threads_that_were_not_in_force_make_a_record_invalid(tmp_path: Path) -> None:
+    count = len(cores.usable())
+    done = run_worker(tmp_path, a_cell(kind="memory", threads=count + 1), pinned=[])
+    assert done.status == "invalid"
+    assert done.reason == f"cores {count + 1} was asked for, {count} was in force"
+
+
+def test_without_threads_every_usable_core_is_in_force(tmp_path: Path) -> None:
+    done = run_worker(tmp_path, a_cell(kind="memory"), pinned=[])
+    assert (done.status, done.threads, done.settings["cores"]) == ("ok", None, len(cores.usable()))
+
+
+def test_threads_are_in_every_record_of_a_plan() -> None:
+    choice = a_choice(threads=1)
+    made = plan.make("tests.fake_backend", choice)
+    cells = [*made.parity(choice), *next(made.rounds(choice)), *made.memory(choice), *made.quality(choice)]
+    assert {cell.threads for cell in cells} == {1}
+
+
+# The command line.
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threads: int) -> str:
+    fake = "tests.fake_backend"
+    arguments = ["run", "--task", fake, "--backend", fake, "--device", "cpu", "--threads", str(threads)]
+    monkeypatch.setattr(sys, "argv", ["framework-bench", *arguments])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert cli.main() == 2
+    assert list(Path().iterdir()) == []
+    return capsys.readouterr().err
+
+
+def test_more_threads_than_cores_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = len(cores.usable())
+    line = refused(monkeypatch, capsys, count + 1)
+    assert f"--threads {count + 1}: this process may use {count} cores" in line
+
+
+def test_a_system_without_affinity_refuses_threads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cores, "usable", list)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert "--threads: Darwin has no CPU affinity" in refused(monkeypatch, capsys, 1)
+
+
+# Reports.
+
+
+def test_different_numbers_of_threads_stand_in_tables_of_their_own() -> None:
+    made = [*a_row("fast", [200.0]), *a_row("slow", [100.0], threads=1)]
+    assert sorted([row.backend for row in section.rows] for section in summary.sections(made)) == [["fast"], ["slow"]]
+    machines = [dict(summary.facts(section))["Machine"] for section in summary.sections(made)]
+    assert sorted(text.partition(", 8 GiB")[0] for text in machines) == [
+        "A CPU, 1 of 2 cores in use",
+        "A CPU, 2 cores in use",
+    ]
+
+
+def test_the_same_number_of_threads_stands_in_one_table() -> None:
+    made = a_run({"fast": [200.0], "slow": [100.0]}, threads=2)
+    (section,) = summary.sections([msgspec.structs.replace(one) for one in made])
+    assert [row.backend for row in section.rows] == ["fast", "slow"]

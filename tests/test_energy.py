@@ -1,0 +1,204 @@
+"""Energy from counters: fake trees of the kernel's and a fake driver, on a scripted clock."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import campaign, disturbance, energy, plan, worker
+from bench.energy import Meter
+from bench.record import Energy
+from tests import fake_nvml
+from tests.conftest import a_record, a_row, a_timing
+from tests.test_campaign import a_cell, a_choice
+
+SECOND = 10**6  # microjoules in a joule
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_zone(powercap: Path, zone: str, name: str, *, microjoules: int, limit: int | None = 10**9) -> Path:
+    folder = powercap / zone
+    folder.mkdir(parents=True)
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    if limit is not None:
+        (folder / "max_energy_range_uj").write_text(f"{limit}\n")
+    return folder
+
+
+def measured(powercap: Path, change: Callable[[], object], *, seconds: float = 10.0, device: str = "cpu") -> Energy:
+    clock = Clock()
+    with Meter(device=device, powercap=powercap, clock=clock) as meter:
+        change()
+        clock.now += seconds
+    return meter.energy
+
+
+def test_packages_are_added_up_and_what_is_inside_of_them_is_not_counted_again(tmp_path: Path) -> None:
+    first = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=5 * SECOND)
+    second = a_zone(tmp_path, "intel-rapl:1", "package-1", microjoules=7 * SECOND)
+    inside = a_zone(tmp_path, "intel-rapl:0:0", "core", microjoules=0)
+    platform = a_zone(tmp_path, "intel-rapl:2", "psys", microjoules=0)
+
+    def work() -> None:
+        (first / "energy_uj").write_text(str(105 * SECOND))
+        (second / "energy_uj").write_text(str(57 * SECOND))
+        for other in (inside, platform):
+            (other / "energy_uj").write_text(str(500 * SECOND))
+
+    assert measured(tmp_path, work) == Energy(150.0, source="RAPL, all processor packages")
+
+
+def test_a_counter_that_starts_again_goes_on_from_its_range(tmp_path: Path) -> None:
+    zone = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=990 * SECOND, limit=1000 * SECOND)
+    found = measured(tmp_path, lambda: (zone / "energy_uj").write_text(str(30 * SECOND)))
+    assert found.joules == pytest.approx(40.0)
+
+
+def test_a_counter_that_starts_again_at_nobody_knows_what_is_no_figure(tmp_path: Path) -> None:
+    zone = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=990 * SECOND, limit=None)
+    found = measured(tmp_path, lambda: (zone / "energy_uj").write_text(str(30 * SECOND)))
+    assert (found.joules, found.reason) == (None, "the counter started again in the window")
+
+
+def test_a_counter_that_does_not_move_is_no_figure(tmp_path: Path) -> None:
+    a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=5)
+    assert measured(tmp_path, lambda: None) == Energy(None, reason="the counter did not move")
+
+
+@pytest.mark.parametrize(("seconds", "known"), [(9.99, False), (10.0, True)])
+def test_a_window_has_to_be_long_enough(tmp_path: Path, seconds: float, known: bool) -> None:
+    zone = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0)
+    found = measured(tmp_path, lambda: (zone / "energy_uj").write_text(str(SECOND)), seconds=seconds)
+    assert (found.joules is not None) == known
+    assert known or "the window lasted 10.0 s" in str(found.reason)
+
+
+def test_no_counter_is_told_before_the_window(tmp_path: Path) -> None:
+    meter = Meter(device="cpu", powercap=tmp_path)
+    assert meter.missing == energy.NO_RAPL
+    assert measured(tmp_path, lambda: None) == Energy(None, reason=energy.NO_RAPL)
+
+
+def test_a_counter_that_only_root_may_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0)
+    read = Path.read_text
+
+    def locked(path: Path, *arguments: Any, **options: Any) -> str:
+        if path.name == "energy_uj":  # root, who runs tests in containers, may read everything
+            raise PermissionError(13, "Permission denied")
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", locked)
+    assert Meter(device="cpu", powercap=tmp_path).missing == energy.RAPL_LOCKED
+
+
+def test_rubbish_in_a_counter_is_no_figure(tmp_path: Path) -> None:
+    zone = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0)
+    (zone / "energy_uj").write_text("many\n")
+    assert Meter(device="cpu", powercap=tmp_path).missing == energy.NO_RAPL
+
+
+def test_a_card_is_read_in_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml.install(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=[1_000, 1_000, 3_501_000])
+    assert measured(tmp_path, lambda: None, device="gpu") == Energy(3500.0, source="NVML, the whole card")
+
+
+def test_a_card_without_a_counter_and_a_machine_without_a_driver_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvml.install(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=[None])
+    assert measured(tmp_path, lambda: None, device="gpu") == Energy(None, reason=energy.NO_CARD_COUNTER)
+    fake_nvml.uninstall(monkeypatch)
+    assert measured(tmp_path, lambda: None, device="gpu") == Energy(None, reason=energy.NO_CARD)
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked_for"), [("", 0), ("-1", 0), ("2,0", 2), ("GPU-8a0c", "GPU-8a0c"), ("MIG-1", "MIG-1")]
+)
+def test_the_card_is_the_first_that_cuda_sees(monkeypatch: pytest.MonkeyPatch, visible: str, asked_for: object) -> None:
+    driver = fake_nvml.install(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=[1])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    energy.read_card()
+    assert driver.asked_for == [asked_for]
+
+
+# In a run.
+
+
+def test_energy_is_asked_of_speed_processes_only() -> None:
+    choice = a_choice(energy=True)
+    made = plan.make("tests.fake_backend", choice)
+    assert all(cell.energy and cell.energy.joules is None for cells in made.rounds(choice) for cell in cells)
+    assert not any(cell.energy for cell in [*made.parity(choice), *made.memory(choice), *made.quality(choice)])
+    assert not any(cell.energy for cells in made.rounds(a_choice()) for cell in cells)
+
+
+@pytest.mark.parametrize(("readable", "min_window_s"), [(True, energy.MIN_WINDOW_S), (False, None)])
+def test_a_window_is_made_longer_only_where_there_is_a_counter(
+    tmp_path: Path, readable: bool, min_window_s: float | None
+) -> None:
+    if readable:
+        a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0)
+    watch = disturbance.Watch(gpu=False)
+    asked = worker.around(watch, Meter(device="cpu", powercap=tmp_path))
+    assert asked.get("min_window_s") == min_window_s
+    with asked["around"]:
+        pass
+    assert watch.disturbance is not None  # the one does not displace the other
+
+
+def test_a_process_answers_with_joules_or_with_the_reason(tmp_path: Path) -> None:
+    asked = Energy(None, reason="the process did not come to its end")
+    done = campaign.execute(a_cell(kind="speed", energy=asked), tmp_path, data_dir=None)
+    assert done.status == "ok"
+    assert done.energy is not None
+    assert (done.energy.joules is None) == (Meter(device="cpu").missing is not None)
+    assert done.energy.reason == Meter(device="cpu").missing
+
+
+# In tables.
+
+
+def with_energy(*found: Energy | None) -> list[Any]:
+    climb, *others = a_row("alpha", [])
+    speeds = [
+        a_record(backend="alpha", round=number, timings=a_timing(1000), energy=one)
+        for number, one in enumerate(found, start=1)
+    ]
+    return [climb, *speeds, *others]
+
+
+def test_tables_show_energy_only_where_a_counter_was_read() -> None:
+    from bench.report import markdown, summary, table_csv
+
+    counted = with_energy(*(Energy(joules, source="NVML, the whole card") for joules in (400.0, 500.0, 900.0)))
+    (section,) = summary.sections(counted)
+    assert dict(summary.facts(section))["Energy per image"] == "alpha 0.500 J (NVML, the whole card)"  # 1,000 images
+    head, line = table_csv.render(counted).splitlines()
+    cells = dict(zip(head.split(","), line.split(","), strict=False))
+    assert float(cells["joules_per_item"]) == 0.5
+
+    without = with_energy(Energy(None, reason=energy.NO_RAPL))
+    (section,) = summary.sections(without)
+    assert "Energy per image" not in dict(summary.facts(section))
+    assert ("Not measured", f"energy of alpha: {energy.NO_RAPL}") in summary.facts(section)
+    assert "nergy" not in markdown.render(with_energy(None))
+    assert "joules" not in table_csv.render(with_energy(None))
+
+
+def test_a_hostile_source_of_energy_is_harmless_in_every_table() -> None:
+    from bench.report import markdown, table_csv
+
+    hostile = with_energy(Energy(1.0, source="=cmd()\x1b[31m<script>|# x"))
+    text = markdown.render(hostile)
+    assert "<script>" not in text
+    assert "\x1b" not in text + table_csv.render(hostile)
+    assert "'=cmd()" in table_csv.render(hostile)

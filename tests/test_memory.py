@@ -1,0 +1,122 @@
+"""Memory: a planted tensor shows at its size in every framework, and the driver's view of a card through a fake driver."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+import backends
+from bench import launch, memory
+from bench.memory import CardWatch
+from bench.record import Bytes
+from bench.report import summary
+from tests import fake_nvml
+from tests.conftest import BACKENDS_UNDER_TEST, a_memory, a_row
+
+ROOT = Path(__file__).parent.parent
+MIB = 2**20
+PLANTED = 256
+
+
+def measured(name: str, *, planted: int) -> dict[str, Any]:
+    entry = backends.find(name)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.plants_memory", name, str(planted)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=launch.worker_env({**entry.env, **entry.env_cpu, **entry.env_memory}, device="cpu"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout[done.stdout.index("{\n") :])
+    assert answer["status"] == "ok", answer["reason"]
+    figures: dict[str, Any] = answer["memory"]
+    return figures
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps these counters")
+@pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
+def test_a_planted_tensor_shows_at_its_size(name: str) -> None:
+    without, planted = measured(name, planted=0), measured(name, planted=PLANTED)
+    for peak in ("host_peak", "host_peak_training"):
+        found = planted[peak]["bytes"] - without[peak]["bytes"]
+        assert found / MIB == pytest.approx(PLANTED, rel=0.05), peak
+    # The baseline stands beside the peak, and nothing was planted there.
+    for figures in (without, planted):
+        assert 0 < figures["host_import"]["bytes"] < without["host_peak"]["bytes"]
+    assert planted["host_import"]["bytes"] == pytest.approx(without["host_import"]["bytes"], rel=0.05)
+    for missing in ("device_peak_allocated", "device_peak_reserved", "device_peak_process"):
+        assert planted[missing]["bytes"] is None
+        assert planted[missing]["reason"]
+
+
+# The driver's view of a card.
+
+
+def a_card(monkeypatch: pytest.MonkeyPatch, *, used: Sequence[int | None], processes: Sequence[Any]) -> None:
+    fake_nvml.install(
+        monkeypatch,
+        nvmlDeviceGetMemoryInfo=[None if size is None else SimpleNamespace(used=size) for size in used],
+        nvmlDeviceGetComputeRunningProcesses=processes,
+    )
+
+
+def watched() -> Bytes:
+    watch = CardWatch(device="gpu")
+    watch.look()
+    watch.look()
+    return watch.peak()
+
+
+@pytest.mark.parametrize("used", [[300, 800, 1300], [300, 1300, 700]])
+def test_a_cards_peak_is_the_most_in_use_less_the_idle_baseline(
+    monkeypatch: pytest.MonkeyPatch, used: list[int]
+) -> None:
+    a_card(monkeypatch, used=used, processes=[[], ["this one"], ["this one"]])
+    assert watched() == Bytes(1000)
+
+
+@pytest.mark.parametrize(
+    "processes", [[["other"]], [[], ["this one", "other"]], [[], ["this one"], ["this one", "other"]]]
+)
+def test_what_another_process_uses_is_not_counted_as_this_ones(
+    monkeypatch: pytest.MonkeyPatch, processes: list[Any]
+) -> None:
+    a_card(monkeypatch, used=[300, 1300], processes=processes)
+    assert watched() == Bytes(None, memory.SHARED_CARD)
+
+
+def test_a_driver_that_lists_no_processes_still_has_the_cards_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_card(monkeypatch, used=[300, 1300], processes=[None])
+    assert watched() == Bytes(1000)
+
+
+@pytest.mark.parametrize("used", [[None], [300, None], [300, 1300, None]])
+def test_a_driver_that_does_not_tell_is_no_zero(monkeypatch: pytest.MonkeyPatch, used: list[int | None]) -> None:
+    a_card(monkeypatch, used=used, processes=[[]])
+    assert watched() == Bytes(None, memory.NO_DRIVER)
+
+
+def test_a_card_that_nothing_was_taken_from_is_not_the_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_card(monkeypatch, used=[300], processes=[[]])
+    assert watched() == Bytes(None, memory.NOTHING_TAKEN)
+
+
+def test_a_table_tells_the_drivers_view_only_where_there_is_one() -> None:
+    title = "Device memory in the driver's view, libraries included"
+    (section,) = summary.sections(a_row("alpha", [100.0]))
+    assert title not in dict(summary.facts(section))
+    seen = msgspec.structs.replace(a_memory(), device_peak_process=Bytes(1500 * MIB))
+    made = [msgspec.structs.replace(one, memory=seen) if one.memory else one for one in a_row("alpha", [100.0])]
+    (section,) = summary.sections(made)
+    assert dict(summary.facts(section))[title] == "alpha 1,500 MiB"
+
+
+def test_without_a_driver_or_a_card_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml.uninstall(monkeypatch)
+    assert watched() == Bytes(None, memory.NO_DRIVER)
+    assert CardWatch(device="cpu").peak() == Bytes(None, memory.NO_CARD)
