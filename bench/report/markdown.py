@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from bench.record import Record
-from bench.report import summary
+from bench.report import summary, totals
 
 NOTHING = "No records.\n"
 
@@ -35,10 +35,13 @@ def _verdicts_and_table(section: summary.Section) -> list[str]:
 
 def _section(section: summary.Section) -> str:
     first = section.first
-    title = f"## {escape(first.task)}: preset {escape(first.preset)}, {escape(first.precision)} on the {escape(first.device)}"
-    lines = [title, "", *_verdicts_and_table(section)]
+    lines = [f"## {escape(summary.title(section))}", "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
     lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
+    timed = totals.table(section)
+    if timed:
+        lines += [totals.MEANING, "", table(timed[0], timed[1:]), ""]
+        lines += [*(f"- {escape(sentence)}" for sentence in totals.sentences(section)), ""]
     samples = summary.samples(section)
     if samples:
         lines += [

@@ -463,3 +463,9 @@ def step_seconds(row: Row) -> float | None:
         if record.timings is not None
     ]
     return median(steps) if steps else None
+
+
+def title(section: Section) -> str:
+    """What was compared, in a few words."""
+    first = section.first
+    return f"{first.task}: preset {first.preset}, {first.precision} on the {first.device}"
