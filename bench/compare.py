@@ -79,10 +79,10 @@ def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float 
         for key in common
         if _why_not(first[key].row, second[key].row) is None
     }
-    decisions = _decisions(logs, margin)
+    decisions = decide(logs, margin)
     changes = [
         Change(
-            key, first[key], second[key], decisions.get(key), _ratio(*logs[key]) if key in logs else None,
+            key, first[key], second[key], decisions.get(key), ratio_of(*logs[key]) if key in logs else None,
             _why_not(first[key].row, second[key].row),
         )
         for key in common
@@ -148,7 +148,7 @@ def _difference(before: Sequence[float], after: Sequence[float]) -> _Difference:
     return _Difference(centre, error, freedom)
 
 
-def _ratio(before: Sequence[float], after: Sequence[float]) -> Interval:
+def ratio_of(before: Sequence[float], after: Sequence[float]) -> Interval:
     found = _difference(before, after)
     n = min(len(before), len(after))
     if not found.error:
@@ -157,7 +157,7 @@ def _ratio(before: Sequence[float], after: Sequence[float]) -> Interval:
     return Interval(math.exp(found.centre), math.exp(found.centre - half), math.exp(found.centre + half), n)
 
 
-def _decisions(logs: dict[Key, tuple[list[float], list[float]]], margin: float) -> dict[Key, Decision]:
+def decide(logs: dict[Key, tuple[list[float], list[float]]], margin: float) -> dict[Key, Decision]:
     """Holm's decisions over the cells: the surest first, and none after one that is not decided."""
     differences = {key: _difference(*pair) for key, pair in logs.items()}
     edge = math.log1p(margin)

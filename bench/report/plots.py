@@ -10,16 +10,16 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench import stats
-from bench.metrics import duration, mebibytes, significant
+from bench.metrics import mebibytes, significant
 from bench.record import Record
 from bench.report import summary, totals
 from bench.report.summary import Row, Section
@@ -30,7 +30,7 @@ DASHES = ("-", "--", "-.", ":")
 WIDTH = 6.4  # inches
 BARS = 0.42  # inches for each bar
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "framework-bench", "text.parse_math": False, "font.size": 9,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT, "grid.alpha": 0.3,
@@ -63,7 +63,8 @@ def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
     names = sorted({row.backend for section in sections for row in section.rows})
     for number, section in enumerate(sections, start=1):
         for plot in plots(section, names):
-            plot.figure.suptitle(label(summary.title(section)))
+            with drawing():
+                plot.figure.suptitle(label(summary.title(section)))
             yield f"table{number}-{plot.name}.svg", svg(plot).encode()
             yield f"table{number}-{plot.name}.png", png(plot)
 
@@ -149,7 +150,7 @@ def _curves(section: Section, style: Style) -> Plot | None:
     for row, quality in trained:
         ends.setdefault(row.backend, []).append(quality.curve[-1][2])
     told = "; ".join(f"{name} {significant(median(losses))}" for name, losses in ends.items())
-    told = f"The loss of single training batches, a line for each seed. At the end, median over seeds: {told}."
+    told = f"Loss of single batches, a line for each seed; equal losses hide each other. At the end, median over seeds: {told}."
     return Plot("learning", "Learning curves", told, figure)
 
 
@@ -198,7 +199,7 @@ def _totals(section: Section, style: Style) -> Plot | None:
         return None
     crossings = [found for found in totals.break_even(section) if 1 < found.steps < math.inf]
     last = min(1e9, max([totals.counts(section)[-1], *(10 * found.steps for found in crossings)]))
-    steps = [last ** (i / 100) for i in range(101)]  # from 1 on
+    steps = [last ** (i / 50) for i in range(51)]  # from 1 on
     figure, (axes,) = _figure(3.4)
     for name, line in lines.items():
         colour, dash = style[name]
@@ -209,6 +210,7 @@ def _totals(section: Section, style: Style) -> Plot | None:
             axes.plot(found.steps, at, marker="o", markersize=8, color=INK, fillstyle="none")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis, form in ((axes.xaxis, _number), (axes.yaxis, _seconds)):
         axis.set_major_formatter(FuncFormatter(form))
         axis.set_minor_formatter(NullFormatter())
@@ -216,7 +218,7 @@ def _totals(section: Section, style: Style) -> Plot | None:
     axes.set_ylabel("time from the start of the process")
     _legend(axes, list(lines), style)
     told = " ".join(totals.sentences(section))
-    return Plot("totals", "Time for n steps", f"Circles are break-even points. {told}", figure)
+    return Plot("totals", "Time for n steps", f"Circles are break-even points, medians over rounds. {told}", figure)
 
 
 def label(text: str) -> str:
@@ -243,4 +245,4 @@ def _number(value: float, _: object) -> str:
 
 
 def _seconds(value: float, _: object) -> str:
-    return duration(value)
+    return f"{value:,.10g} s"
