@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from bench import stats, verdict
-from bench.metrics import with_interval
+from bench.metrics import mebibytes, with_interval
 from bench.record import Record
 from bench.report import markdown, summary
 from bench.report.summary import Row, Section
@@ -215,8 +215,8 @@ def _row(change: Change) -> list[str]:
 
 
 def _memory(cell: Cell) -> str:
-    shown = dict(zip(summary.columns(cell.section), summary.cells(*cell), strict=True))
-    return shown["host memory peak (after import)"]
+    peak = cell.row.bytes_of("host_peak").bytes
+    return "not measured" if peak is None else mebibytes(peak)
 
 
 def differences(found: Comparison) -> list[str]:

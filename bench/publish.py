@@ -62,9 +62,9 @@ def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
     parts = [HEAD]
     newest: dict[tuple[object, ...], str] = {}  # what was compared where -> the name of the latest run of it
     for run, records in runs.items():
-        for section in summary.sections(records):
+        for title, section in summary.titled(summary.sections(records)):
             newer = newest.setdefault(_identity(section), run.name)
-            parts += [f"## {run.name}\n", "\n".join(_entry(run.name, section, newer)) + "\n"]
+            parts += [f"## {run.name}\n", "\n".join(_entry(run.name, title, section=section, newer=newer)) + "\n"]
     corrections = folder / "corrections.md"
     if corrections.exists():
         parts += ["## Corrections\n", corrections.read_text(encoding="utf-8")]
@@ -76,21 +76,21 @@ def _identity(section: Section) -> tuple[object, ...]:
     return first.task, first.preset, first.device, first.precision, machine.cpu, machine.cores, machine.gpu
 
 
-def _entry(name: str, section: Section, newer: str) -> list[str]:
+def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
     first = section.first
     versions = "; ".join(
         f"{row.backend}: " + ", ".join(f"{part} {version}" for part, version in sorted(row.versions.items()))
         for row in section.rows
     )
     facts = [
-        (title, text)
-        for title, text in summary.facts(section)
-        if title == "Machine" or title.lower().startswith("self-test")
+        (about, text)
+        for about, text in summary.facts(section)
+        if about == "Machine" or about.lower().startswith("self-test")
     ]
-    lines = [f"[{markdown.escape(summary.title(section))}]({name}/table.md), [records]({name}/records)"]
+    lines = [f"[{markdown.escape(title)}]({name}/table.md), [records]({name}/records)"]
     if newer != name:
         lines.append(f"Superseded by [{newer}](#{newer})")
-    lines += [f"{title}: {markdown.escape(text)}" for title, text in [*facts, ("Versions", versions)]]
+    lines += [f"{about}: {markdown.escape(text)}" for about, text in [*facts, ("Versions", versions)]]
     lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {first.measurement}"]
     lines += [f"Again: `{command(section)}`"]
     return [f"- {line}" for line in lines]

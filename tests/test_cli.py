@@ -453,7 +453,10 @@ def test_several_folders_make_one_report_with_a_table_for_each_run(bench: Callab
     alone = bench("report", one).out
     both = bench("report", one, two)
     assert both.code == 0
-    assert both.out == f"{alone}\n{bench('report', two).out}"
+    assert both.out.count("## mnist_mlp: preset") == 2
+    for run, text in ((1, alone), (2, bench("report", two).out)):
+        title, _, rest = text.partition("\n")
+        assert f"{title} (A CPU, run {run})\n{rest}" in both.out  # two machines and runs are told apart
     assert bench("report", two, one).out == both.out
     assert bench("report", one, one, copy).out == alone  # a copy adds no process
     (Path("empty") / "records").mkdir(parents=True)

@@ -21,22 +21,21 @@ SPECIAL = {
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    return NEEDS + "\n".join(_section(section) for section in summary.sections(records))
+    return NEEDS + "\n".join(_section(*titled) for titled in summary.titled(summary.sections(records)))
 
 
-def _section(section: summary.Section) -> str:
+def _section(title: str, section: summary.Section) -> str:
     first = section.first
-    caption = summary.title(section)
     titles = summary.columns(section)
     rows = [summary.cells(section, row) for row in section.rows]
     lines = [
         *_items(summary.sentences(section)),
-        *_table(f"{caption}. {summary.BOUNDARY.format(unit=first.unit)}", [titles, *rows]),
+        *_table(f"{title}. {summary.BOUNDARY.format(unit=first.unit)}", [titles, *rows]),
         *_items(totals.sentences(section)),
     ]
     timed = totals.table(section)
     if timed:
-        lines += _table(f"{caption}: time for n steps. {totals.MEANING}", timed)
+        lines += _table(f"{title}: time for n steps. {totals.MEANING}", timed)
     lines += _items([
         *(f"{name}: {text}" for name, text in summary.facts(section)),
         *(f"not ok: {failure}" for failure in summary.failures(section)),

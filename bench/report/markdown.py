@@ -13,7 +13,7 @@ NOTHING = "No records.\n"
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    parts = [_section(section) for section in summary.sections(records)]
+    parts = [_section(title, section) for title, section in summary.titled(summary.sections(records))]
     return "\n".join(parts) if parts else NOTHING
 
 
@@ -33,9 +33,9 @@ def _verdicts_and_table(section: summary.Section) -> list[str]:
     return [*lines, "", table(summary.columns(section), [summary.cells(section, row) for row in section.rows]), ""]
 
 
-def _section(section: summary.Section) -> str:
+def _section(title: str, section: summary.Section) -> str:
     first = section.first
-    lines = [f"## {escape(summary.title(section))}", "", *_verdicts_and_table(section)]
+    lines = [f"## {escape(title)}", "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
     lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
     timed = totals.table(section)

@@ -58,7 +58,10 @@ def render(records: Iterable[Record]) -> str:
     """The whole page; the same records give the same bytes."""
     sections = summary.sections(records)
     names = sorted({row.backend for section in sections for row in section.rows})
-    views = [_view(section, names, f"t{number}") for number, section in enumerate(sections, start=1)]
+    views = [
+        _view(title, section, names=names, prefix=f"t{number}")
+        for number, (title, section) in enumerate(summary.titled(sections), start=1)
+    ]
     choices = {name: sorted({getattr(section.first, name) for section in sections}) for name in FILTERS}
     script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
     return _environment().get_template("page.html").render(
@@ -68,11 +71,11 @@ def render(records: Iterable[Record]) -> str:
     ) + "\n"  # fmt: skip
 
 
-def _view(section: summary.Section, names: Sequence[str], prefix: str) -> View:
+def _view(title: str, section: summary.Section, *, names: Sequence[str], prefix: str) -> View:
     rows = [(row.backend, [Cell(text, sort_key(text)) for text in summary.cells(section, row)]) for row in section.rows]
     return View(
         section=section,
-        title=summary.title(section),
+        title=title,
         titles=summary.columns(section),
         rows=rows,
         verdicts=summary.sentences(section),

@@ -61,10 +61,10 @@ def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
     """(name of a file, its content) of every plot; the number is the table's place in the report of the same records."""
     sections = summary.sections(records)
     names = sorted({row.backend for section in sections for row in section.rows})
-    for number, section in enumerate(sections, start=1):
+    for number, (title, section) in enumerate(summary.titled(sections), start=1):
         for plot in plots(section, names):
             with drawing():
-                plot.figure.suptitle(label(summary.title(section)))
+                plot.figure.suptitle(label(title))
             yield f"table{number}-{plot.name}.svg", svg(plot).encode()
             yield f"table{number}-{plot.name}.png", png(plot)
 

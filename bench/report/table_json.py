@@ -19,13 +19,14 @@ FORMAT = 1
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    report = {"report": FORMAT, "tables": [_section(section) for section in summary.sections(records)]}
-    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+    report = {"report": FORMAT, "tables": [_section(*titled) for titled in summary.titled(summary.sections(records))]}
+    return json.dumps(report, indent=1, allow_nan=False).replace("\x7f", r"\u007f") + "\n"
 
 
-def _section(section: summary.Section) -> dict[str, Any]:
+def _section(title: str, section: summary.Section) -> dict[str, Any]:
     first = section.first
     return {
+        "title": title,
         **{name: getattr(first, name) for name in ("task", "preset", "device", "precision", "unit", "target")},
         **{name: getattr(first, name) for name in ("spec_hash", "measurement", "order_seed")},
         "metric": section.metric,
