@@ -1,4 +1,4 @@
-"""The command line: run, verify, report, import, info. What is heavy is imported inside the command that needs it."""
+"""The command line: run, verify, report, compare, import, info. What is heavy is imported where it is needed."""
 
 import contextlib
 import difflib
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from bench.campaign import Campaign
     from bench.plan import Choice
     from bench.resume import Found
+
+FORMATS = {
+    "markdown": "bench.report.markdown", "csv": "bench.report.table_csv", "latex": "bench.report.latex",
+    "html": "bench.report.page", "json": "bench.report.table_json",
+}  # fmt: skip
 
 
 class UserError(click.ClickException):
@@ -54,8 +59,8 @@ class Word(click.ParamType[str]):
 
     name = "word"
 
-    def __init__(self, kind: str, known: tuple[str, ...]) -> None:
-        self.kind, self.known = kind, known
+    def __init__(self, kind: str, known: Iterable[str]) -> None:
+        self.kind, self.known = kind, tuple(known)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.known:
@@ -238,25 +243,49 @@ def verify(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("folders", type=click.Path(file_okay=False, exists=True, path_type=Path), nargs=-1, required=True)
-@click.option("--format", "form", default="markdown", show_default=True, type=Word("format", ("markdown", "csv")))
-def report(folders: tuple[Path, ...], form: str) -> None:
-    """Prints the tables of one or more folders, from their records alone; the same records give the same bytes."""
-    from bench import record
-    from bench.report import markdown, table_csv
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...",
+                type=click.Path(file_okay=False, exists=True, path_type=Path))  # fmt: skip
+@click.option("--format", "form", default="markdown", show_default=True, type=Word("format", FORMATS))
+@click.option("--plots", "plots_folder", type=click.Path(file_okay=False, path_type=Path),
+              help="A new folder for the plots as SVG and PNG.")  # fmt: skip
+def report(folders: tuple[Path, ...], form: str, plots_folder: Path | None) -> None:
+    """Prints the tables of folders, from their records alone; the same records give the same bytes.
 
-    records, problems = [], []
-    for folder in folders:
-        found, wrong = record.read_folder(folder)
-        records += found
-        problems += wrong
-        for problem in wrong:
-            click.echo(problem, err=True)
-        if not found:
-            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
-    render = {"markdown": markdown.render, "csv": table_csv.render}[form]
-    click.echo(render(records), nl=False)
-    if problems:
+    Records of several runs stand in tables of their own. html is one page that needs nothing else; latex goes into a paper.
+    """
+    import importlib
+
+    from bench import record
+
+    records, sound = _records(folders)
+    click.echo(importlib.import_module(FORMATS[form]).render(records), nl=False)
+    if plots_folder is not None:
+        from bench.report import plots
+
+        _new_empty_folder(plots_folder, "--plots")
+        for name, content in plots.files(records):
+            record.write_bytes(plots_folder / name, content)
+    if not sound:
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("before", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.argument("after", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option("--fail-on", type=Word("verdict", ("slower",)),
+              help="Exit code 1 if a cell is slower, is missing in AFTER, or is no longer ranked there.")  # fmt: skip
+def compare(before: Path, after: Path, fail_on: str | None) -> None:
+    """Compares two folders cell by cell: what an upgrade of a framework, or another machine, did."""
+    from bench import compare as comparing
+
+    first, first_sound = _records((before,))
+    second, second_sound = _records((after,))
+    try:
+        found = comparing.compare(first, second)
+    except comparing.NotComparable as error:
+        raise UserError(f"{before} and {after}: {error}") from error
+    click.echo(comparing.render(found), nl=False)
+    if not (first_sound and second_sound) or (fail_on and found.worse):
         raise SystemExit(1)
 
 
@@ -289,6 +318,32 @@ def info(as_json: bool) -> None:
     from bench import info as about
 
     click.echo(json.dumps(about.gather(), indent=1) if as_json else about.text())
+
+
+def _records(folders: tuple[Path, ...]) -> tuple[list[Any], bool]:
+    """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
+    from bench import record
+
+    found = {}
+    sound = True
+    for folder in folders:
+        records, problems = record.read_folder(folder)
+        for problem in problems:
+            click.echo(problem, err=True)
+        if not records:
+            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+        found |= {record.encode(one): one for one in records}
+        sound = sound and not problems
+    return list(found.values()), sound
+
+
+def _new_empty_folder(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{option} {folder} is not empty; name a new folder")
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot write there: {error.strerror}") from error
 
 
 def _choice(

@@ -13,7 +13,7 @@ import click
 import msgspec
 import pytest
 
-from bench import campaign, cli, plan, pytest_json
+from bench import campaign, cli, locks, plan, pytest_json
 from bench.plan import Choice, TaskPlan
 from bench.record import Record
 
@@ -60,7 +60,8 @@ def door(request: pytest.FixtureRequest) -> Iterator["Door"]:
     """What measures; afterwards, the tables of what was measured."""
     found = request.config.stash[DOOR]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the measured process ends too
-    yield found
+    with locks.device(found.choice.device, purpose="pytest bench", tell=lambda line: click.echo(line, err=True)):
+        yield found
     signal.signal(signal.SIGTERM, before)
     if found.folder is not None:
         cli._write_tables(found.folder)

@@ -30,8 +30,9 @@ Kind = Literal["speed", "memory", "quality", "parity"]
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Window = Annotated[float, Meta(ge=1e-9)]  # seconds that a rate is taken over
+Seconds = Annotated[float, Meta(ge=0, le=1e30)]  # sums and ratios of such figures stay floats
+Window = Annotated[float, Meta(ge=1e-9, le=1e30)]  # seconds that a rate is taken over
+Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 
 RUNGS = 7  # of a whole ladder
 MAX_INTEGER = 2**63 - 1
@@ -165,8 +166,8 @@ class Quality(Model, frozen=True):
     steps: int
     train_s: float
     evaluate_s: float
-    metrics: dict[str, float]
-    curve: list[tuple[int, float, float]]  # (step, seconds since the first step, training loss of that step's batch)
+    metrics: dict[str, Figure]
+    curve: list[tuple[int, Figure, Figure]]  # (step, seconds since the first step, training loss of that step's batch)
     sample: str | None = None  # what a language model says after training
 
 

@@ -480,6 +480,77 @@ def test_a_report_changes_nothing(bench: Callable[..., Done]) -> None:
     assert [str(path) for path in sorted(Path("run").rglob("*"))] == ["run/records", "run/records/one.json"]
 
 
+def a_folder(name: str, made: list[record.Record]) -> Path:
+    (Path(name) / "records").mkdir(parents=True)
+    for number, cell in enumerate(made):
+        record.write(Path(name) / "records" / f"{number:02}.json", cell)
+    return Path(name)
+
+
+TWO_ROUNDS = {"alpha": [100.0, 101.0], "beta": [50.0, 51.0]}
+
+
+def test_several_folders_make_one_report_with_a_table_for_each_run(bench: Callable[..., Done]) -> None:
+    one = a_folder("one", a_run(TWO_ROUNDS, order_seed=1))
+    two = a_folder("two", a_run({"alpha": [200.0, 202.0]}, order_seed=2))
+    copy = a_folder("copy", a_run(TWO_ROUNDS, order_seed=1))
+    alone = bench("report", one).out
+    both = bench("report", one, two)
+    assert both.code == 0
+    assert both.out.count("## mnist_mlp: preset") == 2
+    for run, text in ((1, alone), (2, bench("report", two).out)):
+        title, _, rest = text.partition("\n")
+        assert f"{title} (A CPU, run {run})\n{rest}" in both.out  # two machines and runs are told apart
+    assert bench("report", two, one).out == both.out
+    assert bench("report", one, one, copy).out == alone  # a copy adds no process
+    (Path("empty") / "records").mkdir(parents=True)
+    assert "no records below empty/records" in refusal(bench("report", one, "empty"))
+
+
+@pytest.mark.parametrize("form", cli.FORMATS)
+def test_every_format_is_printed_twice_the_same(bench: Callable[..., Done], form: str) -> None:
+    a_folder("one", a_run(TWO_ROUNDS))
+    done = bench("report", "one", "--format", form)
+    assert (done.code, done.error) == (0, "")
+    assert "alpha" in done.out
+    assert bench("report", "one", "--format", form).out == done.out
+    assert sorted(path.name for path in Path("one").iterdir()) == ["records"]
+
+
+def test_plots_go_into_a_new_folder_only(bench: Callable[..., Done]) -> None:
+    a_folder("one", a_run(TWO_ROUNDS, task="../../evil"))
+    assert bench("report", "one", "--plots", "new/plots").code == 0
+    assert {path.suffix for path in Path("new/plots").iterdir()} == {".svg", ".png"}
+    assert sorted(str(path) for path in Path().iterdir()) == ["new", "one"]
+    before = Path("new/plots/table1-totals.svg").stat().st_mtime_ns
+    done = bench("report", "one", "--plots", "new/plots")
+    assert (done.code, "--plots new/plots is not empty" in done.error) == (2, True)
+    assert Path("new/plots/table1-totals.svg").stat().st_mtime_ns == before
+    assert bench("report", "one", "--plots", "one/records/00.json/x").code == 2
+
+
+def test_a_comparison_ends_with_the_code_that_was_asked_for(bench: Callable[..., Done]) -> None:
+    a_folder("before", a_run(TWO_ROUNDS, order_seed=1))
+    a_folder("same", a_run(TWO_ROUNDS, order_seed=2))
+    a_folder("slower", a_run({"alpha": [10.0, 10.1], "beta": [50.0, 51.0]}, order_seed=3))
+    a_folder("lost", a_run({"alpha": [100.0, 101.0]}, order_seed=3))
+    a_folder("other", a_run(TWO_ROUNDS, task="other"))
+    for after, plain, gate in (("same", 0, 0), ("slower", 0, 1), ("lost", 0, 1)):
+        assert bench("compare", "before", after).code == plain
+        done = bench("compare", "before", after, "--fail-on", "slower")
+        assert (done.code, done.error) == (gate, "")
+        assert "mnist_mlp alpha" in done.out.replace("\\", "")
+    assert "before and other: no cell in common" in refusal(bench("compare", "before", "other"))
+    assert "there is no verdict 'slow'; did you mean 'slower'?" in refusal(
+        bench("compare", "a", "b", "--fail-on", "slow")
+    )
+    assert "'nowhere' does not exist" in refusal(bench("compare", "before", "nowhere"))
+    Path("same/records/half.json").write_text("{")
+    done = bench("compare", "before", "same")
+    assert (done.code, len(done.error.splitlines())) == (1, 1)
+    assert "mnist" in done.out
+
+
 # The suite's own choice of frameworks (tests/conftest.py).
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from bench.record import Record
-from bench.report import summary
+from bench.report import summary, totals
 
 NOTHING = "No records.\n"
 
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    parts = [_section(section) for section in summary.sections(records)]
+    parts = [_section(title, section) for title, section in summary.titled(summary.sections(records))]
     return "\n".join(parts) if parts else NOTHING
 
 
@@ -33,12 +33,15 @@ def _verdicts_and_table(section: summary.Section) -> list[str]:
     return [*lines, "", table(summary.columns(section), [summary.cells(section, row) for row in section.rows]), ""]
 
 
-def _section(section: summary.Section) -> str:
+def _section(title: str, section: summary.Section) -> str:
     first = section.first
-    title = f"## {escape(first.task)}: preset {escape(first.preset)}, {escape(first.precision)} on the {escape(first.device)}"
-    lines = [title, "", *_verdicts_and_table(section)]
+    lines = [f"## {escape(title)}", "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
     lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
+    timed = totals.table(section)
+    if timed:
+        lines += [totals.MEANING, "", table(timed[0], timed[1:]), ""]
+        lines += [*(f"- {escape(sentence)}" for sentence in totals.sentences(section)), ""]
     samples = summary.samples(section)
     if samples:
         lines += [

@@ -504,3 +504,12 @@ def step_seconds(row: Row) -> float | None:
         if record.timings is not None
     ]
     return median(steps) if steps else None
+
+
+def titled(sections: Sequence[Section]) -> list[tuple[str, Section]]:
+    """Each section with what it compares in a few words, and with its machine and run where another one compares the same."""
+    short = [f"{s.first.task}: preset {s.first.preset}, {s.first.precision} on the {s.first.device}" for s in sections]
+    return [
+        (title if short.count(title) == 1 else f"{title} ({s.first.machine.cpu}, run {s.first.order_seed})", s)
+        for title, s in zip(short, sections, strict=True)
+    ]

@@ -1,23 +1,29 @@
 """A report as CSV (pandas): one line per backend and section, plain numbers with their units in the column names."""
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
 
 from bench import stats
 from bench.record import Record
-from bench.report import summary
+from bench.report import summary, totals
 
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts with one of these
 
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    rows = [_row(section, row) for section in summary.sections(records) for row in section.rows]
+    rows = [
+        {name: _safe(value) for name, value in figures(section, row).items()}
+        for section in summary.sections(records)
+        for row in section.rows
+    ]
     return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
-def _row(section: summary.Section, row: summary.Row) -> dict[str, object]:
+def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
+    """One line: title -> value."""
     first = section.first
     values = list(row.throughputs.values())
     speed = stats.geometric_mean(values) if values else None
@@ -75,7 +81,19 @@ def _row(section: summary.Section, row: summary.Row) -> dict[str, object]:
         cells["threads"] = first.threads
     if row.energy_sources:
         cells |= {"joules_per_item": row.joules_per_item, "energy_source": "; ".join(row.energy_sources)}
-    return {name: _safe(value) for name, value in cells.items()}
+    line = totals.line(row)
+    for steps in totals.COUNTS:
+        cells[f"seconds_for_{steps}_steps"] = line and line.seconds(steps)
+    cells |= {"training_steps": totals.budget(section), "fastest_overtakes_at_step": _overtaken(section, row)}
+    return cells
+
+
+def _overtaken(section: summary.Section, row: summary.Row) -> float | str | None:
+    """From which step on the fastest row is ahead of this one in total time; None where that is not decided."""
+    for found in totals.break_even(section):
+        if (found.fast, found.slow) == (section.ranked[0].backend, row.backend):
+            return found.steps if found.steps != math.inf else "never"
+    return None
 
 
 def _safe(value: object) -> object:

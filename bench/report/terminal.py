@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.record import Record
-from bench.report import markdown, summary
+from bench.report import markdown, summary, totals
 
 
 def show(records: Iterable[Record], stream: IO[str]) -> None:
@@ -19,7 +19,7 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
         return
     for section in summary.sections(records):
         console.print(_table(section, summary.columns(section), [summary.cells(section, row) for row in section.rows]))
-        for sentence in summary.sentences(section):
+        for sentence in [*summary.sentences(section), *totals.sentences(section)]:
             console.print(plain(sentence))
         for failure in summary.failures(section):
             console.print(plain(failure), style="red")

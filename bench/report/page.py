@@ -1,0 +1,142 @@
+"""A report as one HTML page that works from a disk: nothing is loaded, no address is asked for (jinja2, matplotlib).
+
+Everything from a record is escaped by the template. The page's policy allows its own script, by its hash, and nothing else; it
+reads in full without the script, which sorts and filters.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.record import Record
+from bench.report import plots, summary, totals
+from bench.report.plots import COLOURS, FAINT, INK, Plot
+
+HERE = Path(__file__).parent
+FILTERS = ("task", "device", "precision", "preset")
+SVG = "http://www.w3.org/2000/svg"
+
+# In the page these colours of the plots follow the reader's choice of light or dark; page.css gives both.
+THEMED = {INK: "var(--ink)", FAINT: "var(--faint)", **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)}}
+
+UNITS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3}
+
+
+class Cell(NamedTuple):
+    text: str
+    key: str  # a number to sort by, or nothing
+
+
+class View(NamedTuple):
+    """What the template shows of a section."""
+
+    section: summary.Section
+    title: str
+    titles: list[str]
+    rows: list[tuple[str, list[Cell]]]  # backend, its cells
+    verdicts: list[str]
+    crossings: list[str]
+    times: list[list[str]]
+    figures: list[tuple[Plot, Markup]]
+    facts: list[tuple[str, str]]
+    boundary: str
+    samples: list[tuple[str, str]]
+    classes: list[list[str]]
+    failures: list[str]
+    rungs: list[list[str]]
+
+
+def render(records: Iterable[Record]) -> str:
+    """The whole page; the same records give the same bytes."""
+    sections = summary.sections(records)
+    names = sorted({row.backend for section in sections for row in section.rows})
+    views = [
+        _view(title, section, names=names, prefix=f"t{number}")
+        for number, (title, section) in enumerate(summary.titled(sections), start=1)
+    ]
+    choices = {name: sorted({getattr(section.first, name) for section in sections}) for name in FILTERS}
+    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
+    return _environment().get_template("page.html").render(
+        views=views, choices={"task": choices["task"], "backend": names, **choices}, filters=FILTERS, meaning=totals.MEANING,
+        script=Markup(script), style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    ) + "\n"  # fmt: skip
+
+
+def _view(title: str, section: summary.Section, *, names: Sequence[str], prefix: str) -> View:
+    rows = [(row.backend, [Cell(text, sort_key(text)) for text in summary.cells(section, row)]) for row in section.rows]
+    return View(
+        section=section,
+        title=title,
+        titles=summary.columns(section),
+        rows=rows,
+        verdicts=summary.sentences(section),
+        crossings=totals.sentences(section),
+        times=totals.table(section),
+        figures=[(plot, inline(plot, f"{prefix}-{plot.name}-")) for plot in plots.plots(section, names)],
+        facts=summary.facts(section),
+        boundary=summary.BOUNDARY.format(unit=section.first.unit),
+        samples=summary.samples(section),
+        classes=summary.classes(section),
+        failures=summary.failures(section),
+        rungs=summary.rungs(section),
+    )
+
+
+def sort_key(text: str) -> str:
+    """The number that a cell starts with, in seconds where it is a duration; nothing where it does not."""
+    found = re.match(r"(\d[\d,]*(?:\.\d+)?)(?: (ns|µs|ms)\b)?", text)
+    return repr(float(found[1].replace(",", "")) * UNITS.get(found[2], 1.0)) if found else ""
+
+
+def inline(plot: Plot, prefix: str) -> Markup:
+    """The plot's SVG as an element of the page: identifiers of its own, the page's colours, no script and no metadata."""
+    root = ElementTree.fromstring(plots.svg(plot))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(f"{{{SVG}}}")
+        for name, value in list(element.attrib.items()):
+            del element.attrib[name]
+            name = "href" if name.endswith("}href") else name
+            if name == "id":
+                value = prefix + value
+            elif name == "href":
+                value = f"#{prefix}{value.removeprefix('#')}"
+            else:
+                value = re.sub(r"url\(#", f"url(#{prefix}", value)
+            for colour, themed in THEMED.items():
+                value = value.replace(colour, themed)
+            element.set(name, value)
+    for name in ("width", "height"):  # the page sets them
+        del root.attrib[name]
+    root.attrib |= {"role": "img", "aria-labelledby": f"{prefix}title", "focusable": "false"}
+    title = ElementTree.Element("title", {"id": f"{prefix}title"})
+    title.text = plot.title
+    root.insert(0, title)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_printable,
+    )  # fmt: skip
+
+
+def _printable(value: Any) -> Any:
+    """Without control characters and without those that turn the direction of the text around them."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "".join(character if character.isprintable() else " " for character in value)
+    return value

@@ -1,0 +1,63 @@
+"""A report as JSON for other programs: the figures of the CSV, and every verdict, fact and reason beside them.
+
+Strict JSON in ASCII, so that no text of a record acts on a terminal. A missing figure is null.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from bench.record import Record
+from bench.report import summary, table_csv, totals
+
+FORMAT = 1
+"""Raised whenever a key is removed or changes its meaning."""
+
+
+def render(records: Iterable[Record]) -> str:
+    """The whole report; the same records give the same bytes."""
+    report = {"report": FORMAT, "tables": [_section(*titled) for titled in summary.titled(summary.sections(records))]}
+    return json.dumps(report, indent=1, allow_nan=False).replace("\x7f", r"\u007f") + "\n"
+
+
+def _section(title: str, section: summary.Section) -> dict[str, Any]:
+    first = section.first
+    return {
+        "title": title,
+        **{name: getattr(first, name) for name in ("task", "preset", "device", "precision", "unit", "target")},
+        **{name: getattr(first, name) for name in ("spec_hash", "measurement", "order_seed")},
+        "metric": section.metric,
+        "machine": msgspec.to_builtins(first.machine),
+        "data": msgspec.to_builtins(first.data),
+        "verdicts": summary.sentences(section),
+        "pairs": [
+            {
+                "first": pair[0], "second": pair[1], "decision": found.decision, "rounds_needed": found.rounds_needed,
+                "ratio": found.ratio.estimate, "low": found.ratio.low, "high": found.ratio.high, "rounds": found.ratio.n,
+            }
+            for pair, found in sorted(section.verdicts.items())
+        ],
+        "break_even": [
+            {name: value if value != math.inf else None for name, value in found._asdict().items()}
+            for found in totals.break_even(section)
+        ],
+        "rows": [_row(section, row) for row in section.rows],
+        "facts": summary.facts(section),
+        "failures": summary.failures(section),
+        "boundary": summary.BOUNDARY.format(unit=first.unit),
+    }  # fmt: skip
+
+
+def _row(section: summary.Section, row: summary.Row) -> dict[str, Any]:
+    line = totals.line(row)
+    return {
+        **table_csv.figures(section, row),
+        "versions": row.versions,
+        "settings": row.settings,
+        "throughput_by_round": {str(number): value for number, value in row.throughputs.items()},
+        "seconds_for_steps": {str(n): line.seconds(n) for n in totals.counts(section)} if line else {},
+        "shown": dict(zip(summary.columns(section), summary.cells(section, row), strict=True)),
+    }
