@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from bench import nvml
+
 FREE_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.2  # nothing is measured meanwhile
 SLACK_BYTES = 64 * 2**20  # a driver's own use of a card varies
@@ -10,13 +12,8 @@ SLACK_BYTES = 64 * 2**20  # a driver's own use of a card varies
 
 def gpu_memory() -> int | None:
     """Bytes in use on the first NVIDIA GPU, by any process; None where the driver does not say."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
-    except pynvml.NVMLError:
-        return None
+    found = nvml.ask(nvml.card(), "nvmlDeviceGetMemoryInfo")
+    return None if found is None else int(found.used)
 
 
 def until_free(
