@@ -44,7 +44,7 @@ class Meter:
     ) -> None:
         self.source = "NVML, the whole card" if device == "gpu" else "RAPL, all processor packages"
         self._read = read_card if device == "gpu" else lambda: read_packages(powercap)
-        self._ranges = {} if device == "gpu" else ranges(powercap)
+        self._ranges: Mapping[str, float] = {} if device == "gpu" else ranges(powercap)
         self._clock = clock
         self._opened: Joules = {}
         self.missing: str | None = None  # why there is nothing to read
