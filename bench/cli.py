@@ -324,7 +324,7 @@ def _records(folders: tuple[Path, ...]) -> tuple[list[Any], bool]:
     """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
     from bench import record
 
-    found = {}
+    found: dict[bytes, Any] = {}
     sound = True
     for folder in folders:
         records, problems = record.read_folder(folder)

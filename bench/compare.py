@@ -7,7 +7,7 @@ counts as a figure of speed, and which row is ranked, is decided as for a table 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -225,13 +225,14 @@ def differences(found: Comparison) -> list[str]:
     for change in found.changes:
         backend = change.key[-1]
         first, second = change.before.section.first.machine, change.after.section.first.machine
-        for what, before, after in (
+        pairs: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
             (f"{backend}, version of", change.before.row.versions, change.after.row.versions),
             (f"{backend}, setting", change.before.row.settings, change.after.row.settings),
             ("run,", {"threads": change.before.section.first.threads}, {"threads": change.after.section.first.threads}),
             ("machine,", {n: getattr(first, n) for n in first.__struct_fields__},
              {n: getattr(second, n) for n in second.__struct_fields__}),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for what, before, after in pairs:
             for name in sorted({*before, *after}):
                 old, new = before.get(name), after.get(name)
                 if old != new:

@@ -23,11 +23,8 @@ HEAD = """\
 
 Each folder is one run: `records` has a JSON file per process, `table.md` and `table.csv` are made from them alone and come out
 the same, byte for byte, with `framework-bench report FOLDER`; `--format html` makes a page with plots of them.
-This index is generated: `python -m bench.publish results`.
-"""
-
-FOOT = """\
 A data set that a task needs is downloaded, or taken from `--data-dir` as its publisher ships it.
+This index is generated: `python -m bench.publish results`.
 """
 
 
@@ -68,7 +65,7 @@ def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
     corrections = folder / "corrections.md"
     if corrections.exists():
         parts += ["## Corrections\n", corrections.read_text(encoding="utf-8")]
-    return "\n".join([*parts, FOOT])
+    return "\n".join(parts)
 
 
 def _identity(section: Section) -> tuple[object, ...]:
@@ -90,6 +87,9 @@ def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
     lines = [f"[{markdown.escape(title)}]({name}/table.md), [records]({name}/records)"]
     if newer != name:
         lines.append(f"Superseded by [{newer}](#{newer})")
+    lines += [markdown.escape(sentence) for sentence in summary.sentences(section)]
+    started = min(one.started_utc for row in section.rows for one in row.records)
+    lines.append(f"Measured: {markdown.escape(started[:10])}")
     lines += [f"{about}: {markdown.escape(text)}" for about, text in [*facts, ("Versions", versions)]]
     lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {first.measurement}"]
     lines += [f"Again: `{command(section)}`"]

@@ -62,10 +62,10 @@ class Page:
         return result["result"].get("value")
 
     def press(self, key: str) -> None:
-        codes = {"Tab": 9, "Enter": 13, " ": 32}
-        text = {"text": "\r"} if key == "Enter" else {}
+        codes = {"Tab": 9, "Enter": 13}
+        text = {"type": "keyDown", "text": "\r"} if key == "Enter" else {"type": "rawKeyDown"}
         common = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
-        self.send("Input.dispatchKeyEvent", type="keyDown", **common, **text)
+        self.send("Input.dispatchKeyEvent", **common, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def look(self, *, width: int, dark: bool = False) -> None:
@@ -110,9 +110,9 @@ def opened(profile: Path) -> Iterator[Page]:
                 page.session = page.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
                 for domain in ("Page", "Runtime", "Network", "Log"):
                     page.send(f"{domain}.enable")
+                page.send("Emulation.setFocusEmulationEnabled", enabled=True)
                 yield page
-                page.session = None
-                page.send("Browser.close")
+            browser.terminate()
             browser.wait(timeout=20)
         finally:
             browser.kill()

@@ -63,7 +63,7 @@ def test_a_break_even_step_is_the_first_at_which_the_faster_backend_is_not_behin
 @pytest.mark.parametrize(
     ("first_steps", "sentence"),
     [
-        ([30.25, 31.25, 32.25, 33.25, 34.25], "fast overtakes slow after 320 steps (300-340 over 5 rounds)."),
+        ([30.25, 31.25, 32.25, 33.25, 34.25], "fast overtakes slow after 322 steps (301-340 over 5 rounds)."),
         ([0.25] * 5, "fast is ahead of slow from the start (5 rounds)."),
         ([0.1, 0.1, 0.1, 0.1, 34.25], "fast is ahead of slow from the start (at the latest from step 340, 5 rounds)."),
     ],

@@ -12,8 +12,10 @@
       let left = 0;
       for (const row of section.querySelectorAll("tr[data-backend]")) {
         row.hidden = Boolean(wanted.backend) && row.dataset.backend !== wanted.backend;
-        left += !row.hidden;
-        all += 1;
+        if (row.closest(".sortable")) {
+          left += !row.hidden;
+          all += 1;
+        }
       }
       section.hidden = !fits || left === 0;
       shown += section.hidden ? 0 : left;

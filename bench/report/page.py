@@ -25,7 +25,12 @@ FILTERS = ("task", "device", "precision", "preset")
 SVG = "http://www.w3.org/2000/svg"
 
 # In the page these colours of the plots follow the reader's choice of light or dark; page.css gives both.
-THEMED = {INK: "var(--ink)", FAINT: "var(--faint)", **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)}}
+THEMED = {
+    "#ffffff": "none",
+    INK: "var(--ink)",
+    FAINT: "var(--faint)",
+    **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)},
+}
 
 UNITS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3}
 

@@ -229,7 +229,7 @@ def label(text: str) -> str:
 
 def _named(axes: Axes, names: Sequence[str]) -> None:
     """Bars from above to below with their names."""
-    axes.set_yticks(range(len(names)), [label(name) for name in names])
+    axes.set_yticks(list(range(len(names))), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
