@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -11,13 +11,14 @@ from typing import Protocol
 import msgspec
 
 import backends
-from bench import gate, launch, record
+from bench import gate, launch, pilot, record
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Ladder, Record, RecordError
 from bench.worker import Request
 
-DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "speed": 900, "memory": 900, "quality": 7200}
-ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "speed": 8, "memory": 6, "quality": 10}  # until one was seen
+DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "pilot": 900, "speed": 900, "memory": 900, "quality": 7200}
+# Until one was seen:
+ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10}
 
 SAID = (
     "status", "reason", "target_reached", "timings", "probe", "disturbance", "energy", "memory", "quality", "remarks",
@@ -31,6 +32,7 @@ class Progress(Protocol):
 
     def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None: ...
     def finished(self, finished: Record) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 class Campaign:
@@ -63,9 +65,25 @@ class Campaign:
             shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
     def _cells(self, plan: TaskPlan) -> list[Record]:
+        return [*plan.parity(self.choice), *plan.pilot(self.choice), *self._measured(plan)]
+
+    def _measured(self, plan: TaskPlan) -> list[Record]:
         choice = self.choice
         speed = [cell for cells in plan.rounds(choice) for cell in cells]
-        return [*plan.parity(choice), *speed, *plan.memory(choice), *plan.quality(choice)]
+        return [*speed, *plan.memory(choice), *plan.quality(choice)]
+
+    def _in_order(self, plan: TaskPlan) -> Iterator[Record]:
+        """The task's processes; after a pilot the number of rounds is another one."""
+        yield from [*plan.parity(self.choice), *plan.pilot(self.choice)]
+        if self.choice.effect is not None:
+            assumed = len(self._measured(plan))
+            pilots = [done for done in self.records if (done.task, done.kind) == (plan.name, "pilot")]
+            found = pilot.plan_rounds(pilots, effect=self.choice.effect, otherwise=plan.preset.rounds)
+            self.progress.note(f"{plan.name}: {pilot.describe(found)}")
+            plan = plan.with_rounds(found)
+            self._upcoming[:assumed] = self._measured(plan)
+            self._total += len(self._measured(plan)) - assumed
+        yield from self._measured(plan)
 
     def _run_task(self, plan: TaskPlan) -> None:
         for cell in plan.absent(self.choice):
@@ -73,7 +91,7 @@ class Campaign:
             self.progress.finished(cell)
         fallen: dict[str, Record] = {}
         ladders: dict[str, list[Ladder]] = {}
-        for cell in self._cells(plan):
+        for cell in self._in_order(plan):
             cell = msgspec.structs.replace(cell, parity=ladders.get(cell.backend, []))
             if cell.backend in fallen:
                 why = f"not run: {fallen[cell.backend].reason}"
@@ -129,8 +147,11 @@ def climb(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
     return climbed
 
 
-def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
-    """Runs one process; whatever becomes of it, the result is a record with a status and a reason."""
+def execute(cell: Record, folder: Path, *, data_dir: Path | None, slow_down: float = 0.0) -> Record:
+    """Runs one process; whatever becomes of it, the result is a record with a status and a reason.
+
+    `slow_down` is for a self-test (bench/planted.py).
+    """
     entry = backends.find(cell.backend)
     scratch = folder / "scratch"
     for path in (scratch, folder / "logs"):
@@ -139,7 +160,7 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
     name = record.file_name(cell)
     request_path, answer_path = scratch / f"request-{name}", scratch / f"answer-{name}"
     answer_path.unlink(missing_ok=True)
-    record.write(request_path, Request(cell, str(data_dir) if data_dir else None))
+    record.write(request_path, Request(cell, str(data_dir) if data_dir else None, slow_down))
 
     env = {**entry.env, **(entry.env_cpu if cell.device == "cpu" else {})}
     if cell.kind == "memory":

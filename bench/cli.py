@@ -1,9 +1,10 @@
-"""The command line: run, verify, report. Everything heavy is imported inside the command that needs it."""
+"""The command line: run, verify, selftest, report. Everything heavy is imported inside the command that needs it."""
 
 import difflib
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,18 @@ class Word(click.ParamType[str]):
         return f"[{'|'.join(self.known)}]"
 
 
+class Rounds(click.IntRange):
+    """A number of rounds, or `auto`."""
+
+    name = "rounds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[INTEGER|auto]"
+
+
 def nearest(value: str, known: Any) -> str:
     """`; did you mean 'x'?` and the list of what there is."""
     close = difflib.get_close_matches(value, list(known), n=1)
@@ -94,7 +107,10 @@ def cli() -> None:
 
 @cli.command()
 @common_options
-@click.option("--rounds", type=click.IntRange(min=1), help="Timed processes per backend. Default: the preset's.")
+@click.option("--rounds", type=Rounds(min=1),
+              help="Timed processes per backend; auto plans them from a pilot. Default: the preset's.")  # fmt: skip
+@click.option("--effect", type=click.FloatRange(0, 1, min_open=True),
+              help="The difference that --rounds auto is to find. Default: 0.05, which is 5 %.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), help="Trainings per backend. Default: the preset's.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
               help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
@@ -154,6 +170,52 @@ def verify(**options: Any) -> None:
 
 
 @cli.command()
+@common_options
+@click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True, help="Each of three processes.")
+@click.option("--slow-down", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True,
+              help="What is planted; 0.1 is 10 % more work per step.")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for the figures.")
+def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: Any) -> None:
+    """Shows what this machine can see: each cell against itself, and against itself with a planted slow-down."""
+    from rich.console import Console
+
+    from bench import arms, plan, record, selftest, verdict
+    from bench.progress import Lines
+
+    if slow_down <= verdict.MARGIN:
+        raise UserError(f"--slow-down {slow_down:g} must be above {verdict.MARGIN:g}: within this margin all is a tie")
+    choice = _choice(**options, rounds=None, seeds=None)
+    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+    progress = Lines(Console(file=sys.stderr))
+    failed, told = [], []
+    for task_plan in plans:
+        for backend in choice.backends:
+            cell = task_plan.cell(backend)
+            name = f"{cell.task} {cell.preset} {backend}, {cell.precision} on the {cell.device}"
+            try:
+                found = arms.run(task_plan, backend, rounds=rounds, slow_down=slow_down, data_dir=choice.data_dir,
+                                 progress=progress)  # fmt: skip
+            except (arms.SelfTestError, OSError) as error:
+                failed.append(f"{name}: {error}")
+                continue
+            with suppress(OSError):  # a cache that cannot be written
+                selftest.remember(cell, found)
+            faults = selftest.judge(found).faults
+            failed += [f"{name}: {fault}" for fault in faults]
+            told.append(selftest.as_json(cell, found))
+            click.echo("\n  ".join([f"{name}: {'FAILED' if faults else 'passed'}", *selftest.describe(found)]))
+    for name, reason in choice.absent:
+        click.echo(f"{name} was not tested: {reason}")
+    try:
+        if json_file is not None:
+            record.write(json_file, told)
+    except OSError as error:
+        failed.append(f"--json {json_file}: {error.strerror}")
+    if failed:
+        raise click.ClickException("; ".join(failed))
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
 @click.option("--format", "form", default="markdown", show_default=True, type=Word("format", ("markdown", "csv")))
 def report(folder: Path, form: str) -> None:
@@ -180,8 +242,9 @@ def _choice(
     device: str,
     precision: str,
     data_dir: Path | None,
-    rounds: int | None,
+    rounds: Any,
     seeds: int | None,
+    effect: float | None = None,
 ) -> "Choice":
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
@@ -189,6 +252,10 @@ def _choice(
     from bench import machine
     from bench.plan import Choice
 
+    if rounds == "auto":
+        rounds, effect = None, _checked_effect(0.05 if effect is None else effect)
+    elif effect is not None:
+        raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
     gpu = machine.gpu_and_driver()[0]
     if device == "gpu" and gpu is None:
         raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
@@ -220,7 +287,16 @@ def _choice(
         seeds=seeds,
         data_dir=data_dir,
         order_seed=random.SystemRandom().randrange(2**31),
+        effect=effect,
     )
+
+
+def _checked_effect(effect: float) -> float:
+    from bench.verdict import MARGIN
+
+    if effect <= MARGIN:
+        raise UserError(f"--effect {effect:g} must be above {MARGIN:g}: a difference within this margin is a tie")
+    return effect
 
 
 def _check_module(name: str) -> None:
