@@ -1,13 +1,14 @@
 """Runs a plan: one process after the other, one record file per process, the table as it grows."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 import backends
-from bench import cores, gate, launch, pause, record, resume
+from bench import cores, gate, launch, pause, pilot, power, record, resume
 from bench.interpreters import Interpreter
 from bench.journal import Journal
 from bench.plan import Choice, TaskPlan
@@ -23,14 +24,15 @@ from bench.record import Kind, Ladder, Record, RecordError
 from bench.signals import deferred
 from bench.worker import Request
 
-DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "speed": 900, "memory": 900, "quality": 7200}
+DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "pilot": 900, "speed": 900, "memory": 900, "quality": 7200}
 PHASE_DEADLINES_S: Mapping[str, float] = {
     "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "checks": 300,
     "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
 }  # fmt: skip
 """What a worker tells that it does (bench/phases.py) -> how long it may take. The process's own deadline holds too."""
 
-ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "speed": 8, "memory": 6, "quality": 10}  # until one was seen
+# Until one was seen:
+ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10}
 
 SAID = (
     "status", "reason", "target_reached", "timings", "probe", "disturbance", "energy", "memory", "quality", "remarks",
@@ -44,6 +46,7 @@ class Progress(Protocol):
 
     def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None: ...
     def finished(self, finished: Record) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 class Campaign:
@@ -100,13 +103,28 @@ class Campaign:
         finally:
             shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
+    def _in_order(self, plan: TaskPlan) -> Iterator[Record]:
+        """The task's processes; after a pilot the number of rounds is another one."""
+        first = before_rounds(plan, self.choice)
+        yield from first
+        measured = self._cells[plan.name][len(first) :]
+        if self.choice.effect is not None:
+            pilots = [done for done in self.records if (done.task, done.kind) == (plan.name, "pilot")]
+            found = pilot.plan_rounds(pilots, effect=self.choice.effect, otherwise=plan.preset.rounds)
+            self.progress.note(f"{plan.name}: {pilot.describe(found)}")
+            assumed, measured = measured, measured_cells(plan.with_rounds(found), self.choice)
+            left = [cell for cell in measured if record.file_name(cell) not in self.kept]
+            self._upcoming[: sum(cell.task == plan.name for cell in self._upcoming)] = left
+            self._total += len(measured) - len(assumed)
+        yield from measured
+
     def _run_task(self, plan: TaskPlan) -> None:
         for cell in plan.absent(self.choice):
             self._write(cell)
             self.progress.finished(cell)
         fallen: dict[str, Record] = {}
         ladders: dict[str, list[Ladder]] = {}
-        for cell in self._cells[plan.name]:
+        for cell in self._in_order(plan):
             cell = msgspec.structs.replace(cell, parity=ladders.get(cell.backend, []))
             done = self.kept.get(record.file_name(cell))
             if done is not None:
@@ -179,9 +197,26 @@ class Campaign:
 
 def cells(plan: TaskPlan, choice: Choice) -> list[Record]:
     """Every process of a task in the order in which they run, each with its key."""
+    return [*before_rounds(plan, choice), *measured_cells(plan, choice)]
+
+
+def possible_cells(plan: TaskPlan, choice: Choice) -> list[Record]:
+    """The same with as many rounds as a pilot may ask for: what an earlier run can have left."""
+    if choice.effect is None:
+        return cells(plan, choice)
+    most = dataclasses.replace(plan, preset=dataclasses.replace(plan.preset, rounds=power.MOST_ROUNDS))
+    return cells(most, choice)
+
+
+def before_rounds(plan: TaskPlan, choice: Choice) -> list[Record]:
+    """The climbs, and the pilot if there is one."""
+    return resume.with_keys([*plan.parity(choice), *plan.pilot(choice)], choice.interpreters)
+
+
+def measured_cells(plan: TaskPlan, choice: Choice) -> list[Record]:
+    """The rounds, memory and quality."""
     speed = [cell for block in plan.rounds(choice) for cell in block]
-    everything = [*plan.parity(choice), *speed, *plan.memory(choice), *plan.quality(choice)]
-    return resume.with_keys(everything, choice.interpreters)
+    return resume.with_keys([*speed, *plan.memory(choice), *plan.quality(choice)], choice.interpreters)
 
 
 def climb(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
@@ -195,10 +230,18 @@ def climb(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Int
     return climbed
 
 
-def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
+def execute(
+    cell: Record,
+    folder: Path,
+    *,
+    data_dir: Path | None,
+    interpreter: Interpreter | None = None,
+    slow_down: float = 0.0,
+) -> Record:
     """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason.
 
-    OSError where the disk does not take the process's files: that is no finding about a backend.
+    `slow_down` is for a self-test (bench/planted.py). OSError where the disk does not take the process's files: that is no
+    finding about a backend.
     """
     entry = backends.find(cell.backend)
     scratch = folder / "scratch"
@@ -208,7 +251,7 @@ def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: I
     name = record.file_name(cell)
     request_path, answer_path = scratch / f"request-{name}", scratch / f"answer-{name}"
     answer_path.unlink(missing_ok=True)
-    record.write(request_path, Request(cell, str(data_dir) if data_dir else None))
+    record.write(request_path, Request(cell, str(data_dir) if data_dir else None, slow_down))
 
     env = {**entry.env, **(entry.env_cpu if cell.device == "cpu" else {})}
     if cell.kind == "memory":

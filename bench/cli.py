@@ -1,4 +1,4 @@
-"""The command line: run, verify, report, compare, import, info. What is heavy is imported where it is needed."""
+"""The command line: run, verify, selftest, report, compare, import, info. What is heavy is imported where it is needed."""
 
 import contextlib
 import difflib
@@ -79,6 +79,18 @@ def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
+class Rounds(click.IntRange):
+    """A number of rounds, or `auto`."""
+
+    name = "rounds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[INTEGER|auto]"
+
+
 def nearest(value: str, known: Any) -> str:
     """`; did you mean 'x'?` and the list of what there is."""
     close = difflib.get_close_matches(value, list(known), n=1)
@@ -116,7 +128,10 @@ def cli() -> None:
 
 @cli.command()
 @common_options
-@click.option("--rounds", type=click.IntRange(min=1), help="Timed processes per backend. Default: the preset's.")
+@click.option("--rounds", type=Rounds(min=1),
+              help="Timed processes per backend; auto plans them from a pilot. Default: the preset's.")  # fmt: skip
+@click.option("--effect", type=click.FloatRange(0, 1, min_open=True),
+              help="The difference that --rounds auto is to find. Default: 0.05, which is 5 %.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), help="Trainings per backend. Default: the preset's.")
 @click.option("--cool-down", "cool_down_s", type=click.IntRange(min=0, max=3600), default=0, show_default=True,
               help="Seconds of rest between two processes.")  # fmt: skip
@@ -186,7 +201,8 @@ def _run(choice: "Choice", folder: Path, *, retry_failed: bool) -> tuple["Campai
         raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
                         f"framework-bench report {folder}") from error  # fmt: skip
     cells = [cell for task_plan in plans for cell in campaign.cells(task_plan, choice)]
-    found = resume.find(folder, cells, retry_failed=retry_failed)
+    possible = [cell for task_plan in plans for cell in campaign.possible_cells(task_plan, choice)]
+    found = resume.find(folder, possible, retry_failed=retry_failed)
     if earlier is not None:
         _tell_found(found, total=len(cells))
     so_far = list(found.kept.values())
@@ -238,6 +254,60 @@ def verify(as_json: bool, **options: Any) -> None:
         click.echo(record.encode(climbs), nl=False)
     for name, reason in choice.absent:
         click.echo(f"{name} was not verified: {reason}", err=as_json)
+    if failed:
+        raise click.ClickException("; ".join(failed))
+
+
+@cli.command()
+@common_options
+@click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True, help="Each of three processes.")
+@click.option("--slow-down", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True,
+              help="What is planted; 0.1 is 10 % more work per step.")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for the figures.")
+def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: Any) -> None:
+    """Shows what this machine can see: each cell against itself, and against itself with a planted slow-down."""
+    from rich.console import Console
+
+    from bench import arms, locks, plan, record, selftest, verdict
+    from bench.progress import Lines
+
+    if slow_down <= verdict.MARGIN:
+        raise UserError(f"--slow-down {slow_down:g} must be above {verdict.MARGIN:g}: within this margin all is a tie")
+    choice = _choice(**options, rounds=None, seeds=None)
+    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+    progress = Lines(Console(file=sys.stderr))
+    failed, told = [], []
+    for task_plan in plans:
+        for backend in choice.backends:
+            cell = task_plan.cell(backend)
+            name = f"{cell.task} {cell.preset} {backend}, {cell.precision} on the {cell.device}"
+            try:
+                with locks.device(choice.device, purpose="selftest", tell=_tell):
+                    found = arms.run(
+                        task_plan,
+                        backend,
+                        rounds=rounds,
+                        slow_down=slow_down,
+                        data_dir=choice.data_dir,
+                        progress=progress,
+                        interpreter=choice.interpreters.get(backend),
+                    )
+            except (arms.SelfTestError, OSError) as error:
+                failed.append(f"{name}: {error}")
+                continue
+            with contextlib.suppress(OSError):  # a cache that cannot be written
+                selftest.remember(cell, found)
+            faults = selftest.judge(found).faults
+            failed += [f"{name}: {fault}" for fault in faults]
+            told.append(selftest.as_json(cell, found))
+            click.echo("\n  ".join([f"{name}: {'FAILED' if faults else 'passed'}", *selftest.describe(found)]))
+    for name, reason in choice.absent:
+        click.echo(f"{name} was not tested: {reason}")
+    try:
+        if json_file is not None:
+            record.write(json_file, told)
+    except OSError as error:
+        failed.append(f"--json {json_file}: {error.strerror}")
     if failed:
         raise click.ClickException("; ".join(failed))
 
@@ -355,11 +425,12 @@ def _choice(
     precision: str,
     pythons: tuple[str, ...],
     data_dir: Path | None,
-    rounds: int | None,
+    rounds: Any,
     seeds: int | None,
     cool_down_s: int = 0,
     threads: int | None = None,
     energy: bool = False,
+    effect: float | None = None,
 ) -> "Choice":
     """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
     import random
@@ -367,6 +438,10 @@ def _choice(
     from bench import interpreters, machine
     from bench.plan import Choice
 
+    if rounds == "auto":
+        rounds, effect = None, _checked_effect(0.05 if effect is None else effect)
+    elif effect is not None:
+        raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
     gpu = machine.gpu_and_driver()[0]
     if device == "gpu" and gpu is None:
         raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
@@ -412,7 +487,16 @@ def _choice(
         interpreters=elsewhere,
         threads=threads,
         energy=energy,
+        effect=effect,
     )
+
+
+def _checked_effect(effect: float) -> float:
+    from bench.verdict import MARGIN
+
+    if effect <= MARGIN:
+        raise UserError(f"--effect {effect:g} must be above {MARGIN:g}: a difference within this margin is a tie")
+    return effect
 
 
 def _check_threads(threads: int | None) -> None:

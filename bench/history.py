@@ -5,7 +5,8 @@ was not measured is invented; a new field stays empty.
 
 1   the first
 2   parity in every record; tokens, barrier, compilations and processor time of the window; the probe of the precision and of
-    the matrix rate; what disturbed the window; energy; the driver's view of a GPU's memory; the key of a record
+    the matrix rate; what disturbed the window; energy; the driver's view of a GPU's memory; the key of a record; pilots, how
+    the number of rounds was found, and the self-test
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 ADDED_IN_2: Mapping[str, tuple[str, ...]] = {
     "": (
         "equivalence_margin", "step_flops", "threads", "key", "probe", "disturbance", "energy", "remarks",
+        "selftest", "rounds_plan",
     ),
     "timings": ("tokens", "barrier_s", "unfinished_s", "compilations", "cpu_s"),
     "memory": ("device_peak_process",),
@@ -29,5 +31,7 @@ def upgraded(plain: dict[str, Any], schema: int) -> dict[str, Any]:
             for name in names:
                 if isinstance(values, dict) and name in values:
                     raise ValueError(f"schema 1 has no field {name!r}")
+        if plain.get("kind") == "pilot":
+            raise ValueError("schema 1 has no kind 'pilot'")
         plain = {**plain, "schema": 2}
     return plain

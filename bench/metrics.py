@@ -30,9 +30,9 @@ def with_interval(interval: Interval, scale: float = 1.0) -> str:
         return significant(interval.estimate * scale)
     side = min(interval.high - interval.estimate, interval.estimate - interval.low) * scale
     decimals = 1 - floor(log10(side)) if side > 0 else 2
-    shown = (round(part * scale, decimals) for part in (interval.estimate, interval.low, interval.high))
+    shown = (round(part * scale, decimals) + 0.0 for part in (interval.estimate, interval.low, interval.high))
     estimate, low, high = (f"{part:,.{max(decimals, 0)}f}" for part in shown)
-    return f"{estimate} ({low}-{high})"
+    return f"{estimate} ({low}{' to ' if interval.low < 0 else '-'}{high})"
 
 
 def duration(seconds: float) -> str:

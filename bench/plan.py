@@ -2,16 +2,18 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 import tasks
-from bench import machine
+from bench import machine, selftest
 from bench.interpreters import Interpreter
-from bench.record import Data, Energy, Machine, Record
+from bench.record import Data, Energy, Kind, Machine, Record, RoundsPlan, SelfTest
 from tasks.spec import Preset, describe_task, hash_json
+
+PILOT_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Choice:
     interpreters: Mapping[str, Interpreter] = field(default_factory=dict)  # of backends that do not run in this one
     threads: int | None = None  # None: as many as the process may use
     energy: bool = False
+    effect: float | None = None  # to be found by as many rounds as a pilot says; None: `rounds` says how many
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class TaskPlan:
     preset: Preset
     blank: Record
     machines: Mapping[str, Machine] = field(default_factory=dict)  # of backends that run in another interpreter
+    selftests: Mapping[str, SelfTest] = field(default_factory=dict)  # backend -> its latest one on this machine
 
     def parity(self, choice: Choice) -> list[Record]:
         """One climb per backend."""
@@ -51,12 +55,26 @@ class TaskPlan:
         """Randomised complete blocks: every round holds every backend once, in an order drawn from the order seed."""
         # Drawn anew per task, so that a task's order does not depend on which others are compared.
         rng = random.Random(f"{choice.order_seed}/{self.name}")
-        for number in range(1, (choice.rounds or self.preset.rounds) + 1):
+        for cells in self._blocks(choice, rng, "speed", choice.rounds or self.preset.rounds):
+            yield [msgspec.structs.replace(cell, selftest=self.selftests.get(cell.backend)) for cell in cells]
+
+    def pilot(self, choice: Choice) -> list[Record]:
+        """The processes from whose noise the rounds are planned; none where their number is given."""
+        rng = random.Random(f"{choice.order_seed}/{self.name}/pilot")
+        rounds = PILOT_ROUNDS if choice.effect is not None else 0
+        return [cell for cells in self._blocks(choice, rng, "pilot", rounds) for cell in cells]
+
+    def with_rounds(self, found: RoundsPlan) -> "TaskPlan":
+        """The same plan with another number of rounds, and how it was found in every record that is still to come."""
+        blank = msgspec.structs.replace(self.blank, rounds_plan=found)
+        return replace(self, preset=replace(self.preset, rounds=found.rounds), blank=blank)
+
+    def _blocks(self, choice: Choice, rng: random.Random, kind: Kind, rounds: int) -> Iterator[list[Record]]:
+        for number in range(1, rounds + 1):
             order = rng.sample(list(choice.backends), len(choice.backends))
             asked = {"energy": Energy(None, reason="the process did not come to its end")} if choice.energy else {}
             yield [
-                self.cell(backend, kind="speed", round=number, position=at, **asked)
-                for at, backend in enumerate(order, 1)
+                self.cell(backend, kind=kind, round=number, position=at, **asked) for at, backend in enumerate(order, 1)
             ]
 
     def memory(self, choice: Choice) -> list[Record]:
@@ -111,4 +129,6 @@ def make(name: str, choice: Choice) -> TaskPlan:
         backend: msgspec.structs.replace(blank.machine, python=interpreter.python)
         for backend, interpreter in choice.interpreters.items()
     }
-    return TaskPlan(name, preset, blank, machines)
+    plan = TaskPlan(name, preset, blank, machines)
+    found = {backend: selftest.recall(plan.cell(backend)) for backend in choice.backends}
+    return replace(plan, selftests={backend: latest for backend, latest in found.items() if latest is not None})

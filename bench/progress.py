@@ -29,7 +29,8 @@ def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Prog
 
 def describe(cell: Record) -> str:
     """Which process a record is about."""
-    which = f"seed {cell.seed}" if cell.kind == "quality" else f"round {cell.round}" if cell.kind == "speed" else ""
+    rounds = cell.kind in ("speed", "pilot")
+    which = f"seed {cell.seed}" if cell.kind == "quality" else f"round {cell.round}" if rounds else ""
     return " ".join(filter(None, (cell.task, cell.backend, cell.kind, which)))
 
 
@@ -63,6 +64,9 @@ class Lines:
     def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
         self.prefix = f"[{done + 1}/{total}, {about(left_s)} left] "
 
+    def note(self, text: str) -> None:
+        self.console.print(terminal.plain(text), soft_wrap=True)
+
     def finished(self, finished: Record) -> None:
         took = f" in {duration(finished.wall_s)}" if finished.wall_s else ""
         text = f"{self.prefix}{describe(finished)}: {outcome(finished)}{took}"
@@ -81,6 +85,9 @@ class Screen:
         running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
         tables = [terminal.short_table(section) for section in summary.sections(self.records)]
         self.live.update(Group(*tables, running), refresh=True)
+
+    def note(self, text: str) -> None:
+        self.live.console.print(terminal.plain(text), soft_wrap=True)
 
     def finished(self, finished: Record) -> None:
         self.records.append(finished)

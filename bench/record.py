@@ -26,13 +26,15 @@ MEASUREMENT = 1
 MAX_BYTES = 16 * 2**20
 
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
-Kind = Literal["speed", "memory", "quality", "parity"]
+Kind = Literal["speed", "memory", "quality", "parity", "pilot"]  # a pilot is a speed process that is in no figure
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e30)]  # sums and ratios of such figures stay floats
 Window = Annotated[float, Meta(ge=1e-9, le=1e30)]  # seconds that a rate is taken over
 Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
+Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 RUNGS = 7  # of a whole ladder
 MAX_INTEGER = 2**63 - 1
@@ -171,6 +173,28 @@ class Quality(Model, frozen=True):
     sample: str | None = None  # what a language model says after training
 
 
+class SelfTest(Model, frozen=True):
+    """One cell in three arms: twice as it is, once with a planted slow-down. bench/selftest.py says what follows from it."""
+
+    preset: str
+    rates: Annotated[list[tuple[Rate, Rate, Rate]], Meta(min_length=2)]  # of the three arms, round by round
+    slow_down: Annotated[float, Meta(gt=0, le=1)]  # more work per counted step in the third arm; 0.1 is 10 %
+    disturbed: Annotated[int, Meta(ge=0)]  # rounds that were left out
+    started_utc: str
+
+
+class RoundsPlan(Model, frozen=True):
+    """How the number of rounds was found, before the first of them."""
+
+    rounds: Count
+    effect: Annotated[float, Meta(gt=0)]  # to be found; 0.05 is 5 %
+    noise: (
+        Annotated[float, Meta(gt=0)] | None
+    )  # upper bound on log throughput's deviation; None: the pilot says nothing
+    tie: Share | None = None  # chance that equal backends are called a tie
+    found: Share | None = None  # chance that the effect is called
+
+
 class Machine(Model, frozen=True):
     """The machine, without anything that identifies its owner."""
 
@@ -215,6 +239,8 @@ class Record(Model, frozen=True, kw_only=True):
     probe: Probe | None = None
     disturbance: Disturbance | None = None
     energy: Energy | None = None
+    selftest: SelfTest | None = None  # the latest one of this cell on this machine, when the run began
+    rounds_plan: RoundsPlan | None = None  # None where the number of rounds was given
     memory: Memory | None = None
     quality: Quality | None = None
     remarks: list[Text] = []  # what a reader of the figures must know
@@ -253,7 +279,10 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
     except (ValueError, msgspec.ValidationError) as error:  # json's and Unicode's errors are ValueErrors
         raise RecordError(printable(str(error))) from None
     if kind is Record and value.status == "ok":
-        figures = {"parity": value.parity, "speed": value.timings, "memory": value.memory, "quality": value.quality}
+        speed = value.timings
+        figures = {
+            "parity": value.parity, "speed": speed, "pilot": speed, "memory": value.memory, "quality": value.quality,
+        }  # fmt: skip
         if not figures[value.kind]:
             raise RecordError(f"status ok without figures of {value.kind}")
     if kind is Record and value.status != "ok" and not value.reason:

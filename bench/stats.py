@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import chi2
 from scipy.stats import t as student
 
 LEVEL = 0.95
+MOST_LOG = 700.0  # beyond it a float ends
 ROUNDING = 1e-12  # figures that differ by no larger a share do not differ
 
 
@@ -26,6 +28,34 @@ class Interval(NamedTuple):
     @property
     def known(self) -> bool:
         return self.low is not None
+
+
+class Noise(NamedTuple):
+    """A standard deviation and its degrees of freedom."""
+
+    deviation: float
+    degrees: int
+
+    def upper(self, confidence: float) -> float:
+        """The bound below which the true deviation lies with this confidence, by the chi-squared distribution."""
+        return self.deviation * math.sqrt(self.degrees / float(chi2.ppf(1 - confidence, self.degrees)))
+
+
+def noise(layout: Sequence[Sequence[float]] | np.ndarray) -> Noise | None:
+    """The noise of one figure in randomised complete blocks [blocks, arms]: what blocks and arms do not explain.
+
+    The residuals of the two-way layout have (blocks - 1)(arms - 1) degrees of freedom (Fisher, The Design of Experiments,
+    1935). None where there are none, or where nothing varies.
+    """
+    values = np.array(layout, dtype=float)
+    if values.ndim != 2 or min(values.shape) < 2:
+        return None
+    degrees = (values.shape[0] - 1) * (values.shape[1] - 1)
+    residuals = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    deviation = math.sqrt(float(np.sum(residuals**2)) / degrees)
+    if deviation <= ROUNDING * float(np.max(np.abs(values))):
+        return None
+    return Noise(deviation, degrees)
 
 
 def mean(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -47,4 +77,5 @@ def geometric_mean(values: Sequence[float], level: float = LEVEL) -> Interval:
     logs = mean([math.log(value) for value in values], level)
     if logs.low is None or logs.high is None:
         return Interval(math.exp(logs.estimate), None, None, logs.n)
-    return Interval(math.exp(logs.estimate), math.exp(logs.low), math.exp(logs.high), logs.n)
+    high = math.exp(min(logs.high, MOST_LOG))
+    return Interval(math.exp(logs.estimate), math.exp(logs.low), high, logs.n)

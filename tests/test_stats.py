@@ -1,9 +1,4 @@
-"""Intervals and verdicts: against known values, and the design's promises by simulation with fixed seeds.
-
-The promises hold for a between-process variation of up to 2 %: with five rounds a planted 10 % is found and equal
-backends are never called different, but equal backends are called a tie only with enough rounds (5 at 0.5 %, 8 at 1 %, 20
-at 2 %); with fewer the verdict is "not decided".
-"""
+"""Intervals and verdicts against known values. What they promise is in tests/test_promises.py."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +14,6 @@ from bench.metrics import duration, mebibytes, significant, with_interval
 from bench.stats import Interval
 from bench.verdict import ERROR, MARGIN, Verdict, compare_all
 
-VARIATION = 0.02  # between processes, as a standard deviation of log throughput
 FIGURES = [3.0, 3.5, 2.75, 4.25, 3.125]
 
 
@@ -283,98 +277,6 @@ def test_of_three_pairs_the_surest_is_judged_at_a_third_the_next_at_a_half_the_l
 def test_after_the_first_pair_that_fails_none_is_decided() -> None:
     assert three(HALF / 3 * 1.01, HALF / 3 * 1.02, HALF / 3 * 1.03) == ["not decided"] * 3
     assert three(HALF / 3 * 0.99, HALF / 2 * 1.01, HALF * 0.99) == ["faster", "not decided", "not decided"]
-
-
-# The promises, by simulation.
-
-
-def noise(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Noise of log throughput with mean 0 and standard deviation VARIATION."""
-    values = {
-        "log-normal": rng.standard_normal,  # of the throughput itself
-        "normal": lambda shape: np.log(np.maximum(1 + VARIATION * rng.standard_normal(shape), 0.5)) / VARIATION,
-        "exponential": lambda shape: rng.exponential(size=shape) - 1,
-        "bimodal": lambda shape: 0.97 * rng.choice([-1, 1], shape) + 0.24 * rng.standard_normal(shape),
-    }[kind](shape)
-    return VARIATION * values
-
-
-def shares(*, rounds: int, variation: float, planted: float, repetitions: int = 600) -> dict[str, float]:
-    """How often each decision falls on a pair of which the first is faster by `planted`."""
-    rng = np.random.default_rng(20260101)
-    logs = rng.normal(np.array([[math.log1p(planted)], [0]]), variation, (repetitions, 2, rounds))
-    decisions = [compare_all({"a": throughputs(a), "b": throughputs(b)})["a", "b"].decision for a, b in logs]
-    return {
-        decision: decisions.count(decision) / repetitions for decision in ("faster", "slower", "tie", "not decided")
-    }
-
-
-@pytest.mark.parametrize(("variation", "rounds"), [(0.005, 5), (0.01, 8), (0.02, 20)])
-def test_equal_backends_are_called_a_tie_with_enough_rounds(variation: float, rounds: int) -> None:
-    found = shares(rounds=rounds, variation=variation, planted=0.0)
-    assert found["tie"] >= 0.95
-    assert found["faster"] + found["slower"] <= 0.01
-
-
-@pytest.mark.parametrize("rounds", [2, 5])
-def test_equal_backends_are_not_called_different_with_few_rounds(rounds: int) -> None:
-    found = shares(rounds=rounds, variation=VARIATION, planted=0.0)
-    assert found["faster"] + found["slower"] <= 0.01
-    assert found["not decided"] > 0.5  # and what cannot be known is not called a tie either
-
-
-@pytest.mark.parametrize(("rounds", "at_least"), [(5, 0.94), (8, 0.99)])
-def test_ten_percent_are_found(rounds: int, at_least: float) -> None:
-    found = shares(rounds=rounds, variation=VARIATION, planted=0.10)
-    assert found["faster"] >= at_least
-    assert found["slower"] == found["tie"] == 0
-
-
-def test_a_difference_beyond_the_margin_is_not_called_a_tie() -> None:
-    assert shares(rounds=8, variation=0.01, planted=MARGIN + 1e-9)["tie"] <= 0.035  # 2.5 % promised
-
-
-def test_a_difference_inside_the_margin_is_not_called_faster() -> None:
-    assert shares(rounds=8, variation=0.01, planted=MARGIN - 1e-9)["faster"] <= 0.035
-
-
-def test_three_equal_backends_have_no_wrong_decision_in_their_table() -> None:
-    rng = np.random.default_rng(5)
-    wrong = 0
-    for logs in rng.normal(0, VARIATION, (300, 3, 5)):
-        verdicts = compare_all(dict(zip("abc", map(throughputs, logs), strict=True)))
-        wrong += any(found.decision in ("faster", "slower") for found in verdicts.values())
-    assert wrong / 300 <= 0.01
-
-
-@pytest.mark.parametrize("rounds", [5, 8])
-@pytest.mark.parametrize("kind", ["normal", "log-normal", "exponential", "bimodal"])
-def test_the_interval_of_a_ratio_covers_the_truth(kind: str, rounds: int) -> None:
-    """In 93 to 97 % of cases; of a difference of two skewed noises nothing of the skew is left."""
-    repetitions = 2500
-    logs = noise(kind, np.random.default_rng(7), (repetitions, 2, rounds))
-    covered = 0
-    for differences in logs[:, 0] - logs[:, 1]:
-        found = stats.mean(list(differences))
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 0 <= found.high
-    assert 0.93 <= covered / repetitions <= 0.97
-
-
-@pytest.mark.parametrize("kind", ["normal", "log-normal", "bimodal"])
-def test_the_interval_of_a_throughput_covers_the_truth(kind: str) -> None:
-    """Of one backend alone, N = 12. With exponential noise it covers 91 %, not 95: skew is only lost in a ratio."""
-    repetitions = 2500
-    logs = noise(kind, np.random.default_rng(8), (repetitions, 12))
-    truth = float(np.mean(noise(kind, np.random.default_rng(9), (1_000_000,))))
-    covered = 0
-    for values in 1000 * np.exp(logs):
-        found = stats.geometric_mean(list(values))
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 1000 * math.exp(truth) <= found.high
-    assert 0.93 <= covered / repetitions <= 0.97
 
 
 # How figures are written.

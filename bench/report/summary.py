@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench import stats, verdict
+from bench import equivalence, pilot, selftest, stats, verdict
 from bench.metrics import METRICS, duration, mebibytes, significant, with_interval
 from bench.record import Bytes, Ladder, Record, Rung
 from bench.stats import Interval
@@ -118,6 +118,11 @@ class Row:
     def quality(self, metric: str) -> list[float]:
         return [r.quality.metrics[metric] for r in self.of("quality") if r.quality and metric in r.quality.metrics]
 
+    def quality_by_seed(self, metric: str) -> dict[int, float]:
+        """Seed -> the metric's value."""
+        found = {r.seed: r.quality.metrics for r in self.of("quality") if r.quality}
+        return {seed: metrics[metric] for seed, metrics in found.items() if metric in metrics}
+
     @property
     def not_ok(self) -> list[Record]:
         return [record for record in self.records if record.status != "ok"]
@@ -164,6 +169,13 @@ class Section:
     def metric(self) -> str:
         """The figure by which quality is judged."""
         return self.first.target.split()[0]
+
+    @property
+    def equivalences(self) -> dict[tuple[str, str], equivalence.Equivalence]:
+        """Of the rows' quality over seeds, every pair once; empty where no margin is stated."""
+        margin = self.first.equivalence_margin
+        measured = {row.backend: row.quality_by_seed(self.metric) for row in self.rows if row.quality(self.metric)}
+        return equivalence.compare_all(measured, margin=margin) if margin else {}
 
     @property
     def matrix_rate(self) -> tuple[float, str] | None:
@@ -309,7 +321,22 @@ def sentences(section: Section) -> list[str]:
                 texts.append(_sentence(first, row.backend, other.backend, found))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    return texts
+    pairs = section.equivalences.items()
+    return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
+
+
+def _equivalence(metric: str, name: str, other: str, found: equivalence.Equivalence) -> str:
+    known = METRICS.get(metric)
+    scale, unit = (100, " points") if known and known.percent else (1, "")
+    margin = f"{scale * found.margin:g}{unit if scale * found.margin != 1 else unit.removesuffix('s')}"
+    told = {"equivalent": f"equivalent within {margin}", "different": f"different by more than {margin}"}
+    seeds = f"{found.difference.n} seed{'s' if found.difference.n != 1 else ''}"
+    return (
+        f"{known.title if known else metric} of {name} and {other}: "
+        f"{told.get(found.decision, f'not decided whether within {margin}')} "
+        f"(difference {with_interval(found.difference, scale)}{unit}, {seeds}"
+        f"{'' if found.difference.known else ', no interval'})."
+    )
 
 
 def _sentence(first: Record, name: str, other: str, found: verdict.Verdict) -> str:
@@ -359,6 +386,10 @@ def facts(section: Section) -> list[tuple[str, str]]:
                     f"Python {_pythons(section.rows)}"),
         ("Spec", f"{first.spec_hash[:12]}, measurement version {first.measurement}, order seed {first.order_seed}"),
     ]  # fmt: skip
+    plans = [record.rounds_plan for row in section.rows for record in row.of("speed") if record.rounds_plan]
+    if plans:
+        lines.append(("Rounds", pilot.describe(plans[0])))
+    lines += [("Self-test", text) for text in _selftests(section)]
     floor = [value for row in section.rows for value in row.quality(f"unigram_{section.metric}")]
     if floor:
         lines.append(
@@ -408,6 +439,25 @@ def _pythons(rows: Sequence[Row]) -> str:
 def _cores(record: Record) -> str:
     of_all = f"{record.threads} of " if record.threads else ""
     return f"{of_all}{record.machine.cores} cores"
+
+
+def _selftests(section: Section) -> list[str]:
+    """The latest self-test of each backend, and the command for those that have none."""
+    first = section.first
+    texts, without = [], []
+    for row in section.rows:
+        latest = max((r.selftest for r in row.of("speed") if r.selftest), key=lambda t: t.started_utc, default=None)
+        if latest is not None:
+            texts.append(f"{row.backend}: {selftest.summarise(latest)}")
+        elif row.of("speed"):
+            without.append(row.backend)
+    if without:
+        precision = "" if first.precision == "float32" else f" --precision {first.precision}"
+        texts.append(
+            f"none on this machine of {', '.join(without)}: "
+            f"framework-bench selftest --task {first.task} --backend {without[0]}{precision}"
+        )
+    return texts
 
 
 def _remarks(section: Section) -> list[str]:
