@@ -101,7 +101,7 @@ def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(panels, 1, squeeze=False)[:, 0])
 
 
-Style = dict[str, tuple[str, str]]  # backend -> colour, line
+Style = dict[str, tuple[str, Any]]  # backend -> colour, line as matplotlib names it
 
 
 def _throughput(section: Section, style: Style) -> Plot | None:
@@ -172,10 +172,10 @@ def _memory(section: Section, style: Style) -> Plot | None:
         return None
     figure, panels = _figure(sum(0.9 + BARS * len(found) for _, found in parts), len(parts))
     for axes, (title, found) in zip(panels, parts, strict=True):
-        for place, (row, peak, base) in enumerate(found):
+        for place, (row, peak, imported) in enumerate(found):
             colour = style[row.backend][0]
             axes.barh(place, peak / 2**20, height=0.6, color=colour, alpha=0.3)
-            axes.barh(place, base / 2**20, height=0.6, color="none", edgecolor=colour, hatch="////", linewidth=0)
+            axes.barh(place, imported / 2**20, height=0.6, color="none", edgecolor=colour, hatch="////", linewidth=0)
         _named(axes, [row.backend for row, *_ in found])
         axes.set_xlim(left=0)
         hatched = "; hatched: after the import alone" if any(base for *_, base in found) else ""
