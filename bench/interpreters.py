@@ -104,7 +104,7 @@ def chosen(named: Sequence[str], compared: Sequence[str]) -> dict[str, Interpret
             )
         paths[name] = path
     if TOX in named:
-        made = {name: str(path) for name in compared if (path := _of_tox(name)).exists()}
+        made = {name: str(made_by_tox) for name in compared if (made_by_tox := _of_tox(name)).exists()}
         if not made:
             wanted = ",".join(f"bench-{name}" for name in compared)
             raise InterpreterError(
