@@ -104,14 +104,14 @@ def facts(plans: Sequence[TaskPlan], choice: Choice) -> dict[str, str]:
     return found
 
 
-def with_keys(cells: Iterable[Record], interpreters: Mapping[str, Interpreter]) -> list[Record]:
+def with_keys(cells: Iterable[Record], interpreters: Mapping[str, Interpreter] | None = None) -> list[Record]:
     """The cells, each with the hash of everything that its record depends on."""
     ladders: dict[tuple[str, str], str] = {}
     keyed = []
     for cell in cells:
         names = (cell.task, cell.backend)
         if names not in ladders:
-            ladders[names] = gate.key(cell, interpreters.get(cell.backend))
+            ladders[names] = gate.key(cell, (interpreters or {}).get(cell.backend))
         asked = [
             ladders[names], cell.kind, cell.round, cell.position, cell.seed, cell.order_seed, cell.preset, cell.threads,
             cell.measurement, cell.data.sha256, cell.target, cell.machine.cores, cell.machine.gpu_driver,

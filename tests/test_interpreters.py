@@ -1,5 +1,7 @@
 """Other interpreters for some of the backends: which are refused, and that one that is taken really runs the processes."""
 
+import csv
+import io
 import os
 import stat
 import sys
@@ -173,9 +175,8 @@ def test_the_processes_of_a_backend_run_in_its_interpreter(
     other: Path, tmp_path: Path, fakes: Callable[[str], str]
 ) -> None:
     here, there = FAKE, fakes("ok")
-    (tmp_path / "plug-ins" / "fakes" / "ok.py").open("a").write(
-        "import sys\nassert sys.prefix.endswith('other'), sys.prefix\n"
-    )
+    with (tmp_path / "plug-ins" / "fakes" / "ok.py").open("a") as file:
+        file.write("import sys\nassert sys.prefix.endswith('other'), sys.prefix\n")
     interpreter = interpreters.ask(there, str(other))
     interpreter = Interpreter(interpreter.path, "3.99.0", interpreter.versions, interpreter.origin)
     choice = Choice(
@@ -237,9 +238,8 @@ def test_backends_of_one_run_with_an_interpreter_each_stand_in_one_table() -> No
     (section,) = summary.sections(made)
     assert dict(summary.facts(section))["Machine"].endswith("Python 3.13.0 (new), 3.11.7 (old)")
     assert "Python 3.13.0 (new), 3.11.7 (old)" in markdown.brief(made)
-    lines = table_csv.render(made).splitlines()
-    at = lines[0].split(",").index("python")
-    assert {line.split(",")[4]: line.split(",")[at] for line in lines[1:]} == {"new": "3.13.0", "old": "3.11.7"}
+    lines = csv.DictReader(io.StringIO(table_csv.render(made)))
+    assert {line["backend"]: line["python"] for line in lines} == {"new": "3.13.0", "old": "3.11.7"}
 
 
 def test_one_interpreter_is_named_once() -> None:

@@ -41,7 +41,11 @@ def measured(name: str, *, planted: int) -> dict[str, Any]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps these counters")
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_a_planted_tensor_shows_at_its_size(name: str) -> None:
-    without, planted = measured(name, planted=0), measured(name, planted=PLANTED)
+    # The least of two each: what else a process happens to hold at its peak only adds.
+    without, planted = (
+        min((measured(name, planted=size) for _ in range(2)), key=lambda figures: figures["host_peak"]["bytes"])
+        for size in (0, PLANTED)
+    )
     for peak in ("host_peak", "host_peak_training"):
         found = planted[peak]["bytes"] - without[peak]["bytes"]
         assert found / MIB == pytest.approx(PLANTED, rel=0.05), peak

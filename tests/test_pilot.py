@@ -119,7 +119,7 @@ class Watcher:
 def answers(monkeypatch: pytest.MonkeyPatch, rate: Callable[[Record], float]) -> None:
     """In place of processes: what good ones would have said, at this speed."""
 
-    def answer(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+    def answer(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
         figures: dict[str, dict[str, Any]] = {
             "parity": {"parity": [a_ladder(precision="float64"), a_ladder()]},
             "memory": {"memory": a_memory()},

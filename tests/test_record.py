@@ -113,7 +113,7 @@ sizes = st.builds(Bytes, numbers) | st.builds(Bytes, st.none(), texts)
     ),
     memory=st.builds(Memory, sizes, sizes, sizes, sizes, sizes),
     settings=st.dictionaries(texts, texts | numbers | finite | st.booleans() | st.none(), max_size=4),
-    metrics=st.dictionaries(texts, finite, max_size=4),
+    metrics=st.dictionaries(texts, st.floats(-1e150, 1e150), max_size=4),
     spec=st.dictionaries(texts, st.recursive(finite | texts | st.none(), lambda inner: st.lists(inner, max_size=3))),
 )
 def test_any_record_comes_back_bit_for_bit(

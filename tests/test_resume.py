@@ -108,7 +108,7 @@ class Folder:
         found = resume.find(self.path, campaign.cells(plans[0], choice), retry_failed=retry_failed)
         self.ran = []
 
-        def execute(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
+        def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
             self.ran.append(cell)
             return self.answer(cell, folder, data_dir=data_dir)
 

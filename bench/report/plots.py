@@ -237,7 +237,8 @@ def _named(axes: Axes, names: Sequence[str]) -> None:
 
 def _legend(axes: Axes, names: Sequence[str], style: Style) -> None:
     handles = [Line2D([], [], color=style[name][0], linestyle=style[name][1], label=label(name)) for name in names]
-    axes.legend(handles=handles, loc="upper right" if axes.get_xscale() == "linear" else "upper left")
+    legend = axes.legend(handles=handles, loc="upper right" if axes.get_xscale() == "linear" else "upper left")
+    legend.set_in_layout(False)  # however many names there are, the plot keeps its size
 
 
 def _number(value: float, _: object) -> str:
