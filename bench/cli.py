@@ -63,8 +63,6 @@ class Word(click.ParamType[str]):
 class Rounds(click.IntRange):
     """A number of rounds, or `auto`."""
 
-    name = "rounds"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == "auto" else super().convert(value, param, ctx)
 
