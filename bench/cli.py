@@ -82,8 +82,6 @@ def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
 class Rounds(click.IntRange):
     """A number of rounds, or `auto`."""
 
-    name = "rounds"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == "auto" else super().convert(value, param, ctx)
 

@@ -41,7 +41,9 @@ def compare_all(cells: Mapping[str, Seeds], *, margin: float) -> dict[tuple[str,
     layout = np.array([[cell[seed] for cell in cells.values()] for seed in seeds])  # [S, B]
     noise = stats.noise(layout)
     means = dict(zip(cells, map(float, layout.mean(axis=0)), strict=True))
-    half = noise and noise.deviation * math.sqrt(2 / len(seeds)) * float(student.isf(ERROR, noise.degrees))
+    half = None
+    if noise is not None:
+        half = noise.deviation * math.sqrt(2 / len(seeds)) * float(student.isf(ERROR, noise.degrees))
     found = {}
     for first, second in combinations(cells, 2):
         difference = Interval(means[first] - means[second], None, None, len(seeds))

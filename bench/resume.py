@@ -106,14 +106,14 @@ def facts(plans: Sequence[TaskPlan], choice: Choice) -> dict[str, str]:
 
 def with_keys(cells: Iterable[Record], interpreters: Mapping[str, Interpreter] | None = None) -> list[Record]:
     """The cells, each with the hash of everything that its record depends on."""
-    ladders: dict[tuple[str, str], str] = {}
+    ladders: dict[tuple[object, ...], str] = {}  # of a ladder, whose key reads every source file
     keyed = []
     for cell in cells:
-        names = (cell.task, cell.backend)
-        if names not in ladders:
-            ladders[names] = gate.key(cell, (interpreters or {}).get(cell.backend))
+        one = (cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision, cell.threads, cell.machine)
+        if one not in ladders:
+            ladders[one] = gate.key(cell, (interpreters or {}).get(cell.backend))
         asked = [
-            ladders[names], cell.kind, cell.round, cell.position, cell.seed, cell.order_seed, cell.preset, cell.threads,
+            ladders[one], cell.kind, cell.round, cell.position, cell.seed, cell.order_seed, cell.preset, cell.threads,
             cell.measurement, cell.data.sha256, cell.target, cell.machine.cores, cell.machine.gpu_driver,
         ]  # fmt: skip
         keyed.append(msgspec.structs.replace(cell, key=hash_json(asked)))

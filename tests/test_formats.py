@@ -219,7 +219,7 @@ def test_the_page_keeps_its_structure_whatever_a_record_says(text: str, monkeypa
     assert reader.elements == benign.elements
     assert reader.scripts == benign.scripts
     named = [value for _, name, value in reader.attributes if name in ("href", "id", "aria-labelledby")]
-    assert all(re.fullmatch(r"#?[\w -]+", value) for value in named)
+    assert all(re.fullmatch(r"#?[\w. -]+", value) for value in named)
     shown = "".join(c if c.isprintable() else " " for c in text)
     assert any(shown in part for part in reader.texts)
 
@@ -277,7 +277,7 @@ def test_plots_survive_every_hostile_text() -> None:
     reader = Reader(page.render(made))
     assert reader.drawn <= {"title", "defs", "path", "g", "use", "text", "clippath", "rect", "pattern"}
     named = [value for _, name, value in reader.attributes if name in ("href", "id", "aria-labelledby")]
-    assert all(re.fullmatch(r"#?[\w -]+", value) for value in named)
+    assert all(re.fullmatch(r"#?[\w. -]+", value) for value in named)
 
 
 def extremes() -> list[tuple[str, dict[str, Any]]]:

@@ -3,9 +3,8 @@
 The noise is that of one process's log throughput within its round. Equal backends are called a tie with 95 % only at the
 number of rounds that is planned for their noise; with fewer, the verdict is "not decided", not a wrong one.
 
-Two promises do not hold for every noise at every number of rounds. With bimodal noise (each process is either of two speeds)
-equal backends are called different in 1.5 % of the tables of two rounds and in 1.1 % of those of three backends and three
-rounds, not 1 %, and with two rounds a ratio's interval covers 92.8 %, not 93.
+Two promises do not hold for every noise at every number of rounds. With two rounds of bimodal noise (each process is either of
+two speeds) equal backends are called different in 1.5 % of the tables (with three, in 1.1 % of those of three backends), and a ratio's interval covers 92.8 %, not 93.
 And the interval of one backend's own throughput, whose skew no difference removes, covers 88 to 93 % where the noise is
 exponential, and too little below five rounds where it is bimodal. No verdict rests on that interval.
 """
@@ -81,8 +80,8 @@ def tables(*, backends: int, rounds: int, variation: float, faster: float = 0.0)
 @pytest.mark.parametrize(
     ("kind", "rounds"),
     [
-        *((kind, rounds) for kind in KINDS for rounds in (5, 8, 20)),
-        *((kind, rounds) for kind in KINDS if kind != "bimodal" for rounds in (2, 3)),
+        *((kind, rounds) for kind in KINDS for rounds in (3, 5, 8, 20) if (kind, rounds) != ("bimodal", 3)),
+        *((kind, 2) for kind in KINDS if kind != "bimodal"),
     ],
 )
 def test_equal_backends_are_not_called_different(kind: str, rounds: int) -> None:

@@ -306,8 +306,8 @@ def test_the_presets_own_rounds_are_the_same_request_as_their_number(folder: Fol
 @pytest.mark.parametrize(
     ("patched", "value", "said"),
     [
-        ("version", lambda name: "99", "numpy was "),
-        ("source_hash", lambda task, backend: "0", f"the source code of {TASK} in a.a was "),
+        ("_version", lambda name: "99", "numpy was "),
+        ("source_hash", lambda task, backend, interpreter: "0", f"the source code of {TASK} in a.a was "),
     ],
 )
 def test_a_changed_installation_is_another_comparison(

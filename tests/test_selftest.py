@@ -111,7 +111,7 @@ def test_a_slow_down_that_was_missed_is_a_fault() -> None:
 
 
 def test_too_few_rounds_for_a_tie_are_no_fault_but_are_said() -> None:
-    test = a_test(noise=0.03)
+    test = a_test(noise=0.05, slower=math.log(1.5), slow_down=0.5)
     found = selftest.judge(test)
     assert (found.same.decision, found.faults) == ("not decided", [])
     needed = found.same.rounds_needed
