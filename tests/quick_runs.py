@@ -103,7 +103,7 @@ def serve() -> None:
     }
     os.environ["QUICK_FIGURES"] = json.dumps(msgspec.to_builtins(figures))
     command = [sys.executable, "-I", "-S", "-c", WORKER]
-    launch.worker_command = lambda request, answer: [*command, str(request), str(answer)]
+    launch.worker_command = lambda request, answer, **_: [*command, str(request), str(answer)]
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:
