@@ -50,7 +50,7 @@ class Run:
 
     @property
     def said(self) -> str:
-        return self.output.read_text()
+        return self.output.read_text() if self.output.exists() else ""  # it may not have begun
 
 
 class QuickRuns:

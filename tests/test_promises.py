@@ -4,7 +4,8 @@ The noise is that of one process's log throughput within its round. Equal backen
 number of rounds that is planned for their noise; with fewer, the verdict is "not decided", not a wrong one.
 
 Two promises do not hold for every noise at every number of rounds. With two rounds of bimodal noise (each process is either of
-two speeds) equal backends are called different in 1.5 % of the tables (with three, in 1.1 % of those of three backends), and a ratio's interval covers 92.8 %, not 93.
+two speeds) equal backends are called different in 1.5 % of the tables (with three rounds, in 1.1 % of those of three backends),
+and a ratio's interval covers 92.8 %, not 93.
 And the interval of one backend's own throughput, whose skew no difference removes, covers 88 to 93 % where the noise is
 exponential, and too little below five rounds where it is bimodal. No verdict rests on that interval.
 """

@@ -166,7 +166,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> list[tuple[int
     """Replaces processes by a function of the cell and the planted slow-down; returns the list of (round, position, it)."""
     ran: list[tuple[int, int, float]] = []
 
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None, slow_down: float) -> Record:
+    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object, slow_down: float) -> Record:
         ran.append((cell.round, cell.position, slow_down))
         return answer(cell, slow_down)
 
