@@ -63,7 +63,9 @@ def assert_complete(folder: Path, *, cells: int) -> None:
     ends = Counter(line.cell for line in Journal(folder).lines() if line.event == "end" and line.status == "ok")
     assert ends == Counter(finished(folder))
     assert Journal(folder).crashed() == set()
-    assert not (folder / "scratch").exists()
+    assert {path.name for path in folder.iterdir()} - {"corrupt"} == {
+        ".lock", "journal.jsonl", "logs", "plan.json", "records", "table.csv", "table.md",
+    }  # fmt: skip
     assert "n=" in (folder / "table.md").read_text()
 
 
