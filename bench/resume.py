@@ -127,8 +127,9 @@ def find(folder: Path, cells: Iterable[Record], *, retry_failed: bool) -> Found:
     parity that is to be climbed again.
     """
     found = Found({}, [], [])
-    for half in (folder / "records").glob(".*"):  # of a write that was killed
-        half.unlink()
+    for place in (folder, folder / "records"):
+        for half in place.glob(".*.????????"):  # of a write that was killed (record.write_bytes)
+            half.unlink()
     journal = Journal(folder)
     crashed = journal.crashed()
     fallen: set[tuple[str, str]] = set()

@@ -191,7 +191,7 @@ STRIKES: Mapping[str, Callable[[], object]] = {
     "fills the disk": _fill_the_disk,
 }
 
-if sys.argv[0].endswith("worker.py"):
+if sys.argv[0].endswith("bench/worker.py"):
     _strike_in_a_phase()
 
 
