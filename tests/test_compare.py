@@ -158,6 +158,6 @@ def test_the_report_has_verdicts_table_and_what_the_ratio_is() -> None:
     (table,) = tables(text)
     assert table[1][4:] == [
         "fast", "201.0 (198.2-203.8), n=5", "160.8 (158.6-163.0), n=5", table[1][7],
-        "95.5 (89.1-101.9) %, n=2; after: 91.5 (85.1-97.9) %, n=2", "300 MiB",
+        "95.5 (89.1-100.0) %, n=2; after: 91.5 (85.1-97.9) %, n=2", "300 MiB",
     ]  # fmt: skip
     assert table[1][7].endswith(": slower")

@@ -134,7 +134,7 @@ def test_every_cell_of_a_complete_row() -> None:
         "import + build": "1.50 s",
         "host memory peak (after import)": "300 MiB (100 MiB)",
         "device memory peak": "not measured",
-        "test accuracy": "95.5 (89.1-101.9) %, n=2",
+        "test accuracy": "95.5 (89.1-100.0) %, n=2",
         "parity": "float64 7/7, float32 7/7",
     }
 

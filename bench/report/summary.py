@@ -294,8 +294,11 @@ def quality(section: Section, row: Row) -> str:
         return f"{failed[0].status}: {failed[0].reason}" if failed else "not measured"
     interval = stats.mean(values)
     known = METRICS.get(section.metric)
-    text = with_interval(interval, 100 if known and known.percent else 1) + (" %" if known and known.percent else "")
-    return f"{text}, n={interval.n}"
+    if known is None or not known.percent:
+        return f"{with_interval(interval)}, n={interval.n}"
+    if interval.low is not None and interval.high is not None:  # a t interval of a share may go beyond what a share can be
+        interval = interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+    return f"{with_interval(interval, 100)} %, n={interval.n}"
 
 
 def parity(row: Row) -> str:
