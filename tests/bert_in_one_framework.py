@@ -10,7 +10,7 @@ import numpy as np
 import backends
 import tasks
 from backends.api import Options
-from bench import loop, parity
+from bench import loop
 from tasks import checkpoint, sentiment_data
 from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch
@@ -21,15 +21,6 @@ SENTENCES = (
     "allows us to hope that nolan is poised to embark on a major career as a commercial yet inventive filmmaker .",
     "dull .",
 )
-
-
-def ladders(name: str) -> dict[str, Any]:
-    """The ladder in both precisions."""
-    backend, task, result = backends.load(name), tasks.load("bert_sentiment", "smoke").task, {}
-    for precision in ("float64", "float32"):
-        ladder = parity.climb(backend, task, Options(precision=precision))
-        result[precision] = {rung.name: [rung.passed, rung.difference, rung.where] for rung in ladder.rungs}
-    return result
 
 
 def dropout(name: str) -> dict[str, Any]:
@@ -78,4 +69,4 @@ def real_checkpoint(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"ladders": ladders, "dropout": dropout, "checkpoint": real_checkpoint}[sys.argv[2]](sys.argv[1])))
+    print(json.dumps({"dropout": dropout, "checkpoint": real_checkpoint}[sys.argv[2]](sys.argv[1])))

@@ -9,7 +9,7 @@ from typing import Any
 import backends
 import tasks
 from backends.api import Options
-from bench import loop, parity
+from bench import loop
 from bench.sampling import sample_greedy
 from tasks.gru_lm import GruLm
 
@@ -26,13 +26,8 @@ def small_task() -> GruLm:
 
 
 def main(name: str) -> dict[str, Any]:
-    """The ladders in both precisions, a sampled text, and the kernels of the training step."""
+    """A sampled text and the kernels of the training step."""
     backend, task = backends.load(name), small_task()
-    ladders = {}
-    for precision in ("float64", "float32") if name != "reference" else ("float64",):
-        ladder = parity.climb(backend, tasks.load("gru_lm", "smoke").task, Options(precision=precision))
-        ladders[precision] = {rung.name: [rung.passed, rung.difference, rung.where] for rung in ladder.rungs}
-
     teacher = backends.load("reference").open_session(task, task.init_params(0), Options(precision="float64"))
     for batch in islice(task.train_batches(0), 220):
         loop.step(teacher, batch)
@@ -40,7 +35,7 @@ def main(name: str) -> dict[str, Any]:
     words = sample_greedy(session, task, PROMPT, SAMPLED)
     again = sample_greedy(session, task, PROMPT, SAMPLED)
     loop.step(session, next(task.train_batches(0)))
-    return {"ladders": ladders, "words": words, "again": again, "kernels": session.settings()["kernels"]}
+    return {"words": words, "again": again, "kernels": session.settings()["kernels"]}
 
 
 if __name__ == "__main__":

@@ -296,7 +296,9 @@ def quality(section: Section, row: Row) -> str:
     known = METRICS.get(section.metric)
     if known is None or not known.percent:
         return f"{with_interval(interval)}, n={interval.n}"
-    if interval.low is not None and interval.high is not None:  # a t interval of a share may go beyond what a share can be
+    if (
+        interval.low is not None and interval.high is not None
+    ):  # a t interval of a share may go beyond what a share can be
         interval = interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
     return f"{with_interval(interval, 100)} %, n={interval.n}"
 
