@@ -97,7 +97,7 @@ def nearest(value: str, known: Any) -> str:
 
 
 def common_options(command: Any) -> Any:
-    """What `run` and `verify` share."""
+    """What `run`, `verify`, `selftest` and `pytest bench` share."""
     for option in reversed([
         click.option("--task", "task_names", multiple=True, type=Name("task", tasks.TASKS),
                      help="A task; may be given again. Default: all."),

@@ -106,7 +106,7 @@ def open_folder(folder: Path, *, sha256: str | None = None) -> tuple[Checkpoint,
     """Hashes a checkpoint's files and reads its configuration; SpecError names what is missing or wrong."""
     absent = [part for part in (CONFIG, VOCABULARY, WEIGHTS) if not (folder / part).is_file()]
     if absent:
-        pickled = (
+        pickled = (  # named for the reader, never opened
             " (pytorch_model.bin is a pickle and is never read)" if (folder / "pytorch_model.bin").exists() else ""
         )
         raise SpecError(

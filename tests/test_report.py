@@ -200,6 +200,16 @@ def test_precision_recall_and_confusion_of_each_class() -> None:
     assert summary.classes(summary.sections(a_run(TWO))[0]) == []
 
 
+def test_a_class_whose_figure_a_seed_lacks_has_none() -> None:
+    metrics = {"precision_bad": 0.5, "recall_bad": 0.25, "f1_bad": 0.5, "confusion_00": 1.0}
+    made = [
+        a_record(kind="quality", seed=seed, quality=Quality(1, 1.0, 1.0, found, []), target_reached=True)
+        for seed, found in enumerate((metrics, {"precision_bad": 1.0}))
+    ]
+    (_, line) = summary.classes(only_section(made))
+    assert line == ["alpha", "bad", "75.0 %", "not measured", "not measured", "not measured"]
+
+
 def test_the_fastest_comes_first_with_the_verdict_in_words() -> None:
     text = markdown.render(a_run({"slow": SLOW, "fast": FAST}))
     assert list(table_of(a_run({"slow": SLOW, "fast": FAST}))) == ["fast", "slow"]
@@ -524,11 +534,11 @@ def test_markdown_keeps_its_structure_whatever_a_record_says(text: str) -> None:
     assert set(inner) <= {"text", "softbreak", "text_special"}  # no links, images, HTML, code or emphasis
     outer = [token.type for token in tokens]
     for kind in ("heading", "table"):
-        assert outer.count(f"{kind}_open") == {"heading": 1, "table": 3}[kind]
+        assert outer.count(f"{kind}_open") == {"heading": 1, "table": 2}[kind]
     for forbidden in ("blockquote_open", "ordered_list_open", "fence", "code_block", "html_block", "hr"):
         assert forbidden not in outer
     found = tables(rendered)
-    assert [len(table) for table in found] == [1 + 3, 1 + 2, 1 + 14 + 3]
+    assert [len(table) for table in found] == [1 + 3, 1 + 14 + 3]
     assert {len(row) for row in found[0]} == {10}
     assert {len(row) for row in found[-1]} == {2 + 3}
 

@@ -13,15 +13,13 @@ State = tuple[jax.Array, ...]
 
 
 class Model(nnx.Module):
-    """`model(inputs, state, training) -> (logits, state)`, from the recurrent state that `initial_state` starts with."""
+    """Every model is called as `model(inputs, state, training) -> (logits, state)`: logits of the labels' shape with one more
+    axis, and the recurrent state after the batch, which starts from `initial_state`.
+    """
 
     def initial_state(self, batch_size: int) -> State:
         """A zero recurrent state; a feed-forward model's is the empty tuple."""
         return ()
-
-    def __call__(self, inputs: Mapping[str, jax.Array], state: State, training: bool) -> tuple[jax.Array, State]:
-        """Logits of the labels' shape with one more axis, and the state after the batch."""
-        raise NotImplementedError  # every model has its own
 
 
 MODULES: Mapping[str, str] = {

@@ -104,13 +104,13 @@ class TorchSession:
 
     @torch.no_grad()
     def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        self._model.eval()
+        self._model.eval()  # torch's word for: dropout off
         logits, self._state = self._forward(batch, self._carried(batch))
         return _losses(logits, batch.labels), logits.argmax(-1)
 
     @torch.no_grad()
     def logits(self, batch: DeviceBatch) -> Array:
-        self._model.eval()
+        self._model.eval()  # torch's word for: dropout off
         return self.fetch(self._forward(batch, self._zero_state(batch))[0])
 
     def gradients(self, batch: DeviceBatch) -> Params:
@@ -188,7 +188,7 @@ class TorchSession:
         """Read from the graph that autograd records of a forward pass; None before the first batch."""
         if self._example is None:
             return None
-        self._model.eval()
+        self._model.eval()  # torch's word for: dropout off
         logits, _ = self._forward(self._example, self._zero_state(self._example))
         names = [type(node).__name__ for node in _nodes(logits.grad_fn)]
         fused = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}

@@ -106,7 +106,7 @@ Style = dict[str, tuple[str, Any]]  # backend -> colour, line as matplotlib name
 
 def _throughput(section: Section, style: Style) -> Plot | None:
     """A point per process, the mean and its interval."""
-    rows = [row for row in section.rows if row.throughputs]
+    rows = section.ranked  # the speed of any other row stands in the table only, beside the reason
     if not rows:
         return None
     figure, (axes,) = _figure(0.8 + BARS * len(rows))
@@ -194,7 +194,7 @@ def _memory(section: Section, style: Style) -> Plot | None:
 
 def _totals(section: Section, style: Style) -> Plot | None:
     """Total time over the number of steps, both logarithmic, and where the lines cross."""
-    lines = {row.backend: line for row in section.rows if (line := totals.line(row)) is not None}
+    lines = {row.backend: line for row in section.ranked if (line := totals.line(row)) is not None}
     if not lines:
         return None
     crossings = [found for found in totals.break_even(section) if 1 < found.steps < math.inf]

@@ -7,7 +7,7 @@ shown.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -296,9 +296,8 @@ def quality(section: Section, row: Row) -> str:
     known = METRICS.get(section.metric)
     if known is None or not known.percent:
         return f"{with_interval(interval)}, n={interval.n}"
-    if (
-        interval.low is not None and interval.high is not None
-    ):  # a t interval of a share may go beyond what a share can be
+    if interval.low is not None and interval.high is not None:
+        # A t interval of a share may go beyond what a share can be.
         interval = interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
     return f"{with_interval(interval, 100)} %, n={interval.n}"
 
@@ -400,7 +399,7 @@ def facts(section: Section) -> list[tuple[str, str]]:
         lines.append(
             ("Floor", f"a unigram model has a {section.metric} of {significant(floor[0])} on the same held-out set")
         )
-    rates = [f"{row.backend} {significant(row.tokens_per_second)}" for row in section.rows if row.tokens_per_second]
+    rates = [f"{row.backend} {significant(row.tokens_per_second)}" for row in section.ranked if row.tokens_per_second]
     if rates:
         lines.append(("Tokens per second, padding left out", ", ".join(rates)))
     if section.matrix_rate is not None and first.step_flops:
@@ -410,7 +409,7 @@ def facts(section: Section) -> list[tuple[str, str]]:
             rate=significant(rate / 1e9), size=size, fastest=fastest, precision=first.precision,
             flops=significant(first.step_flops / 1e9),
         )))  # fmt: skip
-    joules = [f"{row.backend} {significant(row.joules_per_item)} J" for row in section.rows if row.joules_per_item]
+    joules = [f"{row.backend} {significant(row.joules_per_item)} J" for row in section.ranked if row.joules_per_item]
     if joules:
         sources = sorted({source for row in section.rows if row.joules_per_item for source in row.energy_sources})
         lines.append((f"Energy per {first.unit.removesuffix('s')}", f"{', '.join(joules)} ({'; '.join(sources)})"))
@@ -488,14 +487,19 @@ def classes(section: Section) -> list[list[str]]:
             name.removeprefix("precision_") for name in (figures[0] if figures else {}) if name.startswith("precision_")
         ]
         for i, name in enumerate(names):
-            scores = [
-                f"{100 * sum(f.get(f'{kind}_{name}', 0.0) for f in figures) / len(figures):.1f} %"
-                for kind in ("precision", "recall", "f1")
-            ]
-            counts = [f"{sum(f.get(f'confusion_{i}{j}', 0.0) for f in figures):,.0f}" for j in range(len(names))]
+            scores = [_total(figures, f"{kind}_{name}", mean=True) for kind in ("precision", "recall", "f1")]
+            counts = [_total(figures, f"confusion_{i}{j}") for j in range(len(names))]
             lines.append([row.backend, name, *scores, *counts])
             titles = ["backend", "class", "precision", "recall", "F1", *(f"taken for {other}" for other in names)]
     return [titles, *lines] if lines else []
+
+
+def _total(figures: Sequence[Mapping[str, float]], name: str, *, mean: bool = False) -> str:
+    """A metric summed over seeds, or its mean as a percentage; a seed that lacks it leaves no figure."""
+    if not all(name in metrics for metrics in figures):
+        return "not measured"
+    total = sum(metrics[name] for metrics in figures)
+    return f"{100 * total / len(figures):.1f} %" if mean else f"{total:,.0f}"
 
 
 def _not_measured(section: Section) -> list[str]:

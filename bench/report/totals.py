@@ -63,8 +63,8 @@ def budget(section: Section) -> int | None:
 
 
 def table(section: Section) -> list[list[str]]:
-    """Titles, then the times of each backend; empty if nothing was timed."""
-    found = [(row.backend, line(row)) for row in section.rows]
+    """Titles, then the times of each ranked backend, as no other's speed stands without its reason; empty if there is none."""
+    found = [(row.backend, line(row)) for row in section.ranked]
     shown = counts(section)
     titles = [f"{n:,} steps" + (" (the whole training)" if n == budget(section) else "") for n in shown]
     rows = [
