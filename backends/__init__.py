@@ -30,6 +30,7 @@ class Entry:
     module: str
     needs: tuple[str, ...] = ()  # importable names; all must be installed
     extra: str = ""  # the extra of this distribution that installs them
+    brings: tuple[str, ...] = ()  # importable names of its dependencies that the harness has a use for too
     distributions: tuple[str, ...] = ()  # whose versions decide what is computed
     env: Mapping[str, str] = field(default_factory=dict)  # in every process of this backend
     env_cpu: Mapping[str, str] = field(default_factory=dict)  # added when the device is the CPU
@@ -64,13 +65,16 @@ BACKENDS: Mapping[str, Entry] = {
         module="backends.jax",
         needs=("jax", "flax", "optax"),
         extra="jax",
+        brings=("scipy",),
         distributions=("jax", "jaxlib", "flax", "optax"),
         env_cpu={"JAX_PLATFORMS": "cpu"},
         env_memory={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
     ),
 }
 
-REFERENCE = Entry(module="backends.reference", needs=("numpy", "autograd"), distributions=("numpy", "autograd"))
+REFERENCE = Entry(
+    module="backends.reference", needs=("numpy", "autograd", "scipy"), distributions=("numpy", "autograd")
+)
 """The arbiter of parity. It is not among BACKENDS because it is never timed."""
 
 

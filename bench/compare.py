@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from bench import stats, verdict
-from bench.metrics import mebibytes, with_interval
+from bench.formats import mebibytes, with_interval
 from bench.record import Record
 from bench.report import markdown, summary
 from bench.report.summary import Row, Section

@@ -11,6 +11,7 @@ asks.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -115,7 +116,7 @@ class _Climber:
         self.batch = with_padding(next(task.train_batches(seed=0)))
 
     def parameters(self) -> Iterator[Comparison]:
-        returned = self.open(self.initial).params()
+        returned = self.untrained.params()
         unmatched = sorted(set(returned) ^ set(self.initial))
         yield Comparison(f"names {', '.join(unmatched)}" if unmatched else "names", len(unmatched), 0)
         if not unmatched:
@@ -124,7 +125,7 @@ class _Climber:
                 yield Comparison(name, 0.0 if same else 1.0, 0)
 
     def forward(self) -> Iterator[Comparison]:
-        session, reference = self.open(self.initial), self.open_reference(self.initial)
+        session, reference = self.untrained, self.open_reference(self.initial)
         expected = reference.logits(reference.put(self.batch))
         yield self.compare("logits", session.logits(session.put(self.batch)), expected, "forward")
         if getattr(self.full_size, "forward_at_full_size", False):
@@ -144,14 +145,13 @@ class _Climber:
         yield self.compare("evaluated losses at full size", losses, expected_losses, "full size")
 
     def loss(self) -> Iterator[Comparison]:
-        session, reference = self.open(self.initial), self.open_reference(self.initial)
+        session, reference = self.updated, self.open_reference(self.initial)
         expected = reference.train_step(reference.put(self.batch))
         found = session.fetch(session.train_step(session.put(self.batch)))
         yield self.compare("loss of a padded batch", found, np.asarray(expected), "loss")
 
     def gradients(self) -> Iterator[Comparison]:
-        session, reference = self.open(self.initial), self.open_reference(self.initial)
-        found = _as_float64(session.gradients(session.put(self.batch)))
+        found, reference = self.own_gradients, self.open_reference(self.initial)
         expected = reference.gradients(reference.put(self.batch))
         yield from self.compare_all(found, expected, "gradients")
         rng = np.random.default_rng(0)
@@ -166,18 +166,16 @@ class _Climber:
             yield Comparison(f"derivative along {name}", relative, self.tolerance["differences"])
 
     def one_update(self) -> Iterator[Comparison]:
-        session = self.open(self.initial)
-        batch = session.put(self.batch)
-        gradients = _as_float64(session.gradients(batch))
-        session.train_step(batch)
-        session.wait()
+        # The optimizer alone: from the backend's own gradients to the weights that it had after the step of rung 3.
         values = _as_float64(self.initial)
         zeros = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in values.items()}
+        gradients = self.own_gradients
         expected, _ = adamw(self.task.optimizer, values=values, gradients=gradients, moments=zeros, update=1)
-        yield from self.compare_all(session.params(), expected, "one update")
+        self.updated.wait()
+        yield from self.compare_all(self.updated.params(), expected, "one update")
 
     def trajectory(self) -> Iterator[Comparison]:
-        session, reference = self.open(self.initial), self.open_reference(self.initial)
+        session, reference = self.trained, self.open_reference(self.initial)
         for number, batch in enumerate(islice(self.task.train_batches(seed=1), TRAJECTORY_STEPS), start=1):
             found = session.fetch(loop.step(session, batch))
             expected = loop.step(reference, batch)
@@ -185,9 +183,7 @@ class _Climber:
         yield from self.compare_all(session.params(), reference.params(), "trajectory")
 
     def evaluation(self) -> Iterator[Comparison]:
-        session = self.open(self.initial)
-        for batch in islice(self.task.train_batches(seed=1), TRAJECTORY_STEPS):
-            loop.step(session, batch)
+        session = self.trained  # whose weights are no longer symmetric or small, by the trajectory's updates
         before = session.params()
         found = loop.evaluate(session, self.task.eval_batches())
         after = session.params()
@@ -205,7 +201,26 @@ class _Climber:
             yield Comparison(where, differing - ties, 0)
             yield self.compare("losses", found.losses, expected.losses, "forward")
 
-    # What the rungs are made of.
+    # What the rungs are made of. Three sessions, because compiling takes far longer than the few calls of a rung.
+
+    @cached_property
+    def untrained(self) -> Session:
+        """It takes no step."""
+        return self.open(self.initial)
+
+    @cached_property
+    def updated(self) -> Session:
+        """It takes one step, in rung 3."""
+        return self.open(self.initial)
+
+    @cached_property
+    def trained(self) -> Session:
+        """It takes the steps of rung 6."""
+        return self.open(self.initial)
+
+    @cached_property
+    def own_gradients(self) -> Params:
+        return _as_float64(self.untrained.gradients(self.untrained.put(self.batch)))
 
     def open(self, params: Params) -> Session:
         return self.subject.open_session(self.task, params, self.options)

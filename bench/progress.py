@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from bench.campaign import Progress
-from bench.metrics import duration, significant
+from bench.formats import duration, significant
 from bench.record import Record
 from bench.report import summary, terminal
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import platformdirs
 
 from bench import power, record, stats, verdict
-from bench.metrics import significant, with_interval
+from bench.formats import significant, with_interval
 from bench.record import Model, Record, RecordError, SelfTest
 from bench.verdict import Verdict
 

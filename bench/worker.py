@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.machinery import PathFinder
@@ -30,8 +30,8 @@ from bench.metrics import METRICS
 from bench.record import Kind, Ladder, Memory, Model, Quality, Record, Status, Timings
 from tasks.spec import Params, Preset, SpecError, Target
 
-HARNESS_ONLY = ("matplotlib", "pandas", "sklearn")
-"""Installed for the tables and the data, and imported by Keras wherever it finds them."""
+HARNESS_ONLY = ("matplotlib", "pandas", "scipy", "sklearn")
+"""Installed for the tables, the data and the reference, and imported by Keras wherever it finds them."""
 
 SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
 def answer(request: Request) -> Record:
     """The request's record with its status and what was measured."""
     asked = request.record
-    hide_what_is_not_measured(asked.backend)
+    hide_what_is_not_measured(asked.backend, but=backends.REFERENCE.needs if asked.kind == "parity" else ())
     try:
         phases.enter("data")
         preset = tasks.load(asked.task, asked.preset, data_dir=Path(request.data_dir) if request.data_dir else None)
@@ -79,7 +79,7 @@ def answer(request: Request) -> Record:
         return msgspec.structs.replace(asked, status=status, reason=reason)
 
 
-def hide_what_is_not_measured(backend: str) -> None:
+def hide_what_is_not_measured(backend: str, *, but: Collection[str] = ()) -> None:
     """Makes the other backends' frameworks, and what only the harness needs, look as if they were not installed.
 
     TensorFlow imports JAX, and Keras pandas and scikit-learn, if they are there: with all frameworks in one environment, their
@@ -87,7 +87,8 @@ def hide_what_is_not_measured(backend: str) -> None:
     """
     if backend in backends.BACKENDS:
         others = {module for name, entry in backends.BACKENDS.items() if name != backend for module in entry.needs}
-        hidden = {*others, *HARNESS_ONLY} - set(backends.BACKENDS[backend].needs)
+        entry = backends.BACKENDS[backend]
+        hidden = {*others, *HARNESS_ONLY} - {*entry.needs, *entry.brings, *but}
         sys.meta_path[:] = [_Hiding(hidden) if finder is PathFinder else finder for finder in sys.meta_path]
 
 

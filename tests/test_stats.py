@@ -10,7 +10,7 @@ from hypothesis import given
 from scipy import stats as scipy_stats
 
 from bench import stats, verdict
-from bench.metrics import duration, mebibytes, significant, with_interval
+from bench.formats import duration, mebibytes, significant, with_interval
 from bench.stats import Interval
 from bench.verdict import ERROR, MARGIN, Verdict, compare_all
 

@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
-from backends.jax.models import State, build
+from backends.jax.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest", "float64": "highest"}
@@ -70,8 +70,14 @@ class JaxSession:
         self._device = device
         self._dtype = np.dtype("float64" if options.precision == "float64" else "float32")
         computing = jnp.bfloat16 if options.precision == "bfloat16" else self._dtype
-        model = build(task.model, dtype=computing, param_dtype=self._dtype, rngs=nnx.Rngs(options.seed))
-        self._graph, weights, rest = nnx.split(model, nnx.Param, ...)
+
+        def new() -> Model:
+            return build(task.model, dtype=computing, param_dtype=self._dtype, rngs=nnx.Rngs(options.seed))
+
+        # The weights are given, so that only their shapes are asked for; the rest (the dropout keys) is made.
+        model = nnx.eval_shape(new)
+        self._graph, weights, _ = nnx.split(model, nnx.Param, ...)
+        rest = jax.jit(lambda: nnx.state(new(), nnx.Not(nnx.Param)))()
         self._rest, self._rest_structure = jax.tree.flatten(rest)
         self._names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
         _, self._structure = jax.tree.flatten(weights)

@@ -10,7 +10,7 @@ import click
 
 import backends
 from bench import campaign, launch, plan, stats
-from bench.metrics import duration, with_interval
+from bench.formats import duration, with_interval
 from bench.record import Record
 
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench import stats
-from bench.metrics import mebibytes, significant
+from bench.formats import mebibytes, significant
 from bench.record import Record
 from bench.report import summary, totals
 from bench.report.summary import Row, Section

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from bench import equivalence, pilot, selftest, stats, verdict
-from bench.metrics import METRICS, duration, mebibytes, significant, with_interval
+from bench.formats import duration, mebibytes, significant, with_interval
+from bench.metrics import METRICS
 from bench.record import Bytes, Ladder, Record, Rung
 from bench.stats import Interval
 

@@ -9,7 +9,7 @@ import math
 from statistics import median
 from typing import NamedTuple
 
-from bench.metrics import duration
+from bench.formats import duration
 from bench.report.summary import Row, Section, step_seconds
 
 COUNTS = (100, 1_000, 10_000)
