@@ -1,20 +1,17 @@
 """The command line: run, verify, selftest, report, compare, import, info. What is heavy is imported where it is needed."""
 
 import contextlib
-import difflib
 import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
-import backends
-import tasks
+from bench import folders
+from bench.options import Rounds, UserError, Word, common_options
 
 if TYPE_CHECKING:
     from bench.campaign import Campaign
@@ -25,97 +22,6 @@ FORMATS = {
     "markdown": "bench.report.markdown", "csv": "bench.report.table_csv", "latex": "bench.report.latex",
     "html": "bench.report.page", "json": "bench.report.table_json",
 }  # fmt: skip
-
-
-class UserError(click.ClickException):
-    """What was asked for cannot be done; nothing ran."""
-
-    exit_code = 2
-
-
-class Name(click.ParamType[str]):
-    """One of the known names, or a dotted module that implements one."""
-
-    name = "name"
-
-    def __init__(self, kind: str, known: Mapping[str, object]) -> None:
-        self.kind, self.known = kind, known
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        dotted = "." in value and all(part.isidentifier() for part in value.split("."))
-        if value not in self.known and not dotted:
-            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
-        return value
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"[{'|'.join(self.known)}]"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return completions(self.known, incomplete)
-
-
-class Word(click.ParamType[str]):
-    """One of a few words, with the nearest one named if it is none of them."""
-
-    name = "word"
-
-    def __init__(self, kind: str, known: Iterable[str]) -> None:
-        self.kind, self.known = kind, tuple(known)
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.known:
-            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
-        return value
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"[{'|'.join(self.known)}]"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return completions(self.known, incomplete)
-
-
-def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    """What a shell offers after the first letters of a word."""
-    return [CompletionItem(name) for name in known if name.startswith(incomplete)]
-
-
-class Rounds(click.IntRange):
-    """A number of rounds, or `auto`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "auto" else super().convert(value, param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "[INTEGER|auto]"
-
-
-def nearest(value: str, known: Any) -> str:
-    """`; did you mean 'x'?` and the list of what there is."""
-    close = difflib.get_close_matches(value, list(known), n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{meant} (there are: {', '.join(known)})"
-
-
-def common_options(command: Any) -> Any:
-    """What `run`, `verify`, `selftest` and `pytest bench` share."""
-    for option in reversed([
-        click.option("--task", "task_names", multiple=True, type=Name("task", tasks.TASKS),
-                     help="A task; may be given again. Default: all."),
-        click.option("--backend", "backend_names", multiple=True, type=Name("backend", backends.BACKENDS),
-                     help="A backend; may be given again. Default: all that are installed."),
-        click.option("--preset", default="quick", show_default=True, type=Word("preset", tasks.PRESETS),
-                     help="Size of data and budget."),
-        click.option("--device", default="auto", show_default=True, type=Word("device", ("auto", "cpu", "gpu")),
-                     help="auto takes the GPU if there is one."),
-        click.option("--precision", default="float32", show_default=True, type=Word("precision", tuple(backends.PRECISIONS)),
-                     help="float32 is IEEE single precision in every backend; tf32 needs a GPU; bfloat16 is mixed."),
-        click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
-                     help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
-        click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
-                     envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
-    ]):  # fmt: skip
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -148,11 +54,11 @@ def run(output: Path | None, retry_failed: bool, as_json: bool, **options: Any) 
 
     The same command with the folder of an earlier run as --output continues that run: what is finished is not done again.
     """
-    from bench import campaign, locks
+    from bench import asked, campaign, locks
     from bench.report import terminal
 
-    choice = _choice(**options)
-    folder = _writable(output or campaign.default_folder())
+    choice = asked.choice(**options)
+    folder = folders.writable(output or campaign.default_folder())
     try:
         with locks.folder(folder):
             running, tables_written = _run(choice, folder, retry_failed=retry_failed)
@@ -186,14 +92,14 @@ def _run(choice: "Choice", folder: Path, *, retry_failed: bool) -> tuple["Campai
     """Starts or continues the comparison in a folder, and runs it to its end; returns whether its tables were written."""
     import dataclasses
 
-    from bench import campaign, locks, plan, resume
+    from bench import asked, campaign, locks, plan, resume
     from bench.progress import progress_on
 
     try:
         earlier = resume.stored(folder)
         if earlier is not None:
             choice = dataclasses.replace(choice, order_seed=earlier.order_seed)
-        plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+        plans = asked.planned(lambda: [plan.make(name, choice) for name in choice.tasks])
         resume.fix(folder, plans, choice, earlier=earlier)
     except resume.Mismatch as error:
         raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
@@ -211,9 +117,11 @@ def _run(choice: "Choice", folder: Path, *, retry_failed: bool) -> tuple["Campai
         progress = stack.enter_context(progress_on(sys.stderr, so_far))
         running = campaign.Campaign(plans, choice, folder, progress, found.kept)
         try:
-            running.run(after_task=lambda: _write_tables(folder))  # the first task's table need not wait for the others
+            running.run(
+                after_task=lambda: folders.write_tables(folder)
+            )  # the first task's table need not wait for the others
         finally:
-            tables_written = _write_tables(folder)
+            tables_written = folders.write_tables(folder)
     return running, tables_written
 
 
@@ -227,11 +135,11 @@ def verify(as_json: bool, **options: Any) -> None:
     """
     import tempfile
 
-    from bench import campaign, gate, locks, plan, record
+    from bench import asked, campaign, gate, locks, plan, record
     from bench.report import terminal
 
-    choice = _choice(**options, rounds=None, seeds=None)
-    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+    choice = asked.choice(**options, rounds=None, seeds=None)
+    plans = asked.planned(lambda: [plan.make(name, choice) for name in choice.tasks])
     failed, climbs = [], []
     with (
         locks.device(choice.device, purpose="verify", tell=_tell),
@@ -266,13 +174,13 @@ def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: A
     """Shows what this machine can see: each cell against itself, and against itself with a planted slow-down."""
     from rich.console import Console
 
-    from bench import arms, locks, plan, record, selftest, verdict
+    from bench import arms, asked, locks, plan, record, selftest, verdict
     from bench.progress import Lines
 
     if slow_down <= verdict.MARGIN:
         raise UserError(f"--slow-down {slow_down:g} must be above {verdict.MARGIN:g}: within this margin all is a tie")
-    choice = _choice(**options, rounds=None, seeds=None)
-    plans = _planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+    choice = asked.choice(**options, rounds=None, seeds=None)
+    plans = asked.planned(lambda: [plan.make(name, choice) for name in choice.tasks])
     progress = Lines(Console(file=sys.stderr))
     failed, told = [], []
     for task_plan in plans:
@@ -311,12 +219,12 @@ def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: A
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...",
+@click.argument("paths", nargs=-1, required=True, metavar="FOLDER...",
                 type=click.Path(file_okay=False, exists=True, path_type=Path))  # fmt: skip
 @click.option("--format", "form", default="markdown", show_default=True, type=Word("format", FORMATS))
 @click.option("--plots", "plots_folder", type=click.Path(file_okay=False, path_type=Path),
               help="A new folder for the plots as SVG and PNG.")  # fmt: skip
-def report(folders: tuple[Path, ...], form: str, plots_folder: Path | None) -> None:
+def report(paths: tuple[Path, ...], form: str, plots_folder: Path | None) -> None:
     """Prints the tables of folders, from their records alone; the same records give the same bytes.
 
     Records of several runs stand in tables of their own. html is one page that needs nothing else; latex goes into a paper.
@@ -325,12 +233,12 @@ def report(folders: tuple[Path, ...], form: str, plots_folder: Path | None) -> N
 
     from bench import record
 
-    records, sound = _records(folders)
+    records, sound = folders.read(paths)
     click.echo(importlib.import_module(FORMATS[form]).render(records), nl=False)
     if plots_folder is not None:
         from bench.report import plots
 
-        _new_empty_folder(plots_folder, "--plots")
+        folders.new_and_empty(plots_folder, "--plots")
         for name, content in plots.files(records):
             record.write_bytes(plots_folder / name, content)
     if not sound:
@@ -346,8 +254,8 @@ def compare(before: Path, after: Path, fail_on: str | None) -> None:
     """Compares two folders cell by cell: what an upgrade of a framework, or another machine, did."""
     from bench import compare as comparing
 
-    first, first_sound = _records((before,))
-    second, second_sound = _records((after,))
+    first, first_sound = folders.read((before,))
+    second, second_sound = folders.read((after,))
     try:
         found = comparing.compare(first, second)
     except comparing.NotComparable as error:
@@ -369,13 +277,13 @@ def import_(file: Path, output: Path | None) -> None:
         found = pytest_json.read(file)
     except record.RecordError as error:
         raise UserError(str(error)) from error
-    folder = _new_folder(output or campaign.default_folder())
+    folder = folders.new(output or campaign.default_folder())
     try:
         for name, one in found.items():
             record.write(folder / "records" / name, one)
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {folder}") from error
-    _write_tables(folder)
+    folders.write_tables(folder)
     click.echo(f"{len(found)} records; their tables: framework-bench report {folder}")
 
 
@@ -386,167 +294,6 @@ def info(as_json: bool) -> None:
     from bench import info as about
 
     click.echo(json.dumps(about.gather(), indent=1) if as_json else about.text())
-
-
-def _records(folders: tuple[Path, ...]) -> tuple[list[Any], bool]:
-    """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
-    from bench import record
-
-    found: dict[bytes, Any] = {}
-    sound = True
-    for folder in folders:
-        records, problems = record.read_folder(folder)
-        for problem in problems:
-            click.echo(problem, err=True)
-        if not records:
-            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
-        found |= {record.encode(one): one for one in records}
-        sound = sound and not problems
-    return list(found.values()), sound
-
-
-def _new_empty_folder(folder: Path, option: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"{option} {folder} is not empty; name a new folder")
-    except OSError as error:
-        raise UserError(f"{option} {folder}: cannot write there: {error.strerror}") from error
-
-
-def _choice(
-    *,
-    task_names: tuple[str, ...],
-    backend_names: tuple[str, ...],
-    preset: str,
-    device: str,
-    precision: str,
-    pythons: tuple[str, ...],
-    data_dir: Path | None,
-    rounds: Any,
-    seeds: int | None,
-    cool_down_s: int = 0,
-    threads: int | None = None,
-    energy: bool = False,
-    effect: float | None = None,
-) -> "Choice":
-    """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
-    import random
-
-    from bench import interpreters, machine
-    from bench.plan import Choice
-
-    if rounds == "auto":
-        rounds, effect = None, _checked_effect(0.05 if effect is None else effect)
-    elif effect is not None:
-        raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
-    gpu = machine.gpu_and_driver()[0]
-    if device == "gpu" and gpu is None:
-        raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
-    if precision == "tf32" and (device == "cpu" or gpu is None):
-        raise UserError(
-            "--precision tf32: a mode of a GPU's tensor cores, which a CPU has not; use --precision float32"
-        )
-    _check_threads(threads)
-    absent = []
-    names = list(dict.fromkeys(backend_names or backends.BACKENDS))
-    try:
-        elsewhere = interpreters.chosen(pythons, names)
-    except interpreters.InterpreterError as error:
-        raise UserError(str(error)) from error
-    for name in [name for name in names if name not in elsewhere]:
-        entry = backends.find(name)
-        try:
-            missing = entry.missing()
-        except ModuleNotFoundError as error:
-            missing = [str(error.name)]
-        if not entry.extra:  # a module of the user's
-            _check_module(name)
-        if missing:
-            absent.append((name, f"{', '.join(missing)} not installed; add it with: {entry.install_command}"))
-    if backend_names and absent:
-        raise UserError("; ".join(f"--backend {name}: {reason}" for name, reason in absent))
-    chosen = [name for name in names if name not in dict(absent)]
-    if not chosen:
-        commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
-        raise UserError(f"no framework is installed; add at least one with: {commands}")
-    return Choice(
-        tasks=list(dict.fromkeys(task_names or tasks.TASKS)),
-        backends=chosen,
-        absent=absent,
-        preset=preset,
-        device=device if device != "auto" else ("gpu" if gpu else "cpu"),
-        precision=precision,
-        rounds=rounds,
-        seeds=seeds,
-        data_dir=data_dir,
-        order_seed=random.SystemRandom().randrange(2**31),
-        cool_down_s=cool_down_s,
-        interpreters=elsewhere,
-        threads=threads,
-        energy=energy,
-        effect=effect,
-    )
-
-
-def _checked_effect(effect: float) -> float:
-    from bench.verdict import MARGIN
-
-    if effect <= MARGIN:
-        raise UserError(f"--effect {effect:g} must be above {MARGIN:g}: a difference within this margin is a tie")
-    return effect
-
-
-def _check_threads(threads: int | None) -> None:
-    import platform
-
-    from bench import cores
-
-    usable = cores.usable()
-    if threads and not usable:
-        raise UserError(f"--threads: {platform.system()} has no CPU affinity, and nothing else binds every framework")
-    if threads and threads > len(usable):
-        raise UserError(f"--threads {threads}: this process may use {len(usable)} cores; ask for no more than that")
-
-
-def _check_module(name: str) -> None:
-    import importlib.util
-
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise UserError(f"--backend {name}: there is no such module")
-
-
-def _planned(make: Any) -> Any:
-    from tasks.spec import SpecError
-
-    try:
-        return make()
-    except SpecError as error:
-        raise UserError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise UserError(f"--task: no module named {error.name!r}") from error
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        (folder / "records").mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
-    return folder
-
-
-def _new_folder(folder: Path) -> Path:
-    if any((_writable(folder) / "records").iterdir()):
-        raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
-                        f"framework-bench report {folder}")  # fmt: skip
-    return folder
 
 
 def _tell_found(found: "Found", *, total: int) -> None:
@@ -569,20 +316,6 @@ def _tell(line: str) -> None:
     from bench.report import terminal
 
     click.echo(terminal.plain(line).plain, err=True)
-
-
-def _write_tables(folder: Path) -> bool:
-    """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
-    from bench import record
-    from bench.report import markdown, table_csv
-
-    records, _ = record.read_folder(folder)
-    try:
-        record.write_bytes(folder / "table.md", markdown.render(records).encode())
-        record.write_bytes(folder / "table.csv", table_csv.render(records).encode())
-    except OSError:
-        return False
-    return True
 
 
 def main() -> int:

@@ -13,11 +13,11 @@ import click
 import msgspec
 import pytest
 
-from bench import campaign, cli, locks, plan, pytest_json
+from bench import asked, campaign, folders, locks, options, plan, pytest_json
 from bench.plan import Choice, TaskPlan
 from bench.record import Record
 
-COMMAND = click.command()(cli.common_options(lambda **_: None))
+COMMAND = click.command()(options.common_options(lambda **_: None))
 """A command that has the options of `run` and `verify`, to describe and to read them."""
 
 DOOR: "pytest.StashKey[Door]" = pytest.StashKey()
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
             arguments.append(option.opts[0] if value is True else f"{option.opts[0]}={value}")
     try:
         with COMMAND.make_context("pytest bench", arguments) as context:
-            config.stash[DOOR] = Door(cli._choice(**context.params, rounds=1, seeds=1), config.option.fb_output)
+            config.stash[DOOR] = Door(asked.choice(**context.params, rounds=1, seeds=1), config.option.fb_output)
     except click.ClickException as error:
         raise pytest.UsageError(error.format_message()) from None
 
@@ -64,7 +64,7 @@ def door(request: pytest.FixtureRequest) -> Iterator["Door"]:
         yield found
     signal.signal(signal.SIGTERM, before)
     if found.folder is not None:
-        cli._write_tables(found.folder)
+        folders.write_tables(found.folder)
 
 
 class Door:
@@ -79,9 +79,9 @@ class Door:
     def measure(self, task: str, backend: str) -> list[Record]:
         """The records of one cell; click.ClickException if its data or its folder cannot be had."""
         if task not in self._plans:
-            self._plans[task] = cli._planned(lambda: plan.make(task, self.choice))
+            self._plans[task] = asked.planned(lambda: plan.make(task, self.choice))
         if self.folder is None:
-            self.folder = cli._new_folder(self.output or campaign.default_folder())
+            self.folder = folders.new(self.output or campaign.default_folder())
         choice = replace(self.choice, backends=[backend], absent=[])
         running = campaign.Campaign([self._plans[task]], choice, self.folder, _Silent())
         try:

@@ -29,6 +29,11 @@ class Interval(NamedTuple):
     def known(self) -> bool:
         return self.low is not None
 
+    def __neg__(self) -> "Interval":
+        """Of a difference, the other way round."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return Interval(-self.estimate, low, high, self.n)
+
 
 class Noise(NamedTuple):
     """A standard deviation and its degrees of freedom."""

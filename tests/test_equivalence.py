@@ -1,5 +1,8 @@
 """Equivalence of quality: against known analyses, by simulation of its error rates, and in words."""
 
+import csv
+import io
+import json
 from typing import Any
 
 import msgspec
@@ -10,7 +13,7 @@ from scipy import stats as scipy_stats
 from bench import stats
 from bench.equivalence import Equivalence, compare_all
 from bench.record import Record
-from bench.report import markdown, summary
+from bench.report import markdown, summary, table_csv, table_json
 from tests.conftest import a_quality, a_run
 
 MARGIN = 0.01
@@ -195,3 +198,23 @@ def test_without_a_margin_or_a_second_backend_nothing_is_said() -> None:
         (section,) = summary.sections(made)
         assert section.equivalences == {}
         assert "equivalent" not in markdown.render(made)
+
+
+def test_other_programs_are_told_the_difference_of_each_backend_from_the_fastest() -> None:
+    made = learned({"fast": [0.952, 0.948, 0.951], "slow": [0.950, 0.950, 0.949]}, equivalence_margin=0.02)
+    (told,) = json.loads(table_json.render(made))["tables"][0]["equivalences"]
+    assert (told["first"], told["second"], told["decision"], told["seeds"]) == ("fast", "slow", "equivalent", 3)
+    fast, slow = csv.DictReader(io.StringIO(table_csv.render(made)))
+    assert slow["equivalence"] == "equivalent"
+    found = [float(slow[f"metric_minus_fastest{bound}"]) for bound in ("", "_low", "_high")]
+    assert found == pytest.approx([-told["difference"], -told["high"], -told["low"]])
+    assert fast["equivalence"] == fast["metric_minus_fastest"] == ""
+
+
+def test_one_seed_is_a_difference_without_an_interval_there_too() -> None:
+    _, slow = csv.DictReader(
+        io.StringIO(table_csv.render(learned({"fast": [0.95], "slow": [0.94]}, equivalence_margin=0.02)))
+    )
+    assert float(slow["metric_minus_fastest"]) == pytest.approx(-0.01)
+    assert slow["metric_minus_fastest_low"] == slow["metric_minus_fastest_high"] == ""
+    assert slow["equivalence"] == "not decided"

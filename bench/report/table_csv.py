@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from bench import stats
+from bench.equivalence import Equivalence
 from bench.record import Record
 from bench.report import summary, totals
 
@@ -31,6 +32,7 @@ def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
     level = stats.mean(quality) if quality else None
     ranked = section.ranked
     verdict = section.verdicts.get((row.backend, ranked[0].backend)) if ranked and row is not ranked[0] else None
+    same = _equivalence(section, row)
     cells: dict[str, object] = {
         "task": first.task,
         "preset": first.preset,
@@ -66,6 +68,10 @@ def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
         "metric_low": level and level.low,
         "metric_high": level and level.high,
         "seeds": len(quality),
+        "metric_minus_fastest": same and same.difference.estimate,
+        "metric_minus_fastest_low": same and same.difference.low,
+        "metric_minus_fastest_high": same and same.difference.high,
+        "equivalence": same and same.decision,
         "parity": summary.parity(row),
         "not_ok": len(row.not_ok),
         "versions": " ".join(f"{name}={version}" for name, version in sorted(row.versions.items())),
@@ -93,6 +99,17 @@ def _overtaken(section: summary.Section, row: summary.Row) -> float | str | None
     for found in totals.break_even(section):
         if (found.fast, found.slow) == (section.ranked[0].backend, row.backend):
             return found.steps if found.steps != math.inf else "never"
+    return None
+
+
+def _equivalence(section: summary.Section, row: summary.Row) -> Equivalence | None:
+    """Whether this row learned what the fastest did; the difference is this row's mean less the fastest's."""
+    fastest = section.ranked[0].backend if section.ranked else None
+    for (first, second), found in section.equivalences.items():
+        if (first, second) == (row.backend, fastest):
+            return found
+        if (first, second) == (fastest, row.backend):
+            return found._replace(difference=-found.difference)
     return None
 
 

@@ -40,6 +40,14 @@ def _section(title: str, section: summary.Section) -> dict[str, Any]:
             }
             for pair, found in sorted(section.verdicts.items())
         ],
+        "equivalences": [
+            {
+                "first": first, "second": second, "decision": found.decision, "margin": found.margin,
+                "difference": found.difference.estimate, "low": found.difference.low, "high": found.difference.high,
+                "seeds": found.difference.n,
+            }
+            for (first, second), found in section.equivalences.items()
+        ],
         "break_even": [
             {name: value if value != math.inf else None for name, value in found._asdict().items()}
             for found in totals.break_even(section)

@@ -1,0 +1,69 @@
+"""The folders that commands read and write: records, and the tables beside them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.options import UserError
+
+if TYPE_CHECKING:
+    from bench.record import Record
+
+
+def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
+    """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
+    from bench import record
+
+    found: dict[bytes, Record] = {}
+    sound = True
+    for folder in folders:
+        records, problems = record.read_folder(folder)
+        for problem in problems:
+            click.echo(problem, err=True)
+        if not records:
+            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+        found |= {record.encode(one): one for one in records}
+        sound = sound and not problems
+    return list(found.values()), sound
+
+
+def writable(folder: Path) -> Path:
+    try:
+        (folder / "records").mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    return folder
+
+
+def new(folder: Path) -> Path:
+    if any((writable(folder) / "records").iterdir()):
+        raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
+                        f"framework-bench report {folder}")  # fmt: skip
+    return folder
+
+
+def new_and_empty(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{option} {folder} is not empty; name a new folder")
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot write there: {error.strerror}") from error
+
+
+def write_tables(folder: Path) -> bool:
+    """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
+    from bench import record
+    from bench.report import markdown, table_csv
+
+    records, _ = record.read_folder(folder)
+    try:
+        record.write_bytes(folder / "table.md", markdown.render(records).encode())
+        record.write_bytes(folder / "table.csv", table_csv.render(records).encode())
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""The types and the common options of the command line."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+import backends
+import tasks
+
+
+class UserError(click.ClickException):
+    """What was asked for cannot be done; nothing ran."""
+
+    exit_code = 2
+
+
+class Name(click.ParamType[str]):
+    """One of the known names, or a dotted module that implements one."""
+
+    name = "name"
+
+    def __init__(self, kind: str, known: Mapping[str, object]) -> None:
+        self.kind, self.known = kind, known
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        dotted = "." in value and all(part.isidentifier() for part in value.split("."))
+        if value not in self.known and not dotted:
+            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.known)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
+
+class Word(click.ParamType[str]):
+    """One of a few words, with the nearest one named if it is none of them."""
+
+    name = "word"
+
+    def __init__(self, kind: str, known: Iterable[str]) -> None:
+        self.kind, self.known = kind, tuple(known)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.known:
+            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.known)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
+
+def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """What a shell offers after the first letters of a word."""
+    return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+class Rounds(click.IntRange):
+    """A number of rounds, or `auto`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[INTEGER|auto]"
+
+
+def nearest(value: str, known: Any) -> str:
+    """`; did you mean 'x'?` and the list of what there is."""
+    close = difflib.get_close_matches(value, list(known), n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{meant} (there are: {', '.join(known)})"
+
+
+def common_options(command: Any) -> Any:
+    """What `run`, `verify`, `selftest` and `pytest bench` share."""
+    for option in reversed([
+        click.option("--task", "task_names", multiple=True, type=Name("task", tasks.TASKS),
+                     help="A task; may be given again. Default: all."),
+        click.option("--backend", "backend_names", multiple=True, type=Name("backend", backends.BACKENDS),
+                     help="A backend; may be given again. Default: all that are installed."),
+        click.option("--preset", default="quick", show_default=True, type=Word("preset", tasks.PRESETS),
+                     help="Size of data and budget."),
+        click.option("--device", default="auto", show_default=True, type=Word("device", ("auto", "cpu", "gpu")),
+                     help="auto takes the GPU if there is one."),
+        click.option("--precision", default="float32", show_default=True, type=Word("precision", tuple(backends.PRECISIONS)),
+                     help="float32 is IEEE single precision in every backend; tf32 needs a GPU; bfloat16 is mixed."),
+        click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
+                     help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
+        click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
+                     envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
