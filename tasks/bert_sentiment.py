@@ -209,7 +209,7 @@ def _smoke(data_dir: DataDir) -> Preset:
 
 def _quick(data_dir: DataDir) -> Preset:
     task = _from_scratch(
-        hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=600, batch_size=32
+        hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=800, batch_size=32
     )
     return Preset(
         task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=3, seeds=2,

@@ -122,7 +122,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
         ),
         "quick": lambda: Preset(
             task=digits,
-            warmup_steps=100, block_steps=50, blocks=20, rounds=5, seeds=2,
+            warmup_steps=100, block_steps=50, blocks=20, rounds=3, seeds=2,
             target=Target("accuracy", at_least=0.93, margin=0.01),
         ),
         "standard": lambda: Preset(
