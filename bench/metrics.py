@@ -11,10 +11,11 @@ class Metric:
     title: str
     percent: bool
     higher_is_better: bool
+    log_scale: bool = False  # its mean over seeds is geometric: a perplexity is the exponential of a mean loss
 
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("test accuracy", percent=True, higher_is_better=True),
-    "perplexity": Metric("perplexity", percent=False, higher_is_better=False),
+    "perplexity": Metric("perplexity", percent=False, higher_is_better=False, log_scale=True),
     "loss": Metric("held-out loss", percent=False, higher_is_better=False),
 }

@@ -195,10 +195,11 @@ def around(watch: disturbance.Watch, meter: energy.Meter | None) -> dict[str, An
 
 def _memory(asked: Record, preset: Preset) -> Record:
     card = memory.CardWatch(device=asked.device)
+    backend = _load(asked)
+    imported = memory.host_now()  # before the data, which is the same for every backend
+    phases.enter("data")
     batches = list(islice(preset.task.train_batches(seed=0), 1 + preset.warmup_steps + MEMORY_STEPS))
     params = preset.task.init_params(asked.seed)
-    backend = _load(asked)
-    imported = memory.host_now()
     session = _open(backend, preset, asked, params)
     phases.enter("memory")
     for batch in batches[:1]:

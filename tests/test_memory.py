@@ -21,7 +21,7 @@ from tests.conftest import BACKENDS_UNDER_TEST, a_memory, a_row
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
-PLANTED = 256
+PLANTED = 512  # TensorFlow's peak varies by some 10 MiB from process to process
 
 
 def measured(name: str, *, planted: int) -> dict[str, Any]:

@@ -184,6 +184,14 @@ def test_tokens_and_remarks_stand_below_the_table() -> None:
     assert "slow, speed, round 1: not steady: 20% more" in text
 
 
+def test_a_perplexity_is_never_told_as_nothing_or_less() -> None:
+    interval = summary.quality_interval("perplexity", [100.0, 225.0])
+    assert interval.estimate == pytest.approx(150)
+    assert interval.low is not None
+    assert interval.low > 0
+    assert summary.quality_interval("perplexity", [0.0, 2.0]).estimate == 1.0  # no perplexity, but no reason to stop
+
+
 def test_precision_recall_and_confusion_of_each_class() -> None:
     first = {"precision_bad": 0.5, "recall_bad": 0.25, "f1_bad": 1 / 3, "precision_good": 0.75, "recall_good": 1.0,
              "f1_good": 0.8, "confusion_00": 1.0, "confusion_01": 3.0, "confusion_10": 0.0, "confusion_11": 4.0}  # fmt: skip

@@ -293,14 +293,21 @@ def quality(section: Section, row: Row) -> str:
     if not values:
         failed = [record for record in row.not_ok if record.kind == "quality"]
         return f"{failed[0].status}: {failed[0].reason}" if failed else "not measured"
-    interval = stats.mean(values)
+    interval = quality_interval(section.metric, values)
     known = METRICS.get(section.metric)
-    if known is None or not known.percent:
-        return f"{with_interval(interval)}, n={interval.n}"
-    if interval.low is not None and interval.high is not None:
-        # A t interval of a share may go beyond what a share can be.
-        interval = interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
-    return f"{with_interval(interval, 100)} %, n={interval.n}"
+    percent = known is not None and known.percent
+    return f"{with_interval(interval, 100 if percent else 1)}{' %' if percent else ''}, n={interval.n}"
+
+
+def quality_interval(metric: str, values: Sequence[float]) -> Interval:
+    """The mean over seeds, with an interval that does not go beyond what the metric can be."""
+    known = METRICS.get(metric)
+    if known is not None and known.log_scale and min(values) > 0:
+        return stats.geometric_mean(values)
+    interval = stats.mean(values)
+    if known is None or not known.percent or interval.low is None or interval.high is None:
+        return interval
+    return interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
 
 
 def parity(row: Row) -> str:

@@ -29,7 +29,7 @@ def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
     values = list(row.throughputs.values())
     speed = stats.geometric_mean(values) if values else None
     quality = row.quality(section.metric)
-    level = stats.mean(quality) if quality else None
+    level = summary.quality_interval(section.metric, quality) if quality else None
     ranked = section.ranked
     verdict = section.verdicts.get((row.backend, ranked[0].backend)) if ranked and row is not ranked[0] else None
     same = _equivalence(section, row)
