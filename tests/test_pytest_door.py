@@ -159,6 +159,21 @@ def test_a_saved_session_can_be_compared_with(
     assert "(0001_first)" in done.out
 
 
+def test_a_session_without_a_result_to_save_or_to_compare_with_ends_in_order(
+    session: tuple[Path, Done, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, _ = session
+    monkeypatch.setenv("PYTHONPATH", str(folder / "plug-ins"))
+    done = pytest_bench(
+        tmp_path, "--fb-backend", "fakes.raises", "--fb-output", tmp_path / "run", "--benchmark-json", tmp_path / "out.json",
+        "--benchmark-compare", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert done.code == 1, done.out
+    assert "INTERNALERROR" not in done.out
+    assert "Not saving anything" in done.out
+    assert "1 failed" in done.out
+
+
 # Without measuring.
 
 
