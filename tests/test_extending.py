@@ -70,9 +70,8 @@ def test_a_backend_of_ones_own_is_proven_and_measured(package: Path) -> None:
     assert "points/s" in out
 
 
-@pytest.mark.skipif(not BACKENDS_UNDER_TEST, reason="no framework is under test")
-def test_a_task_of_ones_own_is_the_same_in_a_framework(package: Path) -> None:
-    name = BACKENDS_UNDER_TEST[0]
+@pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
+def test_a_task_of_ones_own_is_the_same_in_a_framework(name: str, package: Path) -> None:
     (verify, _) = [command for command in COMMANDS if "--backend" not in command]
     assert follow(verify, package, "--backend", name).count("  ok ") == 14
 
