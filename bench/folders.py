@@ -29,6 +29,7 @@ def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
 
 
 def writable(folder: Path) -> Path:
+    """The folder for a run, made if it is not there; UserError if nothing can be written to it."""
     try:
         (folder / "records").mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -40,6 +41,7 @@ def writable(folder: Path) -> Path:
 
 
 def new(folder: Path) -> Path:
+    """The folder for a run; UserError if another one left records there."""
     if any((writable(folder) / "records").iterdir()):
         raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
                         f"framework-bench report {folder}")  # fmt: skip
@@ -47,6 +49,7 @@ def new(folder: Path) -> Path:
 
 
 def new_and_empty(folder: Path, option: str) -> None:
+    """Makes the folder that an option names; UserError if there is anything in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

@@ -188,7 +188,7 @@ class _Climber:
         yield from self.compare_all(session.params(), reference.params(), "trajectory")
 
     def evaluation(self) -> Iterator[Comparison]:
-        session = self.trained  # whose weights are no longer symmetric or small, by the trajectory's updates
+        session = self.trained
         before = session.params()
         found = loop.evaluate(session, self.task.eval_batches())
         after = session.params()
