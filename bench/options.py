@@ -1,7 +1,7 @@
 """The types and the common options of the command line."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,6 @@ class UserError(click.ClickException):
     """What was asked for cannot be done; nothing ran."""
 
     exit_code = 2
-
-
-class Name(click.ParamType[str]):
-    """One of the known names, or a dotted module that implements one."""
-
-    name = "name"
-
-    def __init__(self, kind: str, known: Mapping[str, object]) -> None:
-        self.kind, self.known = kind, known
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        dotted = "." in value and all(part.isidentifier() for part in value.split("."))
-        if value not in self.known and not dotted:
-            self.fail(f"there is no {self.kind} {value!r}{nearest(value, self.known)}", param, ctx)
-        return value
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"[{'|'.join(self.known)}]"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return completions(self.known, incomplete)
 
 
 class Word(click.ParamType[str]):
@@ -57,6 +36,16 @@ class Word(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return completions(self.known, incomplete)
+
+
+class Name(Word):
+    """One of the known names, or a dotted module that implements one."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        dotted = "." in value and all(part.isidentifier() for part in value.split("."))
+        return value if dotted else super().convert(value, param, ctx)
 
 
 def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
