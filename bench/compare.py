@@ -17,8 +17,8 @@ from scipy.stats import t as student
 from bench import stats, verdict
 from bench.formats import mebibytes, with_interval
 from bench.record import Record
-from bench.report import markdown, summary
-from bench.report.summary import Row, Section
+from bench.report import columns, grouping, markdown
+from bench.report.grouping import Row, Section
 from bench.stats import Interval
 from bench.verdict import ERROR, MARGIN, Decision
 
@@ -92,7 +92,7 @@ def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float 
 
 def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
     cells: dict[Key, Cell] = {}
-    for section in summary.sections(records):
+    for section in grouping.sections(records):
         first = section.first
         for row in section.rows:
             key = (first.task, first.preset, first.device, first.precision, row.backend)
@@ -205,11 +205,11 @@ def _row(change: Change) -> list[str]:
     before, after = change.before, change.after
     ratio = f"{with_interval(change.ratio)}: {change.decision}" if change.ratio else f"not compared: {change.why_not}"
     pairs = [
-        (summary.quality(*before), summary.quality(*after)),
+        (columns.quality(*before), columns.quality(*after)),
         (_memory(before), _memory(after)),
     ]
     return [
-        *change.key, summary.speed(before.row), summary.speed(after.row), ratio,
+        *change.key, columns.speed(before.row), columns.speed(after.row), ratio,
         *(first if first == second else f"{first}; after: {second}" for first, second in pairs),
     ]  # fmt: skip
 

@@ -41,9 +41,11 @@ def writable(folder: Path) -> Path:
 
 
 def new(folder: Path) -> Path:
-    """The folder for a run; UserError if another one left records there."""
-    if any((writable(folder) / "records").iterdir()):
-        raise UserError(f"--output {folder} already holds records; name a new folder, or see them with "
+    """The folder for a run; UserError if another one left records there, or anybody a file that a run would write over."""
+    from bench import resume
+
+    if found := resume.foreign(writable(folder)):
+        raise UserError(f"--output {folder} already holds {found}; name a new folder, or see its records with "
                         f"framework-bench report {folder}")  # fmt: skip
     return folder
 
@@ -60,13 +62,13 @@ def new_and_empty(folder: Path, option: str) -> None:
 
 def write_tables(folder: Path) -> bool:
     """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
-    from bench import record
+    from bench import record, resume
     from bench.report import markdown, table_csv
 
     records, _ = record.read_folder(folder)
     try:
-        record.write_bytes(folder / "table.md", markdown.render(records).encode())
-        record.write_bytes(folder / "table.csv", table_csv.render(records).encode())
+        for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
+            record.write_bytes(folder / name, form.render(records).encode())
     except OSError:
         return False
     return True

@@ -13,7 +13,7 @@ from rich.live import Live
 from bench.campaign import Progress
 from bench.formats import duration, significant
 from bench.record import Record
-from bench.report import summary, terminal
+from bench.report import grouping, terminal
 
 
 @contextmanager
@@ -83,7 +83,7 @@ class Screen:
 
     def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
         running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
-        tables = [terminal.short_table(section) for section in summary.sections(self.records)]
+        tables = [terminal.short_table(section) for section in grouping.sections(self.records)]
         self.live.update(Group(*tables, running), refresh=True)
 
     def note(self, text: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import backends
 from bench import record
 from bench.record import Record
-from bench.report import markdown, summary, table_csv
-from bench.report.summary import Section
+from bench.report import grouping, markdown, summary, table_csv
+from bench.report.grouping import Section
 
 BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -59,7 +59,7 @@ def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
     parts = [HEAD]
     newest: dict[tuple[object, ...], str] = {}  # what was compared where -> the name of the latest run of it
     for run, records in runs.items():
-        for title, section in summary.titled(summary.sections(records)):
+        for title, section in summary.titled(grouping.sections(records)):
             newer = newest.setdefault(_identity(section), run.name)
             parts += [f"## {run.name}\n", "\n".join(_entry(run.name, title, section=section, newer=newer)) + "\n"]
     corrections = folder / "corrections.md"

@@ -293,6 +293,8 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
 def read(path: Path) -> Record:
     """The record in a file; RecordError names the file."""
     try:
+        if path.is_fifo():  # to open it would wait for somebody who writes
+            raise RecordError("a pipe")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         record: Record = decode(content)

@@ -22,6 +22,9 @@ from tasks.spec import hash_json
 NOT_FIXED = {"absent", "data_dir", "interpreters", "order_seed", "rounds", "seeds"}
 """Fields of a Choice that may differ, or stand under another name below: what is in the data is fixed, not where they lie."""
 
+TABLES = ("table.md", "table.csv")
+"""The files that a run writes beside its records, and again whenever they have changed."""
+
 OPTIONS = {"tasks": "--task", "backends": "--backend", "cool_down_s": "--cool-down"}
 
 
@@ -51,12 +54,19 @@ def stored(folder: Path) -> Fixed | None:
         with path.open("rb") as file:
             fixed: Fixed = record.decode(file.read(record.MAX_BYTES + 1), Fixed)
     except FileNotFoundError:
-        if any((folder / "records").glob("*.json")):
-            raise Mismatch("already holds records, and no plan.json to continue from") from None
+        if found := foreign(folder):
+            raise Mismatch(f"already holds {found}, and no plan.json to continue from") from None
         return None
     except RecordError as error:
         raise Mismatch(f"holds a plan.json that cannot be read: {error}") from None
     return fixed
+
+
+def foreign(folder: Path) -> str | None:
+    """What a new run would mix with or write over: "records", or the name of a table; None if there is nothing."""
+    if any((folder / "records").glob("*.json")):
+        return "records"
+    return next((name for name in TABLES if (folder / name).exists()), None)
 
 
 def fix(folder: Path, plans: Sequence[TaskPlan], choice: Choice, *, earlier: Fixed | None) -> None:

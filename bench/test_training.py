@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import DOOR, Door
 from bench.record import file_name
-from bench.report import summary
+from bench.report import columns, grouping
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,7 +47,7 @@ def test_training(
     except click.ClickException as error:
         pytest.fail(error.format_message(), pytrace=False)
     assert door.folder is not None
-    (row,) = [row for section in summary.sections(records) for row in section.rows]
+    (row,) = [row for section in grouping.sections(records) for row in section.rows]
     if records[0].status == "unsupported":
         pytest.skip(str(records[0].reason))
     if row.excluded is not None:
@@ -61,7 +61,7 @@ def test_training(
         "host_peak_bytes": row.bytes_of("host_peak").bytes,
         "device_peak_allocated_bytes": row.bytes_of("device_peak_allocated").bytes,
         **training.quality.metrics,
-        "parity": summary.parity(row),
+        "parity": columns.parity(row),
         "record": str(door.folder / "records" / file_name(speed)),
     }
     playback = request.node.get_closest_marker("benchmark").kwargs["timer"]

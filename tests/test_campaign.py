@@ -16,7 +16,7 @@ from bench import campaign, gate, interpreters, launch, plan, record
 from bench.campaign import Campaign
 from bench.plan import Choice, TaskPlan
 from bench.record import Kind, Record
-from bench.report import markdown, summary
+from bench.report import grouping, markdown
 from tests.conftest import a_ladder, a_memory, a_quality, a_timing, assert_gone
 from tests.fake_backend import NearestCorner
 
@@ -126,7 +126,7 @@ def test_a_comparison_of_good_and_bad_backends(tmp_path: Path, fakes: Callable[[
         assert found[broken, *cell].status == "failed"
 
     # The table: no ratio for either.
-    (section,) = summary.sections(running.records)
+    (section,) = grouping.sections(running.records)
     assert [row.backend for row in section.ranked] == [GOOD]
     assert section.verdicts == {}
     text = markdown.render(running.records)

@@ -193,6 +193,15 @@ def test_an_output_that_cannot_be_written_is_refused(bench: Callable[..., Done],
     assert Path("file").read_text() == "in the way"
 
 
+@pytest.mark.parametrize("name", ["table.md", "table.csv"])
+def test_an_output_that_holds_somebodys_table_is_refused_and_left_alone(bench: Callable[..., Done], name: str) -> None:
+    Path("run").mkdir()
+    Path("run", name).write_text("mine")
+    line = refusal(bench("run", *FAKE, "--output", "run"))
+    assert f"--output run already holds {name}, and no plan.json to continue from; name a new folder" in line
+    assert Path("run", name).read_text() == "mine"
+
+
 def test_an_output_that_holds_records_is_refused_and_left_alone(bench: Callable[..., Done]) -> None:
     Path("run/records").mkdir(parents=True)
     record.write(Path("run/records/one.json"), a_record())

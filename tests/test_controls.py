@@ -8,7 +8,7 @@ import pytest
 from bench import campaign, plan
 from bench.plan import Choice
 from bench.record import Record
-from bench.report import markdown, summary
+from bench.report import grouping, markdown
 from bench.worker import too_good
 from tasks.spec import Target
 from tests.conftest import BACKENDS_UNDER_TEST, a_ladder, a_timing
@@ -36,7 +36,7 @@ def test_shuffled_labels_are_not_ranked(tmp_path: Path) -> None:
     records = trained("tests.shuffled_labels", tmp_path)
     assert records[-1].quality is not None
     assert abs(records[-1].quality.metrics["accuracy"] - 0.5) < 0.15
-    (section,) = summary.sections(records)
+    (section,) = grouping.sections(records)
     assert section.ranked == []
     assert section.rows[0].excluded == "outside the target accuracy >= 0.84 and <= 0.97 in 1 of 1 trainings"
     assert "too good" not in markdown.render(records)
@@ -45,7 +45,7 @@ def test_shuffled_labels_are_not_ranked(tmp_path: Path) -> None:
 @pytest.mark.skipif(not BACKEND, reason="no framework is under test")
 def test_leaked_labels_are_flagged_as_too_good(tmp_path: Path) -> None:
     records = trained("tests.leaked_labels", tmp_path)
-    (section,) = summary.sections(records)
+    (section,) = grouping.sections(records)
     assert section.ranked == []
     assert "is too good, accuracy >= 0.84 and <= 0.97: were the answers in the inputs?" in records[-1].remarks[0]
     assert "were the answers in the inputs?" in markdown.render(records)

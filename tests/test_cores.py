@@ -11,7 +11,7 @@ import pytest
 
 from bench import cli, cores, launch, machine, plan, record
 from bench.record import Record
-from bench.report import summary
+from bench.report import grouping, summary
 from bench.worker import Request
 from tests.conftest import a_row, a_run
 from tests.test_campaign import a_cell, a_choice
@@ -138,8 +138,8 @@ def test_a_system_without_affinity_refuses_threads(
 
 def test_different_numbers_of_threads_stand_in_tables_of_their_own() -> None:
     made = [*a_row("fast", [200.0]), *a_row("slow", [100.0], threads=1)]
-    assert sorted([row.backend for row in section.rows] for section in summary.sections(made)) == [["fast"], ["slow"]]
-    machines = [dict(summary.facts(section))["Machine"] for section in summary.sections(made)]
+    assert sorted([row.backend for row in section.rows] for section in grouping.sections(made)) == [["fast"], ["slow"]]
+    machines = [dict(summary.facts(section))["Machine"] for section in grouping.sections(made)]
     assert sorted(text.partition(", 8 GiB")[0] for text in machines) == [
         "A CPU, 1 of 2 cores in use",
         "A CPU, 2 cores in use",
@@ -148,5 +148,5 @@ def test_different_numbers_of_threads_stand_in_tables_of_their_own() -> None:
 
 def test_the_same_number_of_threads_stands_in_one_table() -> None:
     made = a_run({"fast": [200.0], "slow": [100.0]}, threads=2)
-    (section,) = summary.sections([msgspec.structs.replace(one) for one in made])
+    (section,) = grouping.sections([msgspec.structs.replace(one) for one in made])
     assert [row.backend for row in section.rows] == ["fast", "slow"]

@@ -179,16 +179,16 @@ def with_energy(*found: Energy | None) -> list[Any]:
 
 
 def test_tables_show_energy_only_where_a_counter_was_read() -> None:
-    from bench.report import markdown, summary, table_csv
+    from bench.report import grouping, markdown, summary, table_csv
 
     counted = with_energy(*(Energy(joules, source="NVML, the whole card") for joules in (400.0, 500.0, 900.0)))
-    (section,) = summary.sections(counted)
+    (section,) = grouping.sections(counted)
     assert dict(summary.facts(section))["Energy per image"] == "alpha 0.500 J (NVML, the whole card)"  # 1,000 images
     (cells,) = csv.DictReader(io.StringIO(table_csv.render(counted)))
     assert float(cells["joules_per_item"]) == 0.5
 
     without = with_energy(Energy(None, reason=energy.NO_RAPL))
-    (section,) = summary.sections(without)
+    (section,) = grouping.sections(without)
     assert "Energy per image" not in dict(summary.facts(section))
     assert ("Not measured", f"energy of alpha: {energy.NO_RAPL}") in summary.facts(section)
     assert "nergy" not in markdown.render(with_energy(None))

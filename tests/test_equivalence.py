@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from bench import stats
 from bench.equivalence import Equivalence, compare_all
 from bench.record import Record
-from bench.report import markdown, summary, table_csv, table_json
+from bench.report import grouping, markdown, summary, table_csv, table_json
 from tests.conftest import a_quality, a_run
 
 MARGIN = 0.01
@@ -156,7 +156,7 @@ def learned(accuracies: dict[str, list[float]], **common: Any) -> list[Record]:
 
 
 def sentence(made: list[Record]) -> str:
-    (section,) = summary.sections(made)
+    (section,) = grouping.sections(made)
     (found,) = [text for text in summary.sentences(section) if " of fast and slow: " in text]
     assert found in markdown.render(made).replace("\\", "")
     assert found in markdown.brief(made).replace("\\", "")
@@ -195,7 +195,7 @@ def test_without_a_margin_or_a_second_backend_nothing_is_said() -> None:
         learned({"fast": [0.95, 0.94], "slow": [0.94, 0.95]}),
         learned({"fast": [0.95]}, equivalence_margin=0.01),
     ):
-        (section,) = summary.sections(made)
+        (section,) = grouping.sections(made)
         assert section.equivalences == {}
         assert "equivalent" not in markdown.render(made)
 

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from bench import compare, record
 from bench.record import Bytes, Record
-from bench.report import latex, markdown, page, plots, summary, table_csv, table_json
+from bench.report import grouping, latex, markdown, page, plots, summary, table_csv, table_json
 from tests.conftest import a_memory, a_record, a_run
 from tests.test_report import FAST, HOSTILE, TWO, hostile_records, hostile_texts, in_terminal, many_records
 
@@ -124,7 +124,7 @@ def test_cells_are_sorted_by_the_number_that_they_start_with(text: str, key: flo
 def test_json_holds_the_figures_of_the_csv_and_the_words_of_the_page() -> None:
     made = a_run(TWO)
     (table,) = json.loads(table_json.render(made))["tables"]
-    section = summary.sections(made)[0]
+    section = grouping.sections(made)[0]
     assert table["verdicts"] == summary.sentences(section)
     fast, slow = table["rows"]
     assert slow["throughput"] == pytest.approx(100.24, abs=0.01)

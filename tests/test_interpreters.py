@@ -16,7 +16,7 @@ from bench import campaign, gate, interpreters, plan, record
 from bench.interpreters import Interpreter, InterpreterError
 from bench.plan import Choice
 from bench.record import Record
-from bench.report import markdown, summary, table_csv
+from bench.report import grouping, markdown, summary, table_csv
 from tests.conftest import a_row, a_run
 
 FAKE = "tests.fake_backend"
@@ -190,7 +190,7 @@ def test_the_processes_of_a_backend_run_in_its_interpreter(
     assert [cell.reason for cell in running.records if cell.status != "ok"] == []
     for done in running.records:
         assert (done.machine.python == "3.99.0") == (done.backend == there)
-    (section,) = summary.sections(running.records)
+    (section,) = grouping.sections(running.records)
     assert sorted(row.backend for row in section.rows) == [there, here]
     machine = dict(summary.facts(section))["Machine"]
     assert f"3.99.0 ({there})" in machine
@@ -235,7 +235,7 @@ def plan_cell() -> Record:
 def test_backends_of_one_run_with_an_interpreter_each_stand_in_one_table() -> None:
     newer = msgspec.structs.replace(a_row("old", [1000])[0].machine, python="3.13.0")
     made = a_row("old", [1000.0, 1010.0]) + a_row("new", [2000.0, 2010.0], machine=newer)
-    (section,) = summary.sections(made)
+    (section,) = grouping.sections(made)
     assert dict(summary.facts(section))["Machine"].endswith("Python 3.13.0 (new), 3.11.7 (old)")
     assert "Python 3.13.0 (new), 3.11.7 (old)" in markdown.brief(made)
     lines = csv.DictReader(io.StringIO(table_csv.render(made)))
@@ -243,7 +243,7 @@ def test_backends_of_one_run_with_an_interpreter_each_stand_in_one_table() -> No
 
 
 def test_one_interpreter_is_named_once() -> None:
-    (section,) = summary.sections(a_run({"fast": [2000.0, 2010.0], "slow": [1000.0, 1010.0]}))
+    (section,) = grouping.sections(a_run({"fast": [2000.0, 2010.0], "slow": [1000.0, 1010.0]}))
     assert dict(summary.facts(section))["Machine"].endswith("Linux 6.1 x86_64, Python 3.11.7")
 
 

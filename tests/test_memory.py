@@ -15,7 +15,7 @@ import backends
 from bench import launch, memory
 from bench.memory import CardWatch
 from bench.record import Bytes
-from bench.report import summary
+from bench.report import grouping, summary
 from tests import fake_nvml
 from tests.conftest import BACKENDS_UNDER_TEST, a_memory, a_row
 
@@ -112,11 +112,11 @@ def test_a_card_that_nothing_was_taken_from_is_not_the_one_in_use(monkeypatch: p
 
 def test_a_table_tells_the_drivers_view_only_where_there_is_one() -> None:
     title = "Device memory in the driver's view, libraries included"
-    (section,) = summary.sections(a_row("alpha", [100.0]))
+    (section,) = grouping.sections(a_row("alpha", [100.0]))
     assert title not in dict(summary.facts(section))
     seen = msgspec.structs.replace(a_memory(), device_peak_process=Bytes(1500 * MIB))
     made = [msgspec.structs.replace(one, memory=seen) if one.memory else one for one in a_row("alpha", [100.0])]
-    (section,) = summary.sections(made)
+    (section,) = grouping.sections(made)
     assert dict(summary.facts(section))[title] == "alpha 1,500 MiB"
 
 

@@ -13,7 +13,7 @@ from bench import campaign, pilot, plan, power, record, stats
 from bench.campaign import Campaign
 from bench.plan import Choice
 from bench.record import Disturbance, Record, RecordError, RoundsPlan
-from bench.report import markdown, summary, table_csv
+from bench.report import grouping, markdown, table_csv
 from tests.conftest import a_ladder, a_memory, a_quality, a_record, a_run, a_timing
 
 TASK = "tests.fake_backend"
@@ -182,7 +182,7 @@ def test_a_pilot_is_in_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert max(noisy(done) for done in running.records) > 90_000  # a pilot a hundred times as fast
     for render in (markdown.render, table_csv.render):
         assert render(running.records) == render(without)
-    (section,) = summary.sections(running.records)
+    (section,) = grouping.sections(running.records)
     assert {row.backend: row.throughputs[1] for row in section.rows} == pytest.approx(
         {name: rates[0] for name, rates in RATES.items()}
     )

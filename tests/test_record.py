@@ -313,7 +313,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
         record.read(path)
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None, lambda path: path.symlink_to(path)])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: None, lambda path: path.symlink_to(path)])
 def test_what_cannot_be_opened_is_named(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "record.json")
     with pytest.raises(RecordError, match=f"^{tmp_path / 'record.json'}: not a record: "):

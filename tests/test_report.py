@@ -20,7 +20,7 @@ from rich.live import Live
 from bench import record
 from bench.progress import Lines, Screen
 from bench.record import Bytes, Data, Disturbance, Probe, Quality, Record
-from bench.report import markdown, summary, table_csv, terminal
+from bench.report import columns, grouping, markdown, summary, table_csv, terminal
 from tests.conftest import NO_ALLOCATOR, a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing
 
 FAST, SLOW = [200.0, 204.0, 198.0, 201.0, 202.0], [100.0, 101.0, 99.5, 100.5, 100.2]
@@ -32,8 +32,8 @@ def replaced(made: list[Record], where: Callable[[Record], bool], **changes: Any
     return [msgspec.structs.replace(one, **changes) if where(one) else one for one in made]
 
 
-def only_section(made: list[Record]) -> summary.Section:
-    (section,) = summary.sections(made)
+def only_section(made: list[Record]) -> grouping.Section:
+    (section,) = grouping.sections(made)
     return section
 
 
@@ -96,7 +96,7 @@ def in_terminal(made: list[Record]) -> str:
 )  # fmt: skip
 def test_what_may_not_be_compared_stands_in_tables_of_its_own(other: dict[str, Any]) -> None:
     made = a_row("fast", FAST) + a_row("slow", SLOW, **other)
-    assert sorted([row.backend for row in section.rows] for section in summary.sections(made)) == [["fast"], ["slow"]]
+    assert sorted([row.backend for row in section.rows] for section in grouping.sections(made)) == [["fast"], ["slow"]]
     text = markdown.render(made)
     assert text.count("\n## ") + text.startswith("## ") == 2
     assert text.count("Nothing is compared") == 2
@@ -111,13 +111,13 @@ def test_what_may_be_compared_stands_in_one_table() -> None:
 def test_two_versions_of_a_framework_are_not_averaged_into_one_row() -> None:
     old = a_row("alpha", FAST, versions={"alpha": "1.0"}, order_seed=1)
     made = old + a_row("alpha", SLOW, versions={"alpha": "2.0"}, order_seed=2)
-    speeds = [row.throughputs for section in summary.sections(made) for row in section.rows]
+    speeds = [row.throughputs for section in grouping.sections(made) for row in section.rows]
     assert sorted(max(speed.values()) for speed in speeds) == pytest.approx([max(SLOW), max(FAST)])
 
 
 def test_rounds_of_two_runs_are_not_taken_for_pairs() -> None:
     """Only what ran interleaved shares the weather of a round."""
-    for section in summary.sections(a_row("fast", FAST, order_seed=1) + a_row("slow", SLOW, order_seed=2)):
+    for section in grouping.sections(a_row("fast", FAST, order_seed=1) + a_row("slow", SLOW, order_seed=2)):
         assert section.verdicts == {}
 
 
@@ -185,11 +185,11 @@ def test_tokens_and_remarks_stand_below_the_table() -> None:
 
 
 def test_a_perplexity_is_never_told_as_nothing_or_less() -> None:
-    interval = summary.quality_interval("perplexity", [100.0, 225.0])
+    interval = columns.quality_interval("perplexity", [100.0, 225.0])
     assert interval.estimate == pytest.approx(150)
     assert interval.low is not None
     assert interval.low > 0
-    assert summary.quality_interval("perplexity", [0.0, 2.0]).estimate == 1.0  # no perplexity, but no reason to stop
+    assert columns.quality_interval("perplexity", [0.0, 2.0]).estimate == 1.0  # no perplexity, but no reason to stop
 
 
 def test_precision_recall_and_confusion_of_each_class() -> None:
@@ -200,12 +200,12 @@ def test_precision_recall_and_confusion_of_each_class() -> None:
         a_record(kind="quality", seed=seed, quality=Quality(1, 1.0, 1.0, metrics, []), target_reached=True)
         for seed, metrics in enumerate((first, second))
     ]
-    assert summary.classes(summary.sections(made)[0]) == [
+    assert summary.classes(grouping.sections(made)[0]) == [
         ["backend", "class", "precision", "recall", "F1", "taken for bad", "taken for good"],
         ["alpha", "bad", "75.0 %", "25.0 %", "33.3 %", "2", "1,005"],
         ["alpha", "good", "75.0 %", "100.0 %", "80.0 %", "0", "8"],
     ]
-    assert summary.classes(summary.sections(a_run(TWO))[0]) == []
+    assert summary.classes(grouping.sections(a_run(TWO))[0]) == []
 
 
 def test_a_class_whose_figure_a_seed_lacks_has_none() -> None:
@@ -426,7 +426,7 @@ def test_no_records_make_an_empty_report_and_no_error() -> None:
     stream = io.StringIO()
     terminal.show([], stream)
     assert stream.getvalue() == "No records.\n"
-    assert summary.sections([]) == []
+    assert grouping.sections([]) == []
 
 
 # What stands below the table.
@@ -558,12 +558,15 @@ def test_markdown_shows_a_text_as_it_stands(text: str) -> None:
     assert shown == f"x {''.join(c if c.isprintable() else ' ' for c in text)} x"
 
 
-@pytest.mark.parametrize("address", ["http://evil.example", "www.evil.example", "ftp://evil.example"])
+@pytest.mark.parametrize(
+    "address", ["http://evil.example", "www.evil.example", "ftp://evil.example", "someone@evil.example", "@someone"]
+)
 def test_no_address_becomes_a_link_where_addresses_do(address: str) -> None:
-    """GitHub makes links of bare addresses that start with a scheme or www."""
+    """GitHub makes links of bare addresses that start with a scheme or www., of e-mail addresses and of users' names."""
     escaped = markdown.escape(address)
     assert "://" not in escaped
     assert "www." not in escaped
+    assert "@" not in escaped
 
 
 @hostile_texts()

@@ -14,7 +14,7 @@ import pytest
 from bench import arms, campaign, loop, planted, record, selftest, worker
 from bench.plan import Choice, TaskPlan, make
 from bench.record import Disturbance, Record, SelfTest
-from bench.report import markdown, summary, table_csv
+from bench.report import grouping, markdown, summary, table_csv
 from bench.worker import Request
 from tests.conftest import a_run, a_timing
 from tests.test_cli import FAKE, Done, bench, refusal
@@ -297,7 +297,7 @@ def test_a_table_shows_the_latest_self_test_of_each_backend_and_the_command_for_
     made = [
         msgspec.structs.replace(one, selftest=old) if one.backend == "fast" and one.round == 2 else one for one in made
     ]
-    (section,) = summary.sections(made)
+    (section,) = grouping.sections(made)
     told = [text for name, text in summary.facts(section) if name == "Self-test"]
     assert told[0] == f"fast: passed (2026-01-02, preset quick); {'; '.join(selftest.describe(new))}"
     assert told[1] == "none on this machine of slow: framework-bench selftest --task mnist_mlp --backend slow"
@@ -307,13 +307,13 @@ def test_a_table_shows_the_latest_self_test_of_each_backend_and_the_command_for_
 
 
 def test_a_table_shows_what_a_self_test_missed() -> None:
-    (section,) = summary.sections(with_selftest(a_run(TWO), "slow", a_test(noise=0.1)))
+    (section,) = grouping.sections(with_selftest(a_run(TWO), "slow", a_test(noise=0.1)))
     (told,) = [text for name, text in summary.facts(section) if name == "Self-test" and text.startswith("slow")]
     assert told.startswith("slow: a planted slow-down of 10 % was missed (2026-01-02, preset quick); noise: 10 % ")
 
 
 def test_the_command_names_the_precision_where_it_is_not_the_usual_one() -> None:
-    (section,) = summary.sections(a_run(TWO, precision="float64"))
+    (section,) = grouping.sections(a_run(TWO, precision="float64"))
     assert any(text.endswith(" --backend fast --precision float64") for _, text in summary.facts(section))
 
 

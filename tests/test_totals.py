@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from bench.record import Record
-from bench.report import summary, totals
+from bench.report import grouping, totals
 from tests.conftest import a_run
 from tests.test_report import FAST, SLOW, TWO, only_section, replaced
 
@@ -106,4 +106,4 @@ def test_a_row_that_is_not_ranked_overtakes_nothing() -> None:
 
 def test_without_a_timed_process_there_is_no_table() -> None:
     made = [r for r in a_run(TWO) if r.kind != "speed"]
-    assert totals.table(summary.sections(made)[0]) == []
+    assert totals.table(grouping.sections(made)[0]) == []

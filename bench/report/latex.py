@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.record import Record
-from bench.report import summary, totals
+from bench.report import columns, grouping, summary, totals
 
 NEEDS = "% needs: \\usepackage{booktabs,tabularx}\n"
 
@@ -21,13 +21,13 @@ SPECIAL = {
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    return NEEDS + "\n".join(_section(*titled) for titled in summary.titled(summary.sections(records)))
+    return NEEDS + "\n".join(_section(*titled) for titled in summary.titled(grouping.sections(records)))
 
 
-def _section(title: str, section: summary.Section) -> str:
+def _section(title: str, section: grouping.Section) -> str:
     first = section.first
-    titles = summary.columns(section)
-    rows = [summary.cells(section, row) for row in section.rows]
+    titles = columns.titles(section)
+    rows = [columns.cells(section, row) for row in section.rows]
     lines = [
         *_items(summary.sentences(section)),
         *_table(f"{title}. {summary.BOUNDARY.format(unit=first.unit)}", [titles, *rows]),

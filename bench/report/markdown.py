@@ -6,21 +6,21 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from bench.record import Record
-from bench.report import summary, totals
+from bench.report import columns, grouping, summary, totals
 
 NOTHING = "No records.\n"
 
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    parts = [_section(title, section) for title, section in summary.titled(summary.sections(records))]
+    parts = [_section(title, section) for title, section in summary.titled(grouping.sections(records))]
     return "\n".join(parts) if parts else NOTHING
 
 
 def brief(records: Iterable[Record]) -> str:
     """Verdicts, table, data and machine only, for a page that links to the whole."""
     parts = []
-    for section in summary.sections(records):
+    for section in grouping.sections(records):
         facts = [
             f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section) if name in ("Data", "Machine")
         ]
@@ -28,12 +28,12 @@ def brief(records: Iterable[Record]) -> str:
     return "\n".join(parts)
 
 
-def _verdicts_and_table(section: summary.Section) -> list[str]:
+def _verdicts_and_table(section: grouping.Section) -> list[str]:
     lines = [f"- {escape(sentence)}" for sentence in summary.sentences(section)]
-    return [*lines, "", table(summary.columns(section), [summary.cells(section, row) for row in section.rows]), ""]
+    return [*lines, "", table(columns.titles(section), [columns.cells(section, row) for row in section.rows]), ""]
 
 
-def _section(title: str, section: summary.Section) -> str:
+def _section(title: str, section: grouping.Section) -> str:
     first = section.first
     lines = [f"## {escape(title)}", "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
@@ -77,6 +77,7 @@ def escape(text: str) -> str:
     text = "".join(character if character.isprintable() else " " for character in text)
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([\\`*\[\]|~#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
-    text = text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # no address becomes a link
+    text = text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # no address becomes a link,
+    text = re.sub(r"@(?=\w)", "&#64;", text)  # and nobody is mentioned
     # At the start of a list's item these would open a quotation, a list or code.
     return f"&#{ord(text[0])};{text[1:]}" if re.match(r"[-+>\s]|\d+[.)](\s|$)", text) else text

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.record import Record
-from bench.report import plots, summary, totals
+from bench.report import columns, grouping, plots, summary, totals
 from bench.report.plots import COLOURS, FAINT, INK, Plot
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 class View(NamedTuple):
     """What the template shows of a section."""
 
-    section: summary.Section
+    section: grouping.Section
     title: str
     titles: list[str]
     rows: list[tuple[str, list[Cell]]]  # backend, its cells
@@ -61,7 +61,7 @@ class View(NamedTuple):
 
 def render(records: Iterable[Record]) -> str:
     """The whole page; the same records give the same bytes."""
-    sections = summary.sections(records)
+    sections = grouping.sections(records)
     names = sorted({row.backend for section in sections for row in section.rows})
     views = [
         _view(title, section, names=names, prefix=f"t{number}")
@@ -76,12 +76,12 @@ def render(records: Iterable[Record]) -> str:
     ) + "\n"  # fmt: skip
 
 
-def _view(title: str, section: summary.Section, *, names: Sequence[str], prefix: str) -> View:
-    rows = [(row.backend, [Cell(text, sort_key(text)) for text in summary.cells(section, row)]) for row in section.rows]
+def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix: str) -> View:
+    rows = [(row.backend, [Cell(text, sort_key(text)) for text in columns.cells(section, row)]) for row in section.rows]
     return View(
         section=section,
         title=title,
-        titles=summary.columns(section),
+        titles=columns.titles(section),
         rows=rows,
         verdicts=summary.sentences(section),
         crossings=totals.sentences(section),

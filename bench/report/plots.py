@@ -21,8 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from bench import stats
 from bench.formats import mebibytes, significant
 from bench.record import Record
-from bench.report import summary, totals
-from bench.report.summary import Row, Section
+from bench.report import columns, grouping, summary, totals
+from bench.report.grouping import Row, Section
 
 INK, FAINT = "#1b1f24", "#8a9199"
 COLOURS = ("#0a6fb8", "#d1570a", "#0b8f6c", "#b5559a", "#8f7300", "#5b5fc7")  # after Okabe and Ito, readable on white
@@ -59,7 +59,7 @@ def plots(section: Section, names: Sequence[str]) -> Iterator[Plot]:
 
 def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
     """(name of a file, its content) of every plot; the number is the table's place in the report of the same records."""
-    sections = summary.sections(records)
+    sections = grouping.sections(records)
     names = sorted({row.backend for section in sections for row in section.rows})
     for number, (title, section) in enumerate(summary.titled(sections), start=1):
         for plot in plots(section, names):
@@ -123,7 +123,7 @@ def _throughput(section: Section, style: Style) -> Plot | None:
     axes.set_xlim(left=0)
     axes.set_xlabel(label(f"{section.first.unit}/s"))
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
-    told = "; ".join(f"{row.backend} {summary.speed(row)}" for row in rows)
+    told = "; ".join(f"{row.backend} {columns.speed(row)}" for row in rows)
     return Plot("throughput", "Throughput", f"Mean with its 95 % interval, a point for each process. {told}.", figure)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from bench import stats
 from bench.equivalence import Equivalence
 from bench.record import Record
-from bench.report import summary, totals
+from bench.report import columns, grouping, totals
 
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts with one of these
 
@@ -17,19 +17,19 @@ def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
     rows = [
         {name: _safe(value) for name, value in figures(section, row).items()}
-        for section in summary.sections(records)
+        for section in grouping.sections(records)
         for row in section.rows
     ]
     return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
-def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
+def figures(section: grouping.Section, row: grouping.Row) -> dict[str, object]:
     """One line: title -> value."""
     first = section.first
     values = list(row.throughputs.values())
     speed = stats.geometric_mean(values) if values else None
     quality = row.quality(section.metric)
-    level = summary.quality_interval(section.metric, quality) if quality else None
+    level = columns.quality_interval(section.metric, quality) if quality else None
     ranked = section.ranked
     verdict = section.verdicts.get((row.backend, ranked[0].backend)) if ranked and row is not ranked[0] else None
     same = _equivalence(section, row)
@@ -53,7 +53,7 @@ def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
         "model_flops_per_s": row.flops_per_second,
         "matrix_flops_per_s": row.matrix_rate,
         "disturbed_rounds": len(row.disturbed),
-        "step_s": summary.step_seconds(row),
+        "step_s": grouping.step_seconds(row),
         "first_step_s": row.timing("first_step_s"),
         "import_s": row.timing("import_s"),
         "build_s": row.timing("build_s"),
@@ -72,7 +72,7 @@ def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
         "metric_minus_fastest_low": same and same.difference.low,
         "metric_minus_fastest_high": same and same.difference.high,
         "equivalence": same and same.decision,
-        "parity": summary.parity(row),
+        "parity": columns.parity(row),
         "not_ok": len(row.not_ok),
         "versions": " ".join(f"{name}={version}" for name, version in sorted(row.versions.items())),
         "cpu": first.machine.cpu,
@@ -94,7 +94,7 @@ def figures(section: summary.Section, row: summary.Row) -> dict[str, object]:
     return cells
 
 
-def _overtaken(section: summary.Section, row: summary.Row) -> float | str | None:
+def _overtaken(section: grouping.Section, row: grouping.Row) -> float | str | None:
     """From which step on the fastest row is ahead of this one in total time; None where that is not decided."""
     for found in totals.break_even(section):
         if (found.fast, found.slow) == (section.ranked[0].backend, row.backend):
@@ -102,7 +102,7 @@ def _overtaken(section: summary.Section, row: summary.Row) -> float | str | None
     return None
 
 
-def _equivalence(section: summary.Section, row: summary.Row) -> Equivalence | None:
+def _equivalence(section: grouping.Section, row: grouping.Row) -> Equivalence | None:
     """Whether this row learned what the fastest did; the difference is this row's mean less the fastest's."""
     fastest = section.ranked[0].backend if section.ranked else None
     for (first, second), found in section.equivalences.items():

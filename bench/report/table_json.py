@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bench.record import Record
-from bench.report import summary, table_csv, totals
+from bench.report import columns, grouping, summary, table_csv, totals
 
 FORMAT = 1
 """Raised whenever a key is removed or changes its meaning."""
@@ -19,11 +19,11 @@ FORMAT = 1
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    report = {"report": FORMAT, "tables": [_section(*titled) for titled in summary.titled(summary.sections(records))]}
+    report = {"report": FORMAT, "tables": [_section(*titled) for titled in summary.titled(grouping.sections(records))]}
     return json.dumps(report, indent=1, allow_nan=False).replace("\x7f", r"\u007f") + "\n"
 
 
-def _section(title: str, section: summary.Section) -> dict[str, Any]:
+def _section(title: str, section: grouping.Section) -> dict[str, Any]:
     first = section.first
     return {
         "title": title,
@@ -59,7 +59,7 @@ def _section(title: str, section: summary.Section) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(section: summary.Section, row: summary.Row) -> dict[str, Any]:
+def _row(section: grouping.Section, row: grouping.Row) -> dict[str, Any]:
     line = totals.line(row)
     return {
         **table_csv.figures(section, row),
@@ -67,5 +67,5 @@ def _row(section: summary.Section, row: summary.Row) -> dict[str, Any]:
         "settings": row.settings,
         "throughput_by_round": {str(number): value for number, value in row.throughputs.items()},
         "seconds_for_steps": {str(n): line.seconds(n) for n in totals.counts(section)} if line else {},
-        "shown": dict(zip(summary.columns(section), summary.cells(section, row), strict=True)),
+        "shown": dict(zip(columns.titles(section), columns.cells(section, row), strict=True)),
     }

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.record import Record
-from bench.report import markdown, summary, totals
+from bench.report import columns, grouping, markdown, summary, totals
 
 
 def show(records: Iterable[Record], stream: IO[str]) -> None:
@@ -17,8 +17,8 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
     if not console.is_terminal:
         stream.write(markdown.render(records))
         return
-    for section in summary.sections(records):
-        console.print(_table(section, summary.columns(section), [summary.cells(section, row) for row in section.rows]))
+    for section in grouping.sections(records):
+        console.print(_table(section, columns.titles(section), [columns.cells(section, row) for row in section.rows]))
         for sentence in [*summary.sentences(section), *totals.sentences(section)]:
             console.print(plain(sentence))
         for failure in summary.failures(section):
@@ -26,11 +26,11 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
         console.print(plain(f"Data: {section.first.data.description}"))
 
 
-def short_table(section: summary.Section) -> Table:
+def short_table(section: grouping.Section) -> Table:
     """The columns that matter while it grows."""
     keep = (0, 1, 2, 8, 9)
-    titles = summary.columns(section)
-    rows = [summary.cells(section, row) for row in section.rows]
+    titles = columns.titles(section)
+    rows = [columns.cells(section, row) for row in section.rows]
     return _table(section, [titles[i] for i in keep], [[row[i] for i in keep] for row in rows])
 
 
@@ -53,7 +53,7 @@ def show_ladders(climbed: Record, stream: IO[str]) -> None:
         console.print(plain(f"  {climbed.reason}"), soft_wrap=True)
 
 
-def _table(section: summary.Section, titles: list[str], rows: list[list[str]]) -> Table:
+def _table(section: grouping.Section, titles: list[str], rows: list[list[str]]) -> Table:
     first = section.first
     table = Table(
         title=plain(f"{first.task}: {first.preset}, {first.precision} on the {first.device}"), title_justify="left"

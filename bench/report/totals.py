@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.formats import duration
-from bench.report.summary import Row, Section, step_seconds
+from bench.report.grouping import Row, Section, step_seconds
 
 COUNTS = (100, 1_000, 10_000)
 
