@@ -323,6 +323,12 @@ def test_one_round_has_no_interval_and_decides_nothing() -> None:
     assert "fast and slow: not decided (ratio 2.00, 1 round)." in markdown.render(made)
 
 
+@pytest.mark.parametrize(("accuracies", "shown"), [([0.93], "93.0 %, n=1"), ([0.93, 0.93], "93.0 %, n=2")])
+def test_one_training_and_equal_ones_have_no_interval_and_say_so(accuracies: list[float], shown: str) -> None:
+    table = table_of(a_row("one", SLOW, accuracies=accuracies))
+    assert table["one"]["test accuracy"] == f"{shown}, no interval"
+
+
 def test_a_tie_and_an_open_comparison_are_said_in_words() -> None:
     text = markdown.render(a_run({"one": SLOW, "two": [speed * 1.001 for speed in reversed(SLOW)]}))
     assert re.search(r"two and one: tie within 3% \(ratio 1\.00\d* \(0\.99\d*-1\.00\d*\), 5 rounds\)\.", text)

@@ -78,7 +78,8 @@ def quality(section: Section, row: Row) -> str:
     interval = quality_interval(section.metric, values)
     known = METRICS.get(section.metric)
     percent = known is not None and known.percent
-    return f"{with_interval(interval, 100 if percent else 1)}{' %' if percent else ''}, n={interval.n}"
+    text = f"{with_interval(interval, 100 if percent else 1)}{' %' if percent else ''}, n={interval.n}"
+    return text if interval.known else f"{text}, no interval"
 
 
 def quality_interval(metric: str, values: Sequence[float]) -> Interval:
