@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -101,7 +100,10 @@ class Campaign:
                     self.journal.add("end", self._running)
             raise
         finally:
-            shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+            with contextlib.suppress(
+                OSError
+            ):  # it is there only if a process ran, and somebody may have put something in
+                (self.folder / record.SCRATCH).rmdir()
 
     def _in_order(self, plan: TaskPlan) -> Iterator[Record]:
         """The task's processes; after a pilot the number of rounds is another one."""
@@ -244,36 +246,37 @@ def execute(
     finding about a backend.
     """
     entry = backends.find(cell.backend)
-    scratch = folder / "scratch"
+    scratch = folder / record.SCRATCH
     for path in (scratch, folder / "logs"):
         path.mkdir(exist_ok=True)
     cell = msgspec.structs.replace(cell, started_utc=_now())
     name = record.file_name(cell)
-    request_path, answer_path = scratch / f"request-{name}", scratch / f"answer-{name}"
+    request_path, answer_path = record.exchange(folder, cell)
     answer_path.unlink(missing_ok=True)
     record.write(request_path, Request(cell, str(data_dir) if data_dir else None, slow_down))
 
-    env = {**entry.env, **(entry.env_cpu if cell.device == "cpu" else {})}
-    if cell.kind == "memory":
-        env |= entry.env_memory
-    ending = launch.run(
-        launch.worker_command(
-            request_path,
-            answer_path,
-            python=interpreter.path if interpreter else sys.executable,
-            cores=cores.first(cell.threads or 0),
-        ),
-        env=launch.worker_env(env, device=cell.device),
-        log=folder / "logs" / f"{name}.log",
-        timeout_s=DEADLINES_S[cell.kind],
-        phases_s=PHASE_DEADLINES_S,
-    )
-    if ending.code == os.EX_IOERR and not answer_path.exists():
-        raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
-    done = _outcome(cell, ending, answer_path)
-    for path in (request_path, answer_path):
-        path.unlink(missing_ok=True)
-    return done
+    try:
+        env = {**entry.env, **(entry.env_cpu if cell.device == "cpu" else {})}
+        if cell.kind == "memory":
+            env |= entry.env_memory
+        ending = launch.run(
+            launch.worker_command(
+                request_path,
+                answer_path,
+                python=interpreter.path if interpreter else sys.executable,
+                cores=cores.first(cell.threads or 0),
+            ),
+            env=launch.worker_env(env, device=cell.device),
+            log=folder / "logs" / f"{name}.log",
+            timeout_s=DEADLINES_S[cell.kind],
+            phases_s=PHASE_DEADLINES_S,
+        )
+        if ending.code == os.EX_IOERR and not answer_path.exists():
+            raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
+        return _outcome(cell, ending, answer_path)
+    finally:
+        for path in (request_path, answer_path):
+            path.unlink(missing_ok=True)
 
 
 def _outcome(cell: Record, ending: launch.Ending, answer_path: Path) -> Record:

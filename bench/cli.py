@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench import folders
-from bench.options import Rounds, UserError, Word, common_options
+from bench.options import FilePath, Rounds, UserError, Word, common_options
 
 if TYPE_CHECKING:
     from bench.campaign import Campaign
-    from bench.plan import Choice
+    from bench.plan import Choice, TaskPlan
     from bench.resume import Found
 
 FORMATS = {
@@ -46,7 +46,7 @@ def cli() -> None:
     help="Cores for every process, by CPU affinity. Default: all that may be used.",
 )
 @click.option("--energy", is_flag=True, help="Read the hardware's energy counters; windows of 10 s or more.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--output", type=FilePath(file_okay=False),
               help="Folder for records and tables; an earlier run's is continued. Default: results/local/<time>.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on standard output instead of the tables.")
 def run(output: Path | None, retry_failed: bool, as_json: bool, **options: Any) -> None:
@@ -58,10 +58,9 @@ def run(output: Path | None, retry_failed: bool, as_json: bool, **options: Any) 
     from bench.report import terminal
 
     choice = asked.choice(**options)
-    folder = folders.writable(output or campaign.default_folder())
+    folder = output or campaign.default_folder()
     try:
-        with locks.folder(folder):
-            running, tables_written = _run(choice, folder, retry_failed=retry_failed)
+        running, tables_written = _run(choice, folder, retry_failed=retry_failed)
     except locks.Held as error:
         raise UserError(f"--output {folder}: another run is at work there: {error}") from error
     except OSError as error:
@@ -92,22 +91,38 @@ def _run(choice: "Choice", folder: Path, *, retry_failed: bool) -> tuple["Campai
     """Starts or continues the comparison in a folder, and runs it to its end; returns whether its tables were written."""
     import dataclasses
 
-    from bench import asked, campaign, locks, plan, resume
+    from bench import asked, locks, plan, resume
+
+    with contextlib.ExitStack() as stack:
+        try:
+            # Everything that can be refused is refused before anything is written.
+            earlier = resume.stored(folder)
+            if earlier is not None:
+                choice = dataclasses.replace(choice, order_seed=earlier.order_seed)
+            plans = asked.planned(lambda: [plan.make(name, choice) for name in choice.tasks])
+            resume.compare(earlier, plans, choice)
+            stack.enter_context(locks.folder(folders.writable(folder)))
+            if resume.stored(folder) != earlier:
+                raise resume.Mismatch("was changed by another run meanwhile")
+            if earlier is None:
+                resume.fix(folder, plans, choice)
+        except resume.Mismatch as error:
+            raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
+                            f"framework-bench report {folder}") from error  # fmt: skip
+        return _run_in(folder, plans, choice, earlier=earlier is not None, retry_failed=retry_failed)
+
+
+def _run_in(
+    folder: Path, plans: list["TaskPlan"], choice: "Choice", *, earlier: bool, retry_failed: bool
+) -> tuple["Campaign", bool]:
+    """Runs what is not done in a folder that is this run's own."""
+    from bench import campaign, locks, resume
     from bench.progress import progress_on
 
-    try:
-        earlier = resume.stored(folder)
-        if earlier is not None:
-            choice = dataclasses.replace(choice, order_seed=earlier.order_seed)
-        plans = asked.planned(lambda: [plan.make(name, choice) for name in choice.tasks])
-        resume.fix(folder, plans, choice, earlier=earlier)
-    except resume.Mismatch as error:
-        raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
-                        f"framework-bench report {folder}") from error  # fmt: skip
     cells = [cell for task_plan in plans for cell in campaign.cells(task_plan, choice)]
     possible = [cell for task_plan in plans for cell in campaign.possible_cells(task_plan, choice)]
     found = resume.find(folder, possible, retry_failed=retry_failed)
-    if earlier is not None:
+    if earlier:
         _tell_found(found, total=len(cells))
     so_far = list(found.kept.values())
     with contextlib.ExitStack() as stack:
@@ -169,7 +184,7 @@ def verify(as_json: bool, **options: Any) -> None:
 @click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True, help="Each of three processes.")
 @click.option("--slow-down", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True,
               help="What is planted; 0.1 is 10 % more work per step.")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for the figures.")
+@click.option("--json", "json_file", type=FilePath(dir_okay=False), help="A file for the figures.")
 def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: Any) -> None:
     """Shows what this machine can see: each cell against itself, and against itself with a planted slow-down."""
     from rich.console import Console
@@ -220,9 +235,9 @@ def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: A
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...",
-                type=click.Path(file_okay=False, exists=True, path_type=Path))  # fmt: skip
+                type=FilePath(file_okay=False, exists=True))  # fmt: skip
 @click.option("--format", "form", default="markdown", show_default=True, type=Word("format", FORMATS))
-@click.option("--plots", "plots_folder", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--plots", "plots_folder", type=FilePath(file_okay=False),
               help="A new folder for the plots as SVG and PNG.")  # fmt: skip
 def report(paths: tuple[Path, ...], form: str, plots_folder: Path | None) -> None:
     """Prints the tables of folders, from their records alone; the same records give the same bytes.
@@ -246,8 +261,8 @@ def report(paths: tuple[Path, ...], form: str, plots_folder: Path | None) -> Non
 
 
 @cli.command()
-@click.argument("before", type=click.Path(file_okay=False, exists=True, path_type=Path))
-@click.argument("after", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.argument("before", type=FilePath(file_okay=False, exists=True))
+@click.argument("after", type=FilePath(file_okay=False, exists=True))
 @click.option("--fail-on", type=Word("verdict", ("slower",)),
               help="Exit code 1 if a cell is slower, is missing in AFTER, or is no longer ranked there.")  # fmt: skip
 def compare(before: Path, after: Path, fail_on: str | None) -> None:
@@ -266,8 +281,8 @@ def compare(before: Path, after: Path, fail_on: str | None) -> None:
 
 
 @cli.command("import")
-@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+@click.argument("file", type=FilePath(dir_okay=False, exists=True))
+@click.option("--output", type=FilePath(file_okay=False),
               help="A new folder for records and tables. Default: results/local/<time>.")  # fmt: skip
 def import_(file: Path, output: Path | None) -> None:
     """Makes records and tables of the file that `pytest bench --benchmark-json` left."""

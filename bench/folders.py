@@ -1,5 +1,6 @@
 """The folders that commands read and write: records, and the tables beside them."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,22 +33,24 @@ def writable(folder: Path) -> Path:
     """The folder for a run, made if it is not there; UserError if nothing can be written to it."""
     try:
         (folder / "records").mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
     return folder
 
 
 def new(folder: Path) -> Path:
-    """The folder for a run; UserError if another one left records there, or anybody a file that a run would write over."""
+    """The folder for new records; UserError, and nothing is written, if there is anything in it."""
     from bench import resume
 
-    if found := resume.foreign(writable(folder)):
-        raise UserError(f"--output {folder} already holds {found}; name a new folder, or see its records with "
-                        f"framework-bench report {folder}")  # fmt: skip
-    return folder
+    try:
+        found = resume.foreign(folder)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    if found or (folder / "plan.json").exists():
+        raise UserError(f"--output {folder} holds {found or 'plan.json'!r}: name a new or an empty folder")
+    return writable(folder)
 
 
 def new_and_empty(folder: Path, option: str) -> None:
@@ -68,7 +71,7 @@ def write_tables(folder: Path) -> bool:
     records, _ = record.read_folder(folder)
     try:
         for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
-            record.write_bytes(folder / name, form.render(records).encode())
+            record.write_bytes(folder / name, form.render(records).encode(), via=folder / "records")
     except OSError:
         return False
     return True

@@ -19,6 +19,9 @@ import platformdirs
 
 from bench import record
 
+NAME = ".framework-bench.lock"
+"""The lock's file in a folder."""
+
 
 class Held(RuntimeError):
     """Somebody else has the lock; the message says who."""
@@ -27,7 +30,7 @@ class Held(RuntimeError):
 @contextmanager
 def folder(path: Path) -> Iterator[None]:
     """The only run into a folder; Held if there is another one."""
-    with _open(path / ".lock") as file, _locked(file, "run into this folder", wait=None):
+    with _open(path / NAME) as file, _locked(file, "run into this folder", wait=None):
         yield
 
 

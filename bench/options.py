@@ -18,6 +18,18 @@ class UserError(click.ClickException):
     exit_code = 2
 
 
+class FilePath(click.Path):
+    """A path of a file or folder; an empty one, which an unset variable of a shell leaves, is refused."""
+
+    def __init__(self, **rules: bool) -> None:
+        super().__init__(path_type=Path, **rules)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Word(click.ParamType[str]):
     """One of a few words, with the nearest one named if it is none of them."""
 
@@ -85,7 +97,7 @@ def common_options(command: Any) -> Any:
                      help="float32 is IEEE single precision in every backend; tf32 needs a GPU; bfloat16 is mixed."),
         click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
                      help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
-        click.option("--data-dir", type=click.Path(file_okay=False, exists=True, path_type=Path),
+        click.option("--data-dir", type=FilePath(file_okay=False, exists=True),
                      envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
     ]):  # fmt: skip
         command = option(command)

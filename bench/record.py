@@ -36,6 +36,11 @@ Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
+SCRATCH = ".framework-bench-scratch"
+"""The folder, inside a run's own, in which a process gets its request and leaves its answer."""
+
+TEMPORARY = re.compile(r"\.framework-bench-[0-9a-f]{16}\.tmp")
+
 RUNGS = 7  # of a whole ladder
 MAX_INTEGER = 2**63 - 1
 
@@ -315,14 +320,14 @@ def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
-def write(path: Path, value: Any) -> None:
+def write(path: Path, value: Any, *, via: Path | None = None) -> None:
     """Writes strict JSON atomically; OSError (a full disk, a read-only folder) leaves what was there before."""
-    write_bytes(path, encode(value))
+    write_bytes(path, encode(value), via=via)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file or nothing."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def write_bytes(path: Path, content: bytes, *, via: Path | None = None) -> None:
+    """Writes a whole file or nothing. Until it is whole, it lies in `via`, by default the file's own folder."""
+    temporary = (via or path.parent) / f".framework-bench-{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -332,6 +337,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_halves(folder: Path) -> None:
+    """Removes what killed writes left in a folder of the program's own, known by names that nobody else chooses."""
+    for path in folder.glob(".framework-bench-*.tmp"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 def one_line(text: str) -> str:
@@ -344,6 +356,12 @@ def file_name(record: Record) -> str:
     """A name in the folder `records` that sorts by task, kind, round and place."""
     count = f"seed{record.seed}" if record.kind == "quality" else f"round{record.round:02d}"
     return f"{record.task}-{record.preset}-{record.kind}-{count}-{record.backend}.json"
+
+
+def exchange(folder: Path, cell: Record) -> tuple[Path, Path]:
+    """Where a process finds its request, and where it leaves its answer."""
+    scratch, name = folder / SCRATCH, file_name(cell)
+    return scratch / f"request-{name}", scratch / f"answer-{name}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

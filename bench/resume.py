@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench import gate, record
+from bench import gate, locks, record
 from bench.interpreters import Interpreter
 from bench.journal import Journal
 from bench.plan import Choice, TaskPlan
@@ -55,26 +55,45 @@ def stored(folder: Path) -> Fixed | None:
             fixed: Fixed = record.decode(file.read(record.MAX_BYTES + 1), Fixed)
     except FileNotFoundError:
         if found := foreign(folder):
-            raise Mismatch(f"already holds {found}, and no plan.json to continue from") from None
+            raise Mismatch(
+                f"holds {found!r} and no plan.json of an earlier run: a run starts in an empty folder"
+            ) from None
         return None
+    except OSError as error:
+        raise Mismatch(f"holds a plan.json that cannot be read: {error.strerror}") from None
     except RecordError as error:
         raise Mismatch(f"holds a plan.json that cannot be read: {error}") from None
     return fixed
 
 
 def foreign(folder: Path) -> str | None:
-    """What a new run would mix with or write over: "records", or the name of a table; None if there is nothing."""
-    if any((folder / "records").glob("*.json")):
-        return "records"
-    return next((name for name in TABLES if (folder / name).exists()), None)
+    """The name of something in a folder that no run has been started in; None if it is empty or not there.
+
+    A run that was killed before its plan was written leaves its lock and empty folders: those are nobody else's.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return None
+    own = {locks.NAME} | ({"records"} if _is_bare(folder / "records") else set())
+    return next((record.printable(name) for name in names if name not in own), None)
 
 
-def fix(folder: Path, plans: Sequence[TaskPlan], choice: Choice, *, earlier: Fixed | None) -> None:
-    """Writes DIR/plan.json, or compares it with what is asked now; Mismatch names each difference."""
-    now = facts(plans, choice)
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a killed write leaves."""
+    return folder.is_dir() and all(record.TEMPORARY.fullmatch(name) for name in os.listdir(folder))
+
+
+def fix(folder: Path, plans: Sequence[TaskPlan], choice: Choice) -> None:
+    """Writes DIR/plan.json."""
+    record.write(folder / "plan.json", Fixed(choice.order_seed, facts(plans, choice)), via=folder / "records")
+
+
+def compare(earlier: Fixed | None, plans: Sequence[TaskPlan], choice: Choice) -> None:
+    """Compares what the first start fixed with what is asked now; Mismatch names each difference."""
     if earlier is None:
-        record.write(folder / "plan.json", Fixed(choice.order_seed, now))
         return
+    now = facts(plans, choice)
     names = list(dict.fromkeys([*earlier.facts, *now]))
     changes = [
         f"{name} was {earlier.facts.get(name, 'absent')}, now {now.get(name, 'absent')}"
@@ -137,14 +156,15 @@ def find(folder: Path, cells: Iterable[Record], *, retry_failed: bool) -> Found:
     parity that is to be climbed again.
     """
     found = Found({}, [], [])
-    for place in (folder, folder / "records"):
-        for half in place.glob(".*.????????"):  # of a write that was killed (record.write_bytes)
-            half.unlink()
+    for place in (folder / "records", folder / record.SCRATCH):
+        record.remove_halves(place)
     journal = Journal(folder)
     crashed = journal.crashed()
     fallen: set[tuple[str, str]] = set()
     for cell in cells:
         name = record.file_name(cell)
+        for left in record.exchange(folder, cell):
+            left.unlink(missing_ok=True)
         try:
             done = _read(folder / "records" / name, cell)
         except RecordError as error:

@@ -580,11 +580,11 @@ def test_a_full_disk_is_an_error_and_every_earlier_record_is_intact(
 ) -> None:
     write, calls = record.write_bytes, []
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, *, via: Path | None = None) -> None:
         calls.append(path)
         if len(calls) > after:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content)
+        write(path, content, via=via)
 
     without_processes(monkeypatch)
     monkeypatch.setattr(record, "write_bytes", full)
@@ -598,7 +598,7 @@ def test_a_full_disk_is_an_error_and_every_earlier_record_is_intact(
 def test_a_disk_that_is_full_before_a_process_starts_is_an_error_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, *, via: Path | None = None) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(record, "write_bytes", full)

@@ -193,23 +193,69 @@ def test_an_output_that_cannot_be_written_is_refused(bench: Callable[..., Done],
     assert Path("file").read_text() == "in the way"
 
 
-@pytest.mark.parametrize("name", ["table.md", "table.csv"])
-def test_an_output_that_holds_somebodys_table_is_refused_and_left_alone(bench: Callable[..., Done], name: str) -> None:
-    Path("run").mkdir()
-    Path("run", name).write_text("mine")
-    line = refusal(bench("run", *FAKE, "--output", "run"))
-    assert f"--output run already holds {name}, and no plan.json to continue from; name a new folder" in line
-    assert Path("run", name).read_text() == "mine"
+def everything_below(folder: Path) -> dict[str, bytes | None]:
+    """Path -> content, None for a folder."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
-def test_an_output_that_holds_records_is_refused_and_left_alone(bench: Callable[..., Done]) -> None:
-    Path("run/records").mkdir(parents=True)
-    record.write(Path("run/records/one.json"), a_record())
-    before = Path("run/records/one.json").read_bytes()
-    line = refusal(bench("run", *FAKE, "--output", "run"))
-    assert "--output run already holds records, and no plan.json to continue from; name a new folder" in line
-    assert "framework-bench report run" in line
-    assert Path("run/records/one.json").read_bytes() == before
+LOOK_ALIKES = (
+    ".env.prodkeys", ".vimrc.original", ".writable", ".lock", "scratch/mine.txt", "logs/mine.log", "records/notes.json",
+    "records/.one.json.0123abcd", "corrupt/mine.json", "table.md", "table.csv", "journal.jsonl", "plots/mine.svg",
+    ".framework-bench-scratch/mine", ".framework-bench-0123456789abcdef.tmp", "plan.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+@pytest.mark.parametrize("output", [".", "run"])
+def test_a_folder_with_something_in_it_is_refused_by_name_and_left_alone(
+    bench: Callable[..., Done], name: str, output: str
+) -> None:
+    path = Path(output, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    before = everything_below(Path.cwd())
+    line = refusal(bench("run", *FAKE, "--output", output))
+    assert f"--output {output} holds" in line
+    assert path.relative_to(output).parts[0] in line
+    assert everything_below(Path.cwd()) == before
+
+
+def test_a_run_leaves_alone_what_was_put_beside_its_own_files(bench: Callable[..., Done]) -> None:
+    """Also when it is continued, and cleans up after a write that was killed."""
+    command = ("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
+    assert bench(*command).code == 0
+    mine = [Path("run", name) for name in LOOK_ALIKES if not Path("run", name).exists()]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    next(Path("run/records").glob("*-memory-*")).unlink()
+    half = Path("run/records/.framework-bench-0123456789abcdef.tmp")
+    half.write_text("half a rec")
+    bench(*command)
+    assert len(mine) > 10
+    assert {path.read_text() for path in mine} == {"mine"}
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--output", ""), ("report", ""), ("compare", "", ""), ("import", ""), ("run", "--data-dir", ""),
+        ("report", ".", "--plots", ""), ("selftest", "--json", ""),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_empty_path_is_refused_and_is_not_the_current_folder(
+    bench: Callable[..., Done], command: tuple[str, ...]
+) -> None:
+    assert "the path is empty" in refusal(bench(*command))
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [("--task", "tests.no_such_task"), ("--threads", 1000), ("--effect", 0.05)], ids=str)
+def test_a_request_that_is_refused_leaves_nothing_behind(bench: Callable[..., Done], wrong: tuple[object, ...]) -> None:
+    refusal(bench("run", "--backend", "tests.fake_backend", *wrong, "--output", "run"))
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_gpu_that_is_not_there_is_refused(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +320,7 @@ def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
     assert done.out.startswith(again.out)
     assert bench("report", "run", "--format", "csv").out.encode() == Path("run/table.csv").read_bytes()
     assert sorted(path.name for path in Path("run").iterdir()) == [
-        ".lock",
+        ".framework-bench.lock",
         "journal.jsonl",
         "logs",
         "plan.json",
@@ -310,11 +356,11 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
 ) -> None:
     write, calls = record.write_bytes, []
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, *, via: Path | None = None) -> None:
         calls.append(path)
         if len(calls) > 4:  # the plan and three records
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content)
+        write(path, content, via=via)
 
     def failed(
         cell: record.Record, folder: Path, *, data_dir: Path | None, interpreter: object = None
@@ -392,7 +438,12 @@ def test_a_signal_ends_a_run_and_leaves_no_gap_and_no_process(
         str(tmp_path / "run"),
     ]
     env = {**os.environ, "FAKE_BACKEND": "hangs with a grandchild"}
-    speed = tmp_path / "run" / "scratch" / "request-tests.fake_backend-quick-speed-round01-tests.fake_backend.json"
+    speed = (
+        tmp_path
+        / "run"
+        / ".framework-bench-scratch"
+        / "request-tests.fake_backend-quick-speed-round01-tests.fake_backend.json"
+    )
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:

@@ -11,15 +11,14 @@ import click
 import backends
 from bench import campaign, launch, plan, stats
 from bench.formats import duration, with_interval
+from bench.options import FilePath
 from bench.record import Record
 
 
 @click.command()
 @click.option("--task", default="mnist_mlp", show_default=True)
 @click.option("--preset", default="quick", show_default=True)
-@click.option(
-    "--data-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="FRAMEWORK_BENCH_DATA"
-)
+@click.option("--data-dir", type=FilePath(exists=True, file_okay=False), envvar="FRAMEWORK_BENCH_DATA")
 @click.option("--rounds", default=8, show_default=True, type=click.IntRange(min=2))
 def main(task: str, preset: str, data_dir: Path | None, rounds: int) -> None:
     """Prints, per backend, the harness's step over the bare loop's, with its interval over interleaved rounds."""
