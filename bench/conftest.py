@@ -13,9 +13,12 @@ import click
 import msgspec
 import pytest
 
-from bench import asked, campaign, folders, locks, options, plan, pytest_json
-from bench.plan import Choice, TaskPlan
-from bench.record import Record
+from bench.campaign import campaign, plan
+from bench.campaign.plan import Choice, TaskPlan
+from bench.cli import folders, options, request
+from bench.machine import locks
+from bench.records import pytest_json
+from bench.records.record import Record
 
 COMMAND = click.command()(options.common_options(lambda **_: None))
 """A command that has the options of `run` and `verify`, to describe and to read them."""
@@ -43,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
             arguments.append(option.opts[0] if value is True else f"{option.opts[0]}={value}")
     try:
         with COMMAND.make_context("pytest bench", arguments) as context:
-            config.stash[DOOR] = Door(asked.choice(**context.params, rounds=1, seeds=1), config.option.fb_output)
+            config.stash[DOOR] = Door(request.choice(**context.params, rounds=1, seeds=1), config.option.fb_output)
     except click.ClickException as error:
         raise pytest.UsageError(error.format_message()) from None
 
@@ -79,7 +82,7 @@ class Door:
     def measure(self, task: str, backend: str) -> list[Record]:
         """The records of one cell; click.ClickException if its data or its folder cannot be had."""
         if task not in self._plans:
-            self._plans[task] = asked.planned(lambda: plan.make(task, self.choice))
+            self._plans[task] = request.planned(lambda: plan.make(task, self.choice))
         if self.folder is None:
             self.folder = folders.new(self.output or campaign.default_folder())
         choice = replace(self.choice, backends=[backend], absent=[])

@@ -16,7 +16,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import DOOR, Door
-from bench.record import file_name
+from bench.records.record import file_name
 from bench.report import columns, grouping
 
 

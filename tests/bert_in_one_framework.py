@@ -10,7 +10,7 @@ import numpy as np
 import backends
 import tasks
 from backends.api import Options
-from bench import loop
+from bench.worker import loop
 from tasks import checkpoint, sentiment_data
 from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch

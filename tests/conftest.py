@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import backends
-from bench.record import Bytes, Data, Ladder, Machine, Memory, Quality, Record, Rung, Timings
+from bench.records.record import Bytes, Data, Ladder, Machine, Memory, Quality, Record, Rung, Timings
 from tasks.sources import DATA_VARIABLE, OFFLINE_VARIABLE
 
 TEST_BACKENDS_VARIABLE = "FRAMEWORK_BENCH_TEST_BACKENDS"

@@ -4,7 +4,7 @@
 
 It computes with the reference, in float64 whatever was asked, and tells the settings that were asked. Misbehaviours other
 than those of parity strike at update LATE of a session: the ladder of parity makes fewer, every measurement makes more.
-`kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase begins (bench/phases.py). A test
+`kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase begins (phases.py). A test
 with several fakes at once makes a module for each (the fixture `fakes` in tests/conftest.py).
 """
 
@@ -27,7 +27,8 @@ import numpy as np
 from backends.api import Options
 from backends.reference import versions
 from backends.reference.session import ReferenceSession
-from bench import disturbance, loop, phases
+from bench.process import phases
+from bench.worker import disturbance, loop
 from tasks import batching
 from tasks.mnist_mlp import MlpConfig
 from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Params, Preset, Target, Task, hash_arrays
@@ -191,7 +192,7 @@ STRIKES: Mapping[str, Callable[[], object]] = {
     "fills the disk": _fill_the_disk,
 }
 
-if sys.argv[0].endswith("bench/worker.py"):
+if sys.argv[0].endswith("bench/worker/__main__.py"):
     _strike_in_a_phase()
 
 

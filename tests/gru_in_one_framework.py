@@ -9,8 +9,8 @@ from typing import Any
 import backends
 import tasks
 from backends.api import Options
-from bench import loop
-from bench.sampling import sample_greedy
+from bench.worker import loop
+from bench.worker.sampling import sample_greedy
 from tasks.gru_lm import GruLm
 
 PROMPT = "The class of"

@@ -10,8 +10,10 @@ import msgspec
 
 import backends
 import tasks
-from bench import machine, record, worker
-from bench.record import Data, Record
+from bench.machine import describe
+from bench.records import record
+from bench.records.record import Data, Record
+from bench.worker import answer as worker
 from tasks.spec import describe_task, hash_json
 
 STEP = 30  # of 71
@@ -63,7 +65,7 @@ def main(name: str, mebibytes: int) -> Record:
     asked = Record(
         kind="memory", status="interrupted", reason="asked", task="mnist_mlp", preset="smoke", unit=task.unit, backend=name,
         device="cpu", precision="float32", round=1, position=1, seed=0, order_seed=0, spec=spec, spec_hash=hash_json(spec),
-        data=Data(task.data.name, task.data.description, task.data.sha256), target="any", machine=machine.describe(),
+        data=Data(task.data.name, task.data.description, task.data.sha256), target="any", machine=describe.describe(),
         started_utc="",
     )  # fmt: skip
     return worker.answer(worker.Request(asked))

@@ -90,7 +90,17 @@ class QuickRuns:
 
 def serve() -> None:
     """Answers requests on standard input until it is closed."""
-    from bench import campaign, cli, launch, locks, plan, progress, resume  # noqa: F401
+    from bench.campaign import (
+        campaign,  # noqa: F401
+        plan,  # noqa: F401
+        resume,  # noqa: F401
+    )
+    from bench.cli import (
+        commands,
+        progress,  # noqa: F401
+    )
+    from bench.machine import locks  # noqa: F401
+    from bench.process import launch
     from bench.report import markdown, table_csv, terminal  # noqa: F401
     from tests import fake_backend  # noqa: F401
     from tests.conftest import a_ladder, a_memory, a_quality, a_timing
@@ -111,7 +121,7 @@ def serve() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                os._exit(_run(cli.main, asked))
+                os._exit(_run(commands.main, asked))
         print(json.dumps(answer), flush=True)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 import backends
 import tasks
-from bench import launch, worker
+from bench.process import launch
+from bench.worker import answer as worker
 from tests.conftest import BACKENDS_UNDER_TEST
 
 ROOT = Path(__file__).parent.parent

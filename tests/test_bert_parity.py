@@ -21,7 +21,7 @@ from backends.api import Options
 from backends.reference import bert
 from backends.reference.models import Model
 from backends.reference.session import ReferenceSession
-from bench import parity
+from bench.worker import parity
 from tasks import checkpoint
 from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch, Params, Task

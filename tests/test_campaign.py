@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import campaign, gate, interpreters, launch, plan, record
-from bench.campaign import Campaign
-from bench.plan import Choice, TaskPlan
-from bench.record import Kind, Record
+from bench.campaign import campaign, parity_cache, plan
+from bench.campaign.campaign import Campaign
+from bench.campaign.plan import Choice, TaskPlan
+from bench.process import interpreters, launch
+from bench.records import record
+from bench.records.record import Kind, Record
 from bench.report import grouping, markdown
 from tests.conftest import a_ladder, a_memory, a_quality, a_timing, assert_gone
 from tests.fake_backend import NearestCorner
@@ -236,7 +238,7 @@ def test_a_phase_that_lasts_too_long_is_named(
 
 def test_every_phase_has_a_deadline() -> None:
     """Else it would be counted with the one before it."""
-    sources = [ROOT / "bench" / "worker.py", ROOT / "bench" / "loop.py"]
+    sources = [ROOT / "bench" / "worker" / "answer.py", ROOT / "bench" / "worker" / "loop.py"]
     told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
     assert told == {phase for _, phase in PHASES}
     assert campaign.PHASE_DEADLINES_S.keys() == told | {"start"}
@@ -461,42 +463,42 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, monkeypa
 )
 def test_what_decides_a_climb_is_in_its_key(change: dict[str, Any]) -> None:
     cell = a_cell(kind="parity")
-    assert gate.key(msgspec.structs.replace(cell, **change)) != gate.key(cell)
+    assert parity_cache.key(msgspec.structs.replace(cell, **change)) != parity_cache.key(cell)
 
 
 @pytest.mark.parametrize("change", [{"cpu": "another"}, {"gpu": "another"}, {"python": "3.99.0"}], ids=str)
 def test_the_machine_is_in_the_key(change: dict[str, Any]) -> None:
     cell = a_cell(kind="parity")
     moved = msgspec.structs.replace(cell, machine=msgspec.structs.replace(cell.machine, **change))
-    assert gate.key(moved) != gate.key(cell)
+    assert parity_cache.key(moved) != parity_cache.key(cell)
 
 
 def test_what_decides_nothing_is_not_in_the_key() -> None:
     cell = a_cell(kind="parity")
     other = msgspec.structs.replace(cell, round=2, seed=3, order_seed=4, position=5, started_utc="later", preset="full")
-    assert gate.key(other) == gate.key(cell)
+    assert parity_cache.key(other) == parity_cache.key(cell)
 
 
 def test_versions_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = a_cell("backends.reference", kind="parity")
-    before = gate.key(cell)
+    before = parity_cache.key(cell)
     for name in interpreters.DISTRIBUTIONS:
         with monkeypatch.context() as patch:
-            patch.setattr(gate, "version", lambda asked, name=name: "99" if asked == name else "1")
-            changed = gate.key(cell)
+            patch.setattr(parity_cache, "version", lambda asked, name=name: "99" if asked == name else "1")
+            changed = parity_cache.key(cell)
         with monkeypatch.context() as patch:
-            patch.setattr(gate, "version", lambda asked: "1")
-            assert changed != gate.key(cell)
-    assert gate.key(cell) == before
+            patch.setattr(parity_cache, "version", lambda asked: "1")
+            assert changed != parity_cache.key(cell)
+    assert parity_cache.key(cell) == before
 
 
 def test_a_changed_source_changes_the_key(fakes: Callable[[str], str], tmp_path: Path) -> None:
     cell = a_cell(fakes("ok"), kind="parity")
-    before = gate.key(cell)
-    assert gate.key(cell) == before
+    before = parity_cache.key(cell)
+    assert parity_cache.key(cell) == before
     with (tmp_path / "plug-ins" / "fakes" / "ok.py").open("a") as file:
         file.write("# a change\n")
-    assert gate.key(cell) != before
+    assert parity_cache.key(cell) != before
 
 
 @pytest.mark.parametrize(
@@ -504,11 +506,11 @@ def test_a_changed_source_changes_the_key(fakes: Callable[[str], str], tmp_path:
     [
         "tasks/mnist_mlp.py", "tasks/batching.py", "tasks/spec.py", "backends/__init__.py", "backends/api.py",
         "backends/reference/session.py", "backends/reference/mlp.py", "backends/jax/session.py", "backends/jax/mlp.py",
-        "bench/parity.py", "bench/loop.py",
+        "bench/worker/parity.py", "bench/worker/loop.py",
     ],
 )  # fmt: skip
 def test_every_source_that_decides_a_climb_is_among_those_hashed(path: str) -> None:
-    assert ROOT / path in gate._sources("backends.jax")
+    assert ROOT / path in parity_cache._sources("backends.jax")
 
 
 def test_a_task_outside_of_the_project_is_among_the_sources_of_its_climb(
@@ -519,9 +521,9 @@ def test_a_task_outside_of_the_project_is_among_the_sources_of_its_climb(
     source = tmp_path / "outside_task.py"
     source.write_text("from tests.fake_backend import preset")
     cell = msgspec.structs.replace(a_cell("backends.reference", kind="parity"), task="outside_task")
-    before = gate.key(cell)
+    before = parity_cache.key(cell)
     source.write_text("from tests.fake_backend import preset  # and something else")
-    assert gate.key(cell) != before
+    assert parity_cache.key(cell) != before
 
 
 # Interruptions and full disks.

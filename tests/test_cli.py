@@ -16,7 +16,9 @@ import pytest
 
 import backends
 from backends import Entry
-from bench import campaign, cli, record
+from bench.campaign import campaign
+from bench.cli import commands
+from bench.records import record
 from tests.conftest import TEST_BACKENDS_VARIABLE, a_record, a_run, assert_gone, backends_under_test
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,7 @@ def bench(
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["framework-bench", *map(str, arguments)])
         try:
-            code = cli.main()
+            code = commands.main()
         except SystemExit as error:
             code = int(str(error.code))
         captured = capsys.readouterr()
@@ -76,7 +78,7 @@ def records_in(folder: Path) -> list[record.Record]:
 def test_help_imports_no_framework_and_no_numpy() -> None:
     program = f"""
 import sys
-from bench.cli import main
+from bench.cli.commands import main
 for arguments in (["--help"], ["run", "--help"], ["verify", "--help"], ["report", "-h"], ["--version"]):
     sys.argv = ["framework-bench", *arguments]
     assert main() == 0
@@ -92,9 +94,11 @@ print("loaded:", sorted(heavy & set(sys.modules)))
 
 
 def test_the_harness_itself_imports_no_framework() -> None:
-    modules = (
-        "bench.campaign bench.plan bench.worker bench.progress bench.gate bench.report.markdown bench.report.terminal"
-    )
+    rooms = {
+        "bench.campaign": "campaign plan parity_cache", "bench.worker": "answer", "bench.cli": "commands progress",
+        "bench.report": "markdown terminal",
+    }  # fmt: skip
+    modules = " ".join(f"{room}.{name}" for room, names in rooms.items() for name in names.split())
     program = f"import sys, {', '.join(modules.split())}; print(sorted(set({FRAMEWORKS!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
@@ -259,7 +263,7 @@ def test_a_request_that_is_refused_leaves_nothing_behind(bench: Callable[..., Do
 
 
 def test_a_gpu_that_is_not_there_is_refused(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.machine.gpu_and_driver", lambda: (None, None))
+    monkeypatch.setattr("bench.machine.describe.gpu_and_driver", lambda: (None, None))
     assert "--device gpu" in refusal(bench("run", *FAKE[:-2], "--device", "gpu"))
 
 
@@ -567,7 +571,7 @@ def test_several_folders_make_one_report_with_a_table_for_each_run(bench: Callab
     assert "no records below empty/records" in refusal(bench("report", one, "empty"))
 
 
-@pytest.mark.parametrize("form", cli.FORMATS)
+@pytest.mark.parametrize("form", commands.FORMATS)
 def test_every_format_is_printed_twice_the_same(bench: Callable[..., Done], form: str) -> None:
     a_folder("one", a_run(TWO_ROUNDS))
     done = bench("report", "one", "--format", form)

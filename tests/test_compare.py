@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from scipy.stats import ttest_ind
 
-from bench import compare
-from bench.record import Disturbance, Record
+from bench.records.record import Disturbance, Record
+from bench.report import compare
 from tests.conftest import a_record, a_row, a_run
 from tests.test_report import FAST, SLOW, TWO, replaced, tables
 

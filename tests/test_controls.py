@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import campaign, plan
-from bench.plan import Choice
-from bench.record import Record
+from bench.campaign import campaign, plan
+from bench.campaign.plan import Choice
+from bench.records.record import Record
 from bench.report import grouping, markdown
-from bench.worker import too_good
+from bench.worker.answer import too_good
 from tasks.spec import Target
 from tests.conftest import BACKENDS_UNDER_TEST, a_ladder, a_timing
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import cli, cores, launch, machine, plan, record
-from bench.record import Record
+from bench.campaign import plan
+from bench.cli import commands
+from bench.machine import cores, describe
+from bench.process import launch
+from bench.records import record
+from bench.records.record import Record
 from bench.report import grouping, summary
-from bench.worker import Request
+from bench.worker.answer import Request
 from tests.conftest import a_row, a_run
 from tests.test_campaign import a_cell, a_choice
 
@@ -57,7 +61,7 @@ def test_a_module_runs_on_the_named_cores_from_its_first_line(tmp_path: Path, mo
     (tmp_path / "told.py").write_text(told)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     core = cores.usable()[-1]
-    command = [sys.executable, "-m", "bench.cores", str(core), "told", "1", "--two"]
+    command = [sys.executable, "-m", "bench.machine.cores", str(core), "told", "1", "--two"]
     done = subprocess.run(command, env=launch.worker_env({}, device="cpu"), capture_output=True, text=True, check=True)
     assert done.stdout == f"['1', '--two'] [{core}] False\n"
 
@@ -80,7 +84,7 @@ def test_the_number_of_threads_is_in_force_and_read_back(tmp_path: Path, kind: s
     done = run_worker(tmp_path, a_cell(kind=kind, threads=1), pinned=cores.first(1))
     assert (done.status, done.reason) == ("ok", None)
     assert done.settings["cores"] == 1
-    assert done.machine == machine.describe()
+    assert done.machine == describe.describe()
 
 
 def test_threads_that_were_not_in_force_make_a_record_invalid(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     arguments = ["run", "--task", fake, "--backend", fake, "--device", "cpu", "--threads", str(threads)]
     monkeypatch.setattr(sys, "argv", ["framework-bench", *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert cli.main() == 2
+    assert commands.main() == 2
     assert list(Path().iterdir()) == []
     return capsys.readouterr().err
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import disturbance
-from bench.disturbance import Reading
-from bench.record import GpuState
+from bench.records.record import GpuState
+from bench.worker import disturbance
+from bench.worker.disturbance import Reading
 
 QUIET = GpuState(clock_mhz=1980, temperature_celsius=40, power_watts=300.0, throttle_reasons=[], other_processes=0)
 

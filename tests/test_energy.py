@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench import campaign, disturbance, energy, plan, worker
-from bench.energy import Meter
-from bench.record import Energy
+from bench.campaign import campaign, plan
+from bench.records.record import Energy
+from bench.worker import answer as worker
+from bench.worker import disturbance, energy
+from bench.worker.energy import Meter
 from tests import fake_nvml
 from tests.conftest import a_record, a_row, a_timing
 from tests.test_campaign import a_cell, a_choice

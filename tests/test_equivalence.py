@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from bench import stats
-from bench.equivalence import Equivalence, compare_all
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import grouping, markdown, summary, table_csv, table_json
+from bench.stats import intervals
+from bench.stats.equivalence import Equivalence, compare_all
 from tests.conftest import a_quality, a_run
 
 MARGIN = 0.01
@@ -49,7 +49,7 @@ def test_of_three_backends_the_noise_is_the_residual_of_a_regression_on_seeds_an
     difference = found["a", "c"].difference
     centre = layout[:, 0].mean() - layout[:, 2].mean()
     assert difference == pytest.approx((centre, centre - half, centre + half, seeds), rel=1e-9)
-    noise = stats.noise(layout)
+    noise = intervals.noise(layout)
     assert noise is not None
     assert noise == pytest.approx((np.sqrt(squares / degrees), degrees))
 

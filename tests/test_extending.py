@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import record
-from bench.record import Record
+from bench.records import record
+from bench.records.record import Record
 from tests.conftest import BACKENDS_UNDER_TEST
 
 ROOT = Path(__file__).parent.parent

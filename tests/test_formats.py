@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from markdown_it import MarkdownIt
 
-from bench import compare, record
-from bench.record import Bytes, Record
-from bench.report import grouping, latex, markdown, page, plots, summary, table_csv, table_json
+from bench.records import record
+from bench.records.record import Bytes, Record
+from bench.report import compare, grouping, latex, markdown, page, plots, summary, table_csv, table_json
 from tests.conftest import a_memory, a_record, a_run
 from tests.test_report import FAST, HOSTILE, TWO, hostile_records, hostile_texts, in_terminal, many_records
 

@@ -20,7 +20,7 @@ from backends.api import Options
 from backends.reference import gru
 from backends.reference.models import Model
 from backends.reference.session import ReferenceSession
-from bench import loop, parity
+from bench.worker import loop, parity
 from tasks.gru_lm import PARITY_CLIP_NORM, GruLm
 from tasks.spec import Array, Batch, Params, Task
 from tests.gru_in_one_framework import SAMPLED, small_task

@@ -11,7 +11,8 @@ import pytest
 import backends
 import tasks
 from backends import Entry
-from bench import cli, info, record
+from bench.cli import commands, info
+from bench.records import record
 from tasks.spec import SpecError
 
 ROOT = Path(__file__).parent.parent
@@ -20,10 +21,10 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "optax")
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["framework-bench", *arguments])
     try:
-        return cli.main()
+        return commands.main()
     except SystemExit as error:
         return int(str(error.code))
 
@@ -34,7 +35,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_info_imports_no_framework() -> None:
     program = f"""
 import sys
-from bench.cli import main
+from bench.cli.commands import main
 sys.argv = ["framework-bench", "info"]
 assert main() == 0
 print("loaded:", sorted({{"sklearn", "pandas", "scipy", *{FRAMEWORKS!r}}} & set(sys.modules)))

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import campaign, gate, interpreters, plan, record
-from bench.interpreters import Interpreter, InterpreterError
-from bench.plan import Choice
-from bench.record import Record
+from bench.campaign import campaign, parity_cache, plan
+from bench.campaign.plan import Choice
+from bench.process import interpreters
+from bench.process.interpreters import Interpreter, InterpreterError
+from bench.records import record
+from bench.records.record import Record
 from bench.report import grouping, markdown, summary, table_csv
 from tests.conftest import a_row, a_run
 
@@ -211,14 +213,14 @@ def test_what_another_interpreter_has_is_in_the_key_of_a_climb(tmp_path: Path) -
     origin = tmp_path / "module.py"
     origin.write_text("one = 1")
     same = Interpreter("python", cell.machine.python, {"numpy": "1.0"}, origin)
-    before = gate.key(cell, same)
-    assert before != gate.key(cell)
-    assert before == gate.key(
+    before = parity_cache.key(cell, same)
+    assert before != parity_cache.key(cell)
+    assert before == parity_cache.key(
         cell, Interpreter("elsewhere", "", {"numpy": "1.0"}, origin)
     )  # where it lies is no matter
-    assert before != gate.key(cell, Interpreter("python", "", {"numpy": "2.0"}, origin))
+    assert before != parity_cache.key(cell, Interpreter("python", "", {"numpy": "2.0"}, origin))
     origin.write_text("one = 2")
-    assert before != gate.key(cell, same)
+    assert before != parity_cache.key(cell, same)
 
 
 def plan_cell() -> Record:

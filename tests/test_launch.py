@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import launch, memory, phases
-from bench.launch import LOG_BYTES, Ending
+from bench.process import launch, phases
+from bench.process.launch import LOG_BYTES, Ending
+from bench.worker import memory
 from tests.conftest import assert_gone
 
 ROOT = Path(__file__).parent.parent
@@ -203,7 +204,7 @@ def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_pat
     code = """
         import os, sys
         from pathlib import Path
-        from bench import launch
+        from bench.process import launch
         child = "import os, time; print(os.getpid(), file=open({pid!r}, 'w'), flush=True); time.sleep(60)"
         launch.run([sys.executable, "-c", child], env=os.environ, log=Path({log!r}), timeout_s=60)
         """
@@ -299,7 +300,7 @@ def test_a_parent_that_is_killed_takes_its_child_and_grandchild_along(
     program = f"""
 import os, sys
 from pathlib import Path
-from bench import launch
+from bench.process import launch
 launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_path / "log")!r}), timeout_s=60)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import loop
-from bench.loop import DISTINCT_BATCHES, Diverged
-from bench.record import Timings
+from bench.records.record import Timings
+from bench.worker import loop
+from bench.worker.loop import DISTINCT_BATCHES, Diverged
 from tasks.spec import Batch
 
 STEP_S, WAIT_S, PUT_S = 0.25, 0.5, 0.125  # powers of two: sums are exact

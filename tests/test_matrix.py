@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import matrix
+from bench.worker import precision_probe
 from tasks.spec import Array
 
 
@@ -51,16 +51,16 @@ class Clock:
 @pytest.mark.parametrize("computed", FORMATS)
 @pytest.mark.parametrize("asked", FORMATS)
 def test_a_precision_is_told_from_every_other(computed: str, asked: str) -> None:
-    error = matrix.error(Computing(computed))  # type: ignore[arg-type]
-    assert matrix.agrees(asked, error) == (asked == computed)
+    error = precision_probe.error(Computing(computed))  # type: ignore[arg-type]
+    assert precision_probe.agrees(asked, error) == (asked == computed)
 
 
 def test_an_error_that_is_no_number_agrees_with_nothing() -> None:
-    assert not any(matrix.agrees(precision, float("nan")) for precision in matrix.BOUNDS)
+    assert not any(precision_probe.agrees(precision, float("nan")) for precision in precision_probe.BOUNDS)
 
 
 def test_the_rate_counts_the_first_chain_that_is_long_enough() -> None:
     session = Computing("float32", clock := Clock())
-    rate = matrix.rate(session, 64, seconds=0.3, clock=clock)  # type: ignore[arg-type]
+    rate = precision_probe.rate(session, 64, seconds=0.3, clock=clock)  # type: ignore[arg-type]
     assert session.chains == [1, 1, 2, 4, 8, 16, 32]
     assert rate == pytest.approx(2 * 64**3 / 0.01)

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 import backends
-from bench import launch, memory
-from bench.memory import CardWatch
-from bench.record import Bytes
+from bench.process import launch
+from bench.records.record import Bytes
 from bench.report import grouping, summary
+from bench.worker import memory
+from bench.worker.memory import CardWatch
 from tests import fake_nvml
 from tests.conftest import BACKENDS_UNDER_TEST, a_memory, a_row
 

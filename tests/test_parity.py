@@ -14,7 +14,7 @@ import tasks
 from backends.api import Options
 from backends.reference import session as reference
 from backends.reference.session import ReferenceSession
-from bench import parity
+from bench.worker import parity
 from tasks.spec import AdamW
 
 PLAIN = tasks.load("mnist_mlp", "smoke").task

@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import campaign, pilot, plan, power, record, stats
-from bench.campaign import Campaign
-from bench.plan import Choice
-from bench.record import Disturbance, Record, RecordError, RoundsPlan
+from bench.campaign import campaign, pilot, plan
+from bench.campaign.campaign import Campaign
+from bench.campaign.plan import Choice
+from bench.records import record
+from bench.records.record import Disturbance, Record, RecordError, RoundsPlan
 from bench.report import grouping, markdown, table_csv
+from bench.stats import intervals, power
 from tests.conftest import a_ladder, a_memory, a_quality, a_record, a_run, a_timing
 
 TASK = "tests.fake_backend"
@@ -50,7 +52,7 @@ def test_the_plan_is_for_the_upper_bound_of_the_noise_that_is_pooled_over_backen
 def test_the_bound_holds_as_often_as_it_says() -> None:
     rng = np.random.default_rng(20260101)
     bounds = [
-        found.upper(pilot.CONFIDENCE) for logs in rng.normal(0, 0.01, (2000, 3, 3)) if (found := stats.noise(logs))
+        found.upper(pilot.CONFIDENCE) for logs in rng.normal(0, 0.01, (2000, 3, 3)) if (found := intervals.noise(logs))
     ]
     assert len(bounds) == 2000
     assert np.mean(np.array(bounds) >= 0.01) == pytest.approx(pilot.CONFIDENCE, abs=0.02)

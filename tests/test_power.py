@@ -7,8 +7,8 @@ import pytest
 from scipy import integrate
 from scipy import stats as scipy_stats
 
-from bench import power
-from bench.verdict import ERROR, MARGIN
+from bench.stats import power
+from bench.stats.verdict import ERROR, MARGIN
 
 EDGE = math.log1p(MARGIN)
 

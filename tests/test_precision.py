@@ -12,7 +12,9 @@ import backends
 import tasks
 from backends.api import Options, Unsupported
 from backends.reference.session import ReferenceSession
-from bench import campaign, cli, matrix, parity
+from bench.campaign import campaign
+from bench.cli import commands
+from bench.worker import parity, precision_probe
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.fake_backend import rounded
 from tests.test_backends import in_child
@@ -69,12 +71,12 @@ def test_a_coarser_precision_falls(precision, bits):
 
 @pytest.mark.parametrize(("bits", "precision"), [(53, "float64"), (24, "float32"), (11, "tf32"), (8, "bfloat16")])
 def test_the_probe_tells_every_precision_from_the_others(bits, precision):
-    found = matrix.error(rounding_to(bits)(PLAIN, PLAIN.init_params(0)))
-    assert [name for name in matrix.BOUNDS if matrix.agrees(name, found)] == [precision]
+    found = precision_probe.error(rounding_to(bits)(PLAIN, PLAIN.init_params(0)))
+    assert [name for name in precision_probe.BOUNDS if precision_probe.agrees(name, found)] == [precision]
 
 
 def test_every_precision_that_can_be_asked_for_has_bounds_and_tolerances():
-    assert set(backends.PRECISIONS) == set(matrix.BOUNDS) == set(parity.TOLERANCES)
+    assert set(backends.PRECISIONS) == set(precision_probe.BOUNDS) == set(parity.TOLERANCES)
     assert len({tuple(rungs) for rungs in parity.TOLERANCES.values()}) == 1
 
 
@@ -95,7 +97,7 @@ def test_a_process_is_probed_for_the_precision_that_was_asked(monkeypatch, tmp_p
     done = campaign.execute(a_cell(kind="speed", precision="bfloat16"), tmp_path, data_dir=None)
     assert (done.status, done.precision) == ("ok" if reason is None else "invalid", "bfloat16")
     assert done.probe is not None
-    assert matrix.agrees("bfloat16", done.probe.error) == (reason is None)
+    assert precision_probe.agrees("bfloat16", done.probe.error) == (reason is None)
     assert done.reason is None if reason is None else done.reason.startswith(reason)
 
 
@@ -107,10 +109,10 @@ def test_the_proof_in_double_precision_comes_before_the_climb_in_what_is_timed(t
 @pytest.mark.parametrize("device", [["--device", "cpu"], []])
 def test_tf32_without_a_gpu_is_refused_before_anything_runs(monkeypatch, capsys, tmp_path, device):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.machine.gpu_and_driver", lambda: (None, None))
+    monkeypatch.setattr("bench.machine.describe.gpu_and_driver", lambda: (None, None))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["framework-bench", "verify", "--precision", "tf32", *device])
-    assert cli.main() == 2
+    assert commands.main() == 2
     assert "--precision tf32: a mode of a GPU's tensor cores" in capsys.readouterr().err
 
 

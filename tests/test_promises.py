@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from bench import power, stats, verdict
-from bench.verdict import ERROR, MARGIN
+from bench.stats import intervals, power, verdict
+from bench.stats.verdict import ERROR, MARGIN
 
 REPETITIONS = 20_000  # the standard error of a share is 0.35 % at most, and 0.15 % at 95 %
 VARIATIONS = (0.005, 0.01, 0.02)
@@ -146,7 +146,7 @@ def test_the_power_that_is_planned_with_is_the_one_that_is_seen(rounds: int, var
 
 
 def coverage(values: np.ndarray, truth: float) -> float:
-    """How often the 95 % interval of the mean over the last axis holds the truth; the same formula as stats.mean's."""
+    """How often the 95 % interval of the mean over the last axis holds the truth; the same formula as intervals.mean's."""
     n = values.shape[-1]
     half = scipy_stats.t.ppf(0.975, n - 1) * values.std(axis=-1, ddof=1) / math.sqrt(n)
     return float((np.abs(values.mean(axis=-1) - truth) <= half).mean())
@@ -195,7 +195,7 @@ def test_what_is_not_promised_is_as_it_is_written_above() -> None:
 
 def test_the_coverage_is_that_of_the_program_s_own_interval() -> None:
     values = noise("exponential", variation=0.02, shape=(300, 5))
-    found = [stats.mean(list(row)) for row in values]
+    found = [intervals.mean(list(row)) for row in values]
     covered = [
         interval.low is not None and interval.high is not None and interval.low <= 0 <= interval.high
         for interval in found

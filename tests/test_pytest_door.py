@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from bench import cli, pytest_json, record
-from bench.record import Record, RecordError
+from bench.cli import commands
+from bench.records import pytest_json, record
+from bench.records.record import Record, RecordError
 from bench.report import markdown, table_csv
 from tests.conftest import a_record, a_run
 
@@ -183,7 +184,7 @@ def test_pytest_alone_does_not_come_here() -> None:
     assert "test_training" not in done.stdout
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'testpaths = ["tests"]' in text
-    program = "import sys, bench.cli, bench.campaign, bench.worker; print('bench.test_training' in sys.modules)"
+    program = "import sys, bench.cli, bench.campaign.campaign, bench.worker.answer; print('bench.test_training' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"
 
@@ -236,11 +237,11 @@ def command(
 ) -> Callable[..., tuple[int, str, str]]:
     """The command line in this process and an empty folder: (exit code, output, errors)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["framework-bench", *map(str, arguments)])
-        code = cli.main()
+        code = commands.main()
         said = capsys.readouterr()
         return code, said.out, said.err
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from bench import history, record
-from bench.record import MAX_BYTES, SCHEMA, Bytes, Memory, Quality, Record, RecordError, Rung, Timings
+from bench.records import history, record
+from bench.records.record import MAX_BYTES, SCHEMA, Bytes, Memory, Quality, Record, RecordError, Rung, Timings
 from tests.conftest import NO_ALLOCATOR, a_ladder, a_memory, a_quality, a_record, a_row
 
 GOLDEN = Path(__file__).parent / "golden"

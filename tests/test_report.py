@@ -17,9 +17,9 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.live import Live
 
-from bench import record
-from bench.progress import Lines, Screen
-from bench.record import Bytes, Data, Disturbance, Probe, Quality, Record
+from bench.cli.progress import Lines, Screen
+from bench.records import record
+from bench.records.record import Bytes, Data, Disturbance, Probe, Quality, Record
 from bench.report import columns, grouping, markdown, summary, table_csv, terminal
 from tests.conftest import NO_ALLOCATOR, a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing
 

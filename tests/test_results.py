@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import publish, record
+from bench.records import record
+from bench.report import publish
 from tests.conftest import a_run
 from tests.test_report import FAST, SLOW
 

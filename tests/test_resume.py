@@ -18,9 +18,11 @@ import msgspec
 import psutil
 import pytest
 
-from bench import campaign, gate, locks, pause, record, resume
-from bench.journal import Journal, Line
-from bench.record import Record
+from bench.campaign import campaign, cooldown, parity_cache, resume
+from bench.campaign.journal import Journal, Line
+from bench.machine import locks
+from bench.records import record
+from bench.records.record import Record
 from tests.conftest import a_record, assert_gone
 from tests.quick_runs import QuickRuns
 from tests.test_campaign import TASK, Watcher, a_cell, a_choice, a_plan, succeed, which, without_processes
@@ -318,7 +320,7 @@ def test_a_changed_installation_is_another_comparison(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, patched: str, value: Any, said: str
 ) -> None:
     folder.run()
-    monkeypatch.setattr(gate, patched, value)
+    monkeypatch.setattr(parity_cache, patched, value)
     with pytest.raises(resume.Mismatch, match=said):
         folder.run()
 
@@ -603,7 +605,7 @@ def test_a_lock_ends_with_its_process_and_no_child_inherits_it(tmp_path: Path) -
     program = """
 import subprocess, sys, time
 from pathlib import Path
-from bench import locks
+from bench.machine import locks
 with locks.folder(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "60"], start_new_session=True, close_fds=False)
     print(child.pid, flush=True)
@@ -684,12 +686,12 @@ def test_what_comes_back_late_is_said_in_the_record(folder: Folder, monkeypatch:
 def test_memory_of_a_gpu_is_waited_for_within_bounds(used: list[int | None], said: str | None) -> None:
     readings = itertools.chain(used, itertools.repeat(used[-1]))
     slept: list[float] = []
-    late = pause.until_free(1000, used=lambda: next(readings), sleep=slept.append)
+    late = cooldown.until_free(1000, used=lambda: next(readings), sleep=slept.append)
     assert (late or "").startswith(said or "")
     assert (late is None) == (said is None)
-    assert sum(slept) <= pause.FREE_WITHIN_S + 1e-6
-    assert len(slept) == (len(used) - 1 if said is None else round(pause.FREE_WITHIN_S / pause.LOOK_EVERY_S))
+    assert sum(slept) <= cooldown.FREE_WITHIN_S + 1e-6
+    assert len(slept) == (len(used) - 1 if said is None else round(cooldown.FREE_WITHIN_S / cooldown.LOOK_EVERY_S))
 
 
 def test_without_a_gpu_there_is_nothing_to_wait_for() -> None:
-    assert pause.until_free(None, used=lambda: pytest.fail("asked")) is None
+    assert cooldown.until_free(None, used=lambda: pytest.fail("asked")) is None

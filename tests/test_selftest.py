@@ -11,11 +11,15 @@ import numpy as np
 import platformdirs
 import pytest
 
-from bench import arms, campaign, loop, planted, record, selftest, worker
-from bench.plan import Choice, TaskPlan, make
-from bench.record import Disturbance, Record, SelfTest
+from bench.campaign import campaign
+from bench.campaign.plan import Choice, TaskPlan, make
+from bench.checks import arms, selftest
+from bench.records import record
+from bench.records.record import Disturbance, Record, SelfTest
 from bench.report import grouping, markdown, summary, table_csv
-from bench.worker import Request
+from bench.worker import answer as worker
+from bench.worker import loop, slowdown
+from bench.worker.answer import Request
 from tests.conftest import a_run, a_timing
 from tests.test_cli import FAKE, Done, bench, refusal
 from tests.test_loop import PUT_S, STEP_S, WAIT_S, Clock, RecordingSession, a_batch, a_preset, endless
@@ -53,7 +57,7 @@ def test_a_planted_slow_down_is_exactly_so_much_more_work_and_no_more_items(shar
         clock = Clock()
         preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=0, block_steps=10, blocks=blocks)
         session: Any = RecordingSession(clock)
-        session = planted.slowed(session, slow_down) if slow_down else session
+        session = slowdown.slowed(session, slow_down) if slow_down else session
         return loop.measure(session, preset, clock=clock, min_window_s=0)
 
     plain, slowed = measured(0.0), measured(share)
@@ -66,7 +70,7 @@ def test_a_planted_slow_down_is_exactly_so_much_more_work_and_no_more_items(shar
 
 def test_a_repeated_step_is_a_whole_one_in_front_of_the_counted_one() -> None:
     clock = Clock()
-    session = planted.slowed(RecordingSession(clock), 0.5)  # type: ignore[arg-type]
+    session = slowdown.slowed(RecordingSession(clock), 0.5)  # type: ignore[arg-type]
     for _ in range(4):
         loop.step(session, a_batch())
     step = ["put", "train"]
@@ -77,7 +81,7 @@ def test_a_repeated_step_is_a_whole_one_in_front_of_the_counted_one() -> None:
 
 def test_the_worker_plants_what_the_request_says_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(planted, "slowed", lambda session, share: (asked.append(share), session)[1])
+    monkeypatch.setattr(slowdown, "slowed", lambda session, share: (asked.append(share), session)[1])
     assert loop.measure.__kwdefaults__ is not None
     monkeypatch.setitem(loop.measure.__kwdefaults__, "min_window_s", 0.01)  # which the fake backend sets, too
     monkeypatch.setattr(worker, "hide_what_is_not_measured", lambda name, but: None)
@@ -400,7 +404,7 @@ def test_with_real_processes_the_exit_code_is_the_verdict(bench: Callable[..., D
 
 
 def test_rounds_auto_with_real_processes(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.power.MOST_ROUNDS", 5)
+    monkeypatch.setattr("bench.stats.power.MOST_ROUNDS", 5)
     done = bench("run", *FAKE, "--rounds", "auto", "--seeds", 1, "--output", "run")
     assert done.code == 0, done.error
     records, problems = record.read_folder(Path("run"))

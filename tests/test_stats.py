@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from scipy import stats as scipy_stats
 
-from bench import stats, verdict
-from bench.formats import duration, mebibytes, significant, with_interval
-from bench.stats import Interval
-from bench.verdict import ERROR, MARGIN, Verdict, compare_all
+from bench.report.formats import duration, mebibytes, significant, with_interval
+from bench.stats import intervals, verdict
+from bench.stats.intervals import Interval
+from bench.stats.verdict import ERROR, MARGIN, Verdict, compare_all
 
 FIGURES = [3.0, 3.5, 2.75, 4.25, 3.125]
 
@@ -36,32 +36,32 @@ def sample(*, n: int, mean: float, deviation: float) -> list[float]:
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
-    found = stats.mean(FIGURES)
+    found = intervals.mean(FIGURES)
     expected = scipy_stats.ttest_1samp(FIGURES, 0).confidence_interval(0.95)
     assert found == pytest.approx((np.mean(FIGURES), expected.low, expected.high, 5), rel=1e-12)
 
 
 def test_the_interval_of_two_figures_by_hand() -> None:
     # mean 2, s = sqrt(2), standard error 1, t(0.975, 1 degree of freedom) = 12.7062
-    assert stats.mean([1.0, 3.0]) == pytest.approx((2, 2 - 12.7062, 2 + 12.7062, 2), abs=1e-4)
+    assert intervals.mean([1.0, 3.0]) == pytest.approx((2, 2 - 12.7062, 2 + 12.7062, 2), abs=1e-4)
 
 
 def test_another_level_gives_another_interval() -> None:
     expected = scipy_stats.ttest_1samp(FIGURES, 0).confidence_interval(0.99)
-    found = stats.mean(FIGURES, 0.99)
+    found = intervals.mean(FIGURES, 0.99)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
 def test_the_geometric_mean_has_the_interval_of_the_logarithms() -> None:
-    found = stats.geometric_mean(FIGURES)
-    logs = stats.mean(list(np.log(FIGURES)))
+    found = intervals.geometric_mean(FIGURES)
+    logs = intervals.mean(list(np.log(FIGURES)))
     assert found.estimate == pytest.approx(scipy_stats.gmean(FIGURES), rel=1e-12)
     assert logs.low is not None
     assert logs.high is not None
     assert (found.low, found.high) == pytest.approx((math.exp(logs.low), math.exp(logs.high)), rel=1e-12)
 
 
-@pytest.mark.parametrize("interval_of", [stats.mean, stats.geometric_mean])
+@pytest.mark.parametrize("interval_of", [intervals.mean, intervals.geometric_mean])
 def test_one_figure_has_no_interval(interval_of: Callable[[Sequence[float]], Interval]) -> None:
     found = interval_of([3.0])
     assert found == (pytest.approx(3.0), None, None, 1)
@@ -70,13 +70,13 @@ def test_one_figure_has_no_interval(interval_of: Callable[[Sequence[float]], Int
 
 @given(value=st.floats(1e-6, 1e12), n=st.integers(2, 12))
 def test_figures_that_do_not_vary_have_no_interval_whatever_rounding_says(value: float, n: int) -> None:
-    for found in (stats.mean([value] * n), stats.geometric_mean([value] * n)):
+    for found in (intervals.mean([value] * n), intervals.geometric_mean([value] * n)):
         assert found == (pytest.approx(value), None, None, n)
 
 
 @pytest.mark.parametrize("value", [0.1, 0.95, 123.4, 1e-9])
 def test_accuracies_that_are_all_the_same_are_shown_without_an_interval(value: float) -> None:
-    assert with_interval(stats.mean([value] * 3)) == significant(value)
+    assert with_interval(intervals.mean([value] * 3)) == significant(value)
 
 
 # Verdicts.
@@ -119,7 +119,9 @@ def test_a_difference_smaller_than_the_margin_is_no_difference_however_sure_it_i
 
 def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
     found = compare([0.1, 0.2, 0.3])
-    assert found.ratio == pytest.approx(stats.geometric_mean([math.exp(value) for value in (0.1, 0.2, 0.3)]), rel=1e-9)
+    assert found.ratio == pytest.approx(
+        intervals.geometric_mean([math.exp(value) for value in (0.1, 0.2, 0.3)]), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("logs", [[0.5], [0.5, 0.5, 0.5], [0.0, 0.0]])
@@ -170,7 +172,7 @@ def test_only_rounds_in_common_are_paired() -> None:
     first = {1: 100.0, 2: 110.0, 3: 105.0, 5: 1e9}
     second = {1: 50.0, 2: 50.0, 3: 52.0, 4: 1e-9}
     found = compare_all({"a": first, "b": second})["a", "b"]
-    assert found.ratio == pytest.approx(stats.geometric_mean([2.0, 2.2, 105 / 52]))
+    assert found.ratio == pytest.approx(intervals.geometric_mean([2.0, 2.2, 105 / 52]))
     assert found.ratio.n == 3
 
 

@@ -60,7 +60,7 @@ def test_a_backend_imports_its_own_framework_tasks_and_no_other_backend(path):
 def test_the_harness_imports_no_framework(path):
     # A bare loop is what a framework's user would write: it may import its own framework, and where that has no BERT, the
     # backend's model; nothing else in bench may.
-    allowed = OWN.get(path.stem.rpartition("_")[2], set()) if path.parent.name == "bare" else set()
+    allowed = OWN.get(path.stem.rpartition("_")[2], set()) if path.parent.name == "handwritten" else set()
     assert tops(imports(path)) & FRAMEWORKS <= allowed
 
 
@@ -135,7 +135,7 @@ def test_ci_calls_the_command_that_the_readme_gives():
 def test_readme_names_only_options_that_exist():
     import click
 
-    from bench.cli import cli
+    from bench.cli.commands import cli
 
     commands = {name: {o for p in command.params for o in p.opts} for name, command in cli.commands.items()}
     for line in re.findall(r"framework-bench (\w[^\n`]*)", README):

@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import grouping, totals
 from tests.conftest import a_run
 from tests.test_report import FAST, SLOW, TWO, only_section, replaced

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from bench import stats
-from bench.formats import duration, mebibytes, significant, with_interval
-from bench.metrics import METRICS
-from bench.record import Bytes
+from bench.records.record import Bytes
+from bench.report.formats import duration, mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
-from bench.stats import Interval
+from bench.stats import intervals
+from bench.stats.intervals import Interval
+from bench.stats.metrics import METRICS
 
 
 def titles(section: Section) -> list[str]:
@@ -42,7 +42,7 @@ def speed(row: Row) -> str:
     failed = [record for record in row.not_ok if record.kind == "speed"]
     if not values:
         return f"{failed[0].status}: {failed[0].reason}" if failed else "not measured"
-    interval = stats.geometric_mean(values)
+    interval = intervals.geometric_mean(values)
     text = f"{with_interval(interval)}, n={interval.n}"
     if not interval.known:
         text += ", no interval"
@@ -86,8 +86,8 @@ def quality_interval(metric: str, values: Sequence[float]) -> Interval:
     """The mean over seeds, with an interval that does not go beyond what the metric can be."""
     known = METRICS.get(metric)
     if known is not None and known.log_scale and min(values) > 0:
-        return stats.geometric_mean(values)
-    interval = stats.mean(values)
+        return intervals.geometric_mean(values)
+    interval = intervals.mean(values)
     if known is None or not known.percent or interval.low is None or interval.high is None:
         return interval
     return interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))

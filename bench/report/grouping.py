@@ -2,7 +2,7 @@
 version; each of a run's backends may have an interpreter of its own.
 
 A cell takes part in a ratio only if it climbed the whole ladder of parity and every seed reached the target; a round that was
-disturbed (the rule is in bench/disturbance.py) only is shown.
+disturbed (the rule is in bench/worker/disturbance.py) only is shown.
 """
 
 from collections import defaultdict
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench import equivalence, stats, verdict
-from bench.record import Bytes, Ladder, Record
+from bench.records.record import Bytes, Ladder, Record
+from bench.stats import equivalence, intervals, verdict
 
 
 @dataclass
@@ -196,7 +196,7 @@ def _section(records: Sequence[Record]) -> Section:
 
 def _speed(row: Row) -> float:
     values = list(row.throughputs.values())
-    return stats.geometric_mean(values).estimate if values else 0.0
+    return intervals.geometric_mean(values).estimate if values else 0.0
 
 
 def why_disturbed(records: Iterable[Record]) -> list[str]:

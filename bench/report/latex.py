@@ -6,7 +6,7 @@ Backends are columns, so that a table fits a page. Everything from a record is e
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, summary, totals
 
 NEEDS = "% needs: \\usepackage{booktabs,tabularx}\n"

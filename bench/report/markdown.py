@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, summary, totals
 
 NOTHING = "No records.\n"

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, plots, summary, totals
 from bench.report.plots import COLOURS, FAINT, INK, Plot
 

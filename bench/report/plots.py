@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench import stats
-from bench.formats import mebibytes, significant
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, summary, totals
+from bench.report.formats import mebibytes, significant
 from bench.report.grouping import Row, Section
+from bench.stats import intervals
 
 INK, FAINT = "#1b1f24", "#8a9199"
 COLOURS = ("#0a6fb8", "#d1570a", "#0b8f6c", "#b5559a", "#8f7300", "#5b5fc7")  # after Okabe and Ito, readable on white
@@ -112,7 +112,7 @@ def _throughput(section: Section, style: Style) -> Plot | None:
     figure, (axes,) = _figure(0.8 + BARS * len(rows))
     for place, row in enumerate(rows):
         values = list(row.throughputs.values())
-        mean = stats.geometric_mean(values)
+        mean = intervals.geometric_mean(values)
         colour = style[row.backend][0]
         axes.barh(place, mean.estimate, height=0.6, color=colour, alpha=0.3)
         axes.plot(values, [place + 0.2] * len(values), linestyle="", marker=".", color=colour, markersize=4)

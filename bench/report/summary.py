@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from bench import equivalence, pilot, selftest, verdict
-from bench.formats import mebibytes, significant, with_interval
-from bench.metrics import METRICS
-from bench.record import Record, Rung
+from bench.campaign import pilot
+from bench.checks import selftest
+from bench.records.record import Record, Rung
 from bench.report import grouping
+from bench.report.formats import mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
-from bench.stats import Interval
+from bench.stats import equivalence, verdict
+from bench.stats.intervals import Interval
+from bench.stats.metrics import METRICS
 
 BOUNDARY = (
     "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "

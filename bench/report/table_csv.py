@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from bench import stats
-from bench.equivalence import Equivalence
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, totals
+from bench.stats import intervals
+from bench.stats.equivalence import Equivalence
 
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts with one of these
 
@@ -27,7 +27,7 @@ def figures(section: grouping.Section, row: grouping.Row) -> dict[str, object]:
     """One line: title -> value."""
     first = section.first
     values = list(row.throughputs.values())
-    speed = stats.geometric_mean(values) if values else None
+    speed = intervals.geometric_mean(values) if values else None
     quality = row.quality(section.metric)
     level = columns.quality_interval(section.metric, quality) if quality else None
     ranked = section.ranked

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, summary, table_csv, totals
 
 FORMAT = 1

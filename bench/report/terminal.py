@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.record import Record
+from bench.records.record import Record
 from bench.report import columns, grouping, markdown, summary, totals
 
 

@@ -9,7 +9,7 @@ import math
 from statistics import median
 from typing import NamedTuple
 
-from bench.formats import duration
+from bench.report.formats import duration
 from bench.report.grouping import Row, Section, step_seconds
 
 COUNTS = (100, 1_000, 10_000)

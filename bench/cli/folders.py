@@ -1,0 +1,78 @@
+"""The folders that commands read and write: records, and the tables beside them."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.cli.options import UserError
+
+if TYPE_CHECKING:
+    from bench.records.record import Record
+
+
+def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
+    """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
+    from bench.records import record
+
+    found: dict[bytes, Record] = {}
+    sound = True
+    for folder in folders:
+        records, problems = record.read_folder(folder)
+        for problem in problems:
+            click.echo(problem, err=True)
+        if not records:
+            raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+        found |= {record.encode(one): one for one in records}
+        sound = sound and not problems
+    return list(found.values()), sound
+
+
+def writable(folder: Path) -> Path:
+    """The folder for a run, made if it is not there; UserError if nothing can be written to it."""
+    try:
+        (folder / "records").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    return folder
+
+
+def new(folder: Path) -> Path:
+    """The folder for new records; UserError, and nothing is written, if there is anything in it."""
+    from bench.campaign import resume
+
+    try:
+        found = resume.foreign(folder)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    if found or (folder / "plan.json").exists():
+        raise UserError(f"--output {folder} holds {found or 'plan.json'!r}: name a new or an empty folder")
+    return writable(folder)
+
+
+def new_and_empty(folder: Path, option: str) -> None:
+    """Makes the folder that an option names; UserError if there is anything in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{option} {folder} is not empty; name a new folder")
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot write there: {error.strerror}") from error
+
+
+def write_tables(folder: Path) -> bool:
+    """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
+    from bench.campaign import resume
+    from bench.records import record
+    from bench.report import markdown, table_csv
+
+    records, _ = record.read_folder(folder)
+    try:
+        for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
+            record.write_bytes(folder / name, form.render(records).encode(), via=folder / "records")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""Live progress on standard error: a growing table in a terminal, plain lines elsewhere.
+
+The screen changes only between processes: while one is measured, this one sleeps.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from bench.campaign.campaign import Progress
+from bench.records.record import Record
+from bench.report import grouping, terminal
+from bench.report.formats import duration, significant
+
+
+@contextmanager
+def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Progress]:
+    """Progress for a stream: live where it is a terminal, then with the records that an earlier run left."""
+    console = Console(file=stream)
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield Screen(live, so_far)
+
+
+def describe(cell: Record) -> str:
+    """Which process a record is about."""
+    rounds = cell.kind in ("speed", "pilot")
+    which = f"seed {cell.seed}" if cell.kind == "quality" else f"round {cell.round}" if rounds else ""
+    return " ".join(filter(None, (cell.task, cell.backend, cell.kind, which)))
+
+
+def about(seconds: float) -> str:
+    """A rough duration."""
+    if seconds < 90:
+        return f"about {max(5, 5 * round(seconds / 5))} s"
+    return f"about {round(seconds / 60)} min"
+
+
+def outcome(done: Record) -> str:
+    """One line about a finished process."""
+    if done.status != "ok":
+        return f"{done.status}: {done.reason}"
+    if done.timings is not None:
+        return f"{significant(done.timings.items / done.timings.window_s)} {done.unit}/s"
+    if done.quality is not None:
+        metric = done.target.split()[0]
+        return f"{metric} {significant(done.quality.metrics[metric], 4)}"
+    if done.kind == "parity":
+        return "all rungs passed" + (" (from the cache)" if done.settings.get("from cache") else "")
+    return "ok"
+
+
+class Lines:
+    """One line per process."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.prefix = console, ""
+
+    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
+        self.prefix = f"[{done + 1}/{total}, {about(left_s)} left] "
+
+    def note(self, text: str) -> None:
+        self.console.print(terminal.plain(text), soft_wrap=True)
+
+    def finished(self, finished: Record) -> None:
+        took = f" in {duration(finished.wall_s)}" if finished.wall_s else ""
+        text = f"{self.prefix}{describe(finished)}: {outcome(finished)}{took}"
+        self.console.print(terminal.plain(text), soft_wrap=True)
+        self.prefix = ""
+
+
+class Screen:
+    """The table so far, and below it what is running."""
+
+    def __init__(self, live: Live, so_far: Sequence[Record] = ()) -> None:
+        self.live = live
+        self.records = list(so_far)
+
+    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
+        running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
+        tables = [terminal.short_table(section) for section in grouping.sections(self.records)]
+        self.live.update(Group(*tables, running), refresh=True)
+
+    def note(self, text: str) -> None:
+        self.live.console.print(terminal.plain(text), soft_wrap=True)
+
+    def finished(self, finished: Record) -> None:
+        self.records.append(finished)

@@ -1,0 +1,1 @@
+"""This computer: its cores, its GPU, the locks on its devices."""

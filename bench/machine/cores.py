@@ -1,0 +1,61 @@
+"""Which cores a process runs on: chosen by its parent, set before anything is imported, and read back at the end.
+
+    python -m bench.machine.cores 0,1 bench.worker request.json record.json
+
+runs a module on the cores 0 and 1. CPU affinity is the only number of threads that all three frameworks obey, and a thread
+inherits it when it starts: NumPy starts its own while it is imported.
+"""
+
+import contextlib
+import os
+import runpy
+import sys
+from pathlib import Path
+
+TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def usable() -> list[int]:
+    """The logical cores that this process may run on; empty where the system has no CPU affinity (macOS)."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def first(count: int, *, topology: Path = TOPOLOGY) -> list[int]:
+    """`count` of the usable cores, always the same: one of every physical core before a second one of any."""
+    taken: dict[object, int] = {}  # physical core -> its logical cores so far
+    ranked = []
+    for core in usable():
+        physical = _physical(core, topology)
+        ranked.append((taken.setdefault(physical, 0), core))
+        taken[physical] += 1
+    return [core for _, core in sorted(ranked)[:count]]
+
+
+def in_force() -> int | None:
+    """How many cores the threads of this process may run on, all together; None where the system does not tell."""
+    cores = set(usable())
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                cores |= os.sched_getaffinity(int(thread))
+    return len(cores) or None
+
+
+def _physical(core: int, topology: Path) -> object:
+    folder = topology / f"cpu{core}" / "topology"
+    try:
+        return tuple((folder / name).read_text(encoding="ascii") for name in ("physical_package_id", "core_id"))
+    except (OSError, ValueError):
+        return core
+
+
+def main(arguments: list[str]) -> None:
+    """`arguments` are the cores, a module's name and its own arguments."""
+    cores, module, *rest = arguments
+    os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    sys.argv[1:] = rest
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""One request to a child process, one outcome back: start it, watch it, stop it."""

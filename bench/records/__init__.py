@@ -1,0 +1,1 @@
+"""The files: their schema, reading, writing, and the older schemas."""

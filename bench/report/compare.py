@@ -1,0 +1,258 @@
+"""Two folders of records, cell by cell: what an upgrade of a framework, or another machine, did.
+
+A cell is a backend on a task, in one preset, device and precision. The rounds of two runs were not interleaved, so they are not
+paired: the logarithms of the throughputs, one per process, are compared by Welch's t test (1947,
+https://www.jstor.org/stable/2332510) against the margin of verdict.py, and over the cells the decisions are Holm's. What
+counts as a figure of speed, and which row is ranked, is decided as for a table (bench/report/summary.py).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from bench.records.record import Record
+from bench.report import columns, grouping, markdown
+from bench.report.formats import mebibytes, with_interval
+from bench.report.grouping import Row, Section
+from bench.stats import intervals, verdict
+from bench.stats.intervals import Interval
+from bench.stats.verdict import ERROR, MARGIN, Decision
+
+Key = tuple[str, str, str, str, str]  # task, preset, device, precision, backend
+
+DRIFT = (
+    "The ratio is the throughput after, over the one before, with its 95 % interval (Welch, one figure per process). The "
+    "rounds of the two folders were not interleaved: whatever else changed on the machine between them is in the ratio."
+)
+
+
+class NotComparable(ValueError):
+    """The two folders have nothing in common, or figures that may not be compared; the message says which."""
+
+
+class Cell(NamedTuple):
+    """A row and the table that it stands in."""
+
+    section: Section
+    row: Row
+
+
+class Change(NamedTuple):
+    """A cell that both folders have."""
+
+    key: Key
+    before: Cell
+    after: Cell
+    decision: Decision | None  # of the throughput after, against before; None where the cell is not ranked
+    ratio: Interval | None
+    why_not: str | None  # why there is no ratio
+
+
+@dataclass(frozen=True)
+class Comparison:
+    changes: list[Change]
+    only_before: list[Key]
+    only_after: list[Key]
+
+    @property
+    def worse(self) -> bool:
+        """Whether a cell became slower, or is no longer there or no longer ranked."""
+        lost = [c for c in self.changes if c.before.row.excluded is None and c.after.row.excluded is not None]
+        return bool(lost or self.only_before or [c for c in self.changes if c.decision == "slower"])
+
+
+def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float = MARGIN) -> Comparison:
+    """Every cell that both have; NotComparable where there is none, or one with another spec or measurement version."""
+    first, second = _cells(before, "the first"), _cells(after, "the second")
+    common = sorted(set(first) & set(second))
+    if not common:
+        raise NotComparable(f"no cell in common (the first has {_names(first)}; the second has {_names(second)})")
+    refused = [text for key in common for text in _refusals(key, first[key], second[key])]
+    if refused:
+        raise NotComparable("; ".join(dict.fromkeys(refused)))
+    logs = {
+        key: (_logs(first[key].row), _logs(second[key].row))
+        for key in common
+        if _why_not(first[key].row, second[key].row) is None
+    }
+    decisions = decide(logs, margin)
+    changes = [
+        Change(
+            key, first[key], second[key], decisions.get(key), ratio_of(*logs[key]) if key in logs else None,
+            _why_not(first[key].row, second[key].row),
+        )
+        for key in common
+    ]  # fmt: skip
+    return Comparison(changes, sorted(set(first) - set(second)), sorted(set(second) - set(first)))
+
+
+def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
+    cells: dict[Key, Cell] = {}
+    for section in grouping.sections(records):
+        first = section.first
+        for row in section.rows:
+            key = (first.task, first.preset, first.device, first.precision, row.backend)
+            if key in cells:
+                raise NotComparable(
+                    f"{which} folder has {_name(key)} more than once (several runs, machines or specs); give one of one run"
+                )
+            cells[key] = Cell(section, row)
+    return cells
+
+
+def _refusals(key: Key, before: Cell, after: Cell) -> list[str]:
+    first, second = before.section.first, after.section.first
+    what = f"{' '.join(key[:4])}"
+    texts = []
+    if first.spec_hash != second.spec_hash:
+        texts.append(f"{what}: other specs ({first.spec_hash[:12]} and {second.spec_hash[:12]}) are other programs")
+    if first.measurement != second.measurement:
+        texts.append(f"{what}: measurement versions {first.measurement} and {second.measurement} are not compared")
+    return [_plain(text) for text in texts]
+
+
+def _why_not(before: Row, after: Row) -> str | None:
+    reasons = [
+        f"not ranked {when}: {row.excluded}" for when, row in (("before", before), ("after", after)) if row.excluded
+    ]
+    return "; ".join(reasons) or None
+
+
+def _logs(row: Row) -> list[float]:
+    return [math.log(value) for value in row.throughputs.values()]
+
+
+class _Difference(NamedTuple):
+    """Of the means of logarithms."""
+
+    centre: float
+    error: float  # 0: nothing is known about the noise
+    freedom: float
+
+
+def _difference(before: Sequence[float], after: Sequence[float]) -> _Difference:
+    centre = float(np.mean(after) - np.mean(before))
+    if min(len(before), len(after)) < 2:
+        return _Difference(centre, 0.0, 0.0)
+    parts = [float(np.var(values, ddof=1)) / len(values) for values in (before, after)]
+    error = math.sqrt(sum(parts))
+    if error <= intervals.ROUNDING:
+        return _Difference(centre, 0.0, 0.0)
+    # Welch-Satterthwaite
+    shares = [part / sum(parts) for part in parts]
+    freedom = 1 / sum(share**2 / (len(v) - 1) for share, v in zip(shares, (before, after), strict=True))
+    return _Difference(centre, error, freedom)
+
+
+def ratio_of(before: Sequence[float], after: Sequence[float]) -> Interval:
+    found = _difference(before, after)
+    n = min(len(before), len(after))
+    if not found.error:
+        return Interval(math.exp(found.centre), None, None, n)
+    half = found.error * float(student.ppf((1 + intervals.LEVEL) / 2, found.freedom))
+    return Interval(math.exp(found.centre), math.exp(found.centre - half), math.exp(found.centre + half), n)
+
+
+def decide(logs: dict[Key, tuple[list[float], list[float]]], margin: float) -> dict[Key, Decision]:
+    """Holm's decisions over the cells: the surest first, and none after one that is not decided."""
+    differences = {key: _difference(*pair) for key, pair in logs.items()}
+    edge = math.log1p(margin)
+
+    def p_value(key: Key) -> float:
+        found = differences[key]
+        return float(student.sf(abs(abs(found.centre) - edge) / found.error, found.freedom)) if found.error else 1.0
+
+    ranked = sorted(differences, key=p_value)
+    decisions: dict[Key, Decision] = {}
+    deciding = True
+    for rank, key in enumerate(ranked):
+        deciding = deciding and p_value(key) <= ERROR / 2 / (len(ranked) - rank)
+        centre = differences[key].centre
+        told: Decision = "tie" if abs(centre) < edge else "faster" if centre > 0 else "slower"
+        decisions[key] = told if deciding else "not decided"
+    return decisions
+
+
+def render(found: Comparison) -> str:
+    """Verdicts, table, what differs, and what stands on one side only, in Markdown; everything from a record is escaped."""
+    lines = [f"- {markdown.escape(_sentence(change))}" for change in found.changes]
+    titles = [
+        "task", "preset", "device", "precision", "backend", "before", "after", "after / before", "quality", "host memory peak",
+    ]  # fmt: skip
+    lines += ["", markdown.table(titles, [_row(change) for change in found.changes]), "", DRIFT, ""]
+    lines += [f"- only before: {markdown.escape(_name(key))}" for key in found.only_before]
+    lines += [f"- only after: {markdown.escape(_name(key))}" for key in found.only_after]
+    lines += [f"- {markdown.escape(text)}" for text in differences(found)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sentence(change: Change) -> str:
+    name = _name(change.key)
+    if change.ratio is None or change.decision is None:
+        return f"{name}: not compared ({change.why_not})."
+    numbers = " and ".join(str(len(cell.row.throughputs)) for cell in (change.before, change.after))
+    ratio = f"ratio {with_interval(change.ratio)}, {numbers} processes"
+    if change.decision == "tie":
+        return f"{name}: tie within {verdict.MARGIN:.0%} ({ratio})."
+    return f"{name}: {change.decision} ({ratio})."
+
+
+def _row(change: Change) -> list[str]:
+    before, after = change.before, change.after
+    ratio = f"{with_interval(change.ratio)}: {change.decision}" if change.ratio else f"not compared: {change.why_not}"
+    pairs = [
+        (columns.quality(*before), columns.quality(*after)),
+        (_memory(before), _memory(after)),
+    ]
+    return [
+        *change.key, columns.speed(before.row), columns.speed(after.row), ratio,
+        *(first if first == second else f"{first}; after: {second}" for first, second in pairs),
+    ]  # fmt: skip
+
+
+def _memory(cell: Cell) -> str:
+    peak = cell.row.bytes_of("host_peak").bytes
+    return "not measured" if peak is None else mebibytes(peak)
+
+
+def differences(found: Comparison) -> list[str]:
+    """A line for each version, setting and property of the machine that is not the same on both sides."""
+    lines: dict[str, None] = {}
+    for change in found.changes:
+        backend = change.key[-1]
+        first, second = change.before.section.first.machine, change.after.section.first.machine
+        pairs: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
+            (f"{backend}, version of", change.before.row.versions, change.after.row.versions),
+            (f"{backend}, setting", change.before.row.settings, change.after.row.settings),
+            ("run,", {"threads": change.before.section.first.threads}, {"threads": change.after.section.first.threads}),
+            ("machine,", {n: getattr(first, n) for n in first.__struct_fields__},
+             {n: getattr(second, n) for n in second.__struct_fields__}),
+        ]  # fmt: skip
+        for what, before, after in pairs:
+            for name in sorted({*before, *after}):
+                old, new = before.get(name), after.get(name)
+                if old != new:
+                    lines[f"differs: {what} {name}: {_shown(old)} before, {_shown(new)} after"] = None
+    return list(lines)
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _name(key: Key) -> str:
+    return _plain(f"{key[0]} {key[4]} ({key[1]}, {key[3]} on the {key[2]})")
+
+
+def _names(cells: Iterable[Key]) -> str:
+    names = [_name(key) for key in sorted(cells)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _plain(text: str) -> str:
+    """On one line, and nothing in it that a terminal would act on."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,117 @@
+"""Published tables, made from their records: `python -m bench.publish README.md results`. No published figure is typed.
+
+In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the brief report of the records
+below FOLDER, which is relative to the page. In a folder of results, each run gets its table.md and table.csv, and README.md
+lists them all: the newest first, superseded ones too, and at the end corrections.md, which is kept by hand.
+"""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import backends
+from bench.records import record
+from bench.records.record import Record
+from bench.report import grouping, markdown, summary, table_csv
+from bench.report.grouping import Section
+
+BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+HEAD = """\
+# Published results
+
+Each folder is one run: `records` has a JSON file per process, `table.md` and `table.csv` are made from them alone and come out
+the same, byte for byte, with `framework-bench report FOLDER`; `--format html` makes a page with plots of them.
+A data set that a task needs is downloaded, or taken from `--data-dir` as its publisher ships it.
+This index is generated: `python -m bench.publish results`.
+"""
+
+
+def filled(page: Path) -> str:
+    """The page's text with every table made anew from its records; RecordError if a folder has none or a bad one."""
+
+    def table(block: re.Match[str]) -> str:
+        return f"{block[1]}\n{markdown.brief(_records(page.parent / block['folder']))}\n{block[3]}"
+
+    return BLOCK.sub(table, page.read_text(encoding="utf-8"))
+
+
+def tables(folder: Path) -> dict[Path, str]:
+    """Every generated file of a folder of results, with its content; RecordError for a bad record."""
+    runs = {path.parent: _records(path.parent) for path in sorted(folder.glob("*/records"), reverse=True)}
+    files = {}
+    for run, records in runs.items():
+        files[run / "table.md"] = markdown.render(records)
+        files[run / "table.csv"] = table_csv.render(records)
+    files[folder / "README.md"] = _index(folder, runs)
+    return files
+
+
+def _records(run: Path) -> list[Record]:
+    records, problems = record.read_folder(run)
+    if problems or not records:
+        raise record.RecordError("; ".join(problems) or f"{run}: no records")
+    return records
+
+
+def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
+    parts = [HEAD]
+    newest: dict[tuple[object, ...], str] = {}  # what was compared where -> the name of the latest run of it
+    for run, records in runs.items():
+        for title, section in summary.titled(grouping.sections(records)):
+            newer = newest.setdefault(_identity(section), run.name)
+            parts += [f"## {run.name}\n", "\n".join(_entry(run.name, title, section=section, newer=newer)) + "\n"]
+    corrections = folder / "corrections.md"
+    if corrections.exists():
+        parts += ["## Corrections\n", corrections.read_text(encoding="utf-8")]
+    return "\n".join(parts)
+
+
+def _identity(section: Section) -> tuple[object, ...]:
+    first, machine = section.first, section.first.machine
+    return first.task, first.preset, first.device, first.precision, machine.cpu, machine.cores, machine.gpu
+
+
+def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
+    first = section.first
+    versions = "; ".join(
+        f"{row.backend}: " + ", ".join(f"{part} {version}" for part, version in sorted(row.versions.items()))
+        for row in section.rows
+    )
+    facts = [
+        (about, text)
+        for about, text in summary.facts(section)
+        if about == "Machine" or about.lower().startswith("self-test")
+    ]
+    lines = [f"[{markdown.escape(title)}]({name}/table.md), [records]({name}/records)"]
+    if newer != name:
+        lines.append(f"Superseded by [{newer}](#{newer})")
+    lines += [markdown.escape(sentence) for sentence in summary.sentences(section)]
+    started = min(one.started_utc for row in section.rows for one in row.records)
+    lines.append(f"Measured: {markdown.escape(started[:10])}")
+    lines += [f"{about}: {markdown.escape(text)}" for about, text in [*facts, ("Versions", versions)]]
+    lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {first.measurement}"]
+    lines += [f"Again: `{command(section)}`"]
+    return [f"- {line}" for line in lines]
+
+
+def command(section: Section) -> str:
+    """The command that makes such a run."""
+    first = section.first
+    records = [one for row in section.rows for one in row.records]
+    rounds = max((one.round for one in records if one.kind == "speed"), default=0)
+    seeds = len({one.seed for one in records if one.kind == "quality"})
+    names = sorted(row.backend for row in section.rows)
+    words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset, "--device", first.device]
+    words += ["--precision", first.precision]
+    words += [word for name in names if names != sorted(backends.BACKENDS) for word in ("--backend", name)]
+    for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", first.threads)):
+        words += [option, str(value)] if value else []
+    return "".join(" " if c == "`" or not c.isprintable() else c for c in shlex.join(words))
+
+
+if __name__ == "__main__":
+    for target in map(Path, sys.argv[1:]):
+        for path, text in (tables(target) if target.is_dir() else {target: filled(target)}).items():
+            record.write_bytes(path, text.encode())

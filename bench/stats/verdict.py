@@ -1,0 +1,104 @@
+"""Faster, slower, tie or not decided: what a paired comparison of two backends can say.
+
+The logarithms of the two throughputs are paired by round. With d their mean difference, s its standard error and m the
+margin, "faster" needs d - t s > log(1 + m), "slower" d + t s < -log(1 + m), and "tie" that the whole interval lies within
+the margin; anything else is not decided. Over the pairs of one table the three-way decisions are Holm's (1979,
+https://www.jstor.org/stable/4615733), so that the chance of one wrong decision in the whole table stays at 5 %.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from bench.stats import intervals
+from bench.stats.intervals import Interval
+
+MARGIN = 0.03
+ERROR = 0.05  # two-sided, for a whole table
+MOST_ROUNDS = 1000
+
+Decision = Literal["faster", "slower", "tie", "not decided"]
+Rounds = Mapping[int, float]  # round -> throughput
+
+
+class Verdict(NamedTuple):
+    """The first backend against the second."""
+
+    decision: Decision
+    ratio: Interval  # of throughputs, first to second
+    rounds_needed: int | None  # for a decision at this noise and difference; None if decided, or not to be had
+
+
+def compare_all(cells: Mapping[str, Rounds], *, margin: float = MARGIN) -> dict[tuple[str, str], Verdict]:
+    """A verdict for every pair of backends in a table, in both directions."""
+    pairs = list(combinations(cells, 2))
+    differences = {pair: _paired(cells[pair[0]], cells[pair[1]]) for pair in pairs}
+    ranked = sorted(pairs, key=lambda pair: _p_value(differences[pair], margin))
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    deciding = True
+    for rank, pair in enumerate(ranked):
+        level = ERROR / 2 / (len(ranked) - rank)
+        deciding = deciding and _p_value(differences[pair], margin) <= level
+        decision = _direction(differences[pair], margin) if deciding else "not decided"
+        needed = None if deciding else _rounds_needed(differences[pair], margin=margin, level=level)
+        for (first, second), told in ((pair, decision), (pair[::-1], _OPPOSITE[decision])):
+            ratios = [cells[first][r] / cells[second][r] for r in _common(cells[first], cells[second])]
+            if ratios:
+                verdicts[first, second] = Verdict(told, intervals.geometric_mean(ratios), needed)
+    return verdicts
+
+
+_OPPOSITE: Mapping[Decision, Decision] = {
+    "faster": "slower", "slower": "faster", "tie": "tie", "not decided": "not decided",
+}  # fmt: skip
+
+
+def _common(first: Rounds, second: Rounds) -> list[int]:
+    return sorted(set(first) & set(second))
+
+
+def _paired(first: Rounds, second: Rounds) -> list[float]:
+    return [math.log(first[r] / second[r]) for r in _common(first, second)]
+
+
+def _summary(differences: Sequence[float]) -> tuple[float, float] | None:
+    """(mean, standard error), or None where they say nothing about the noise."""
+    if len(differences) < 2:
+        return None
+    error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+    return (float(np.mean(differences)), error) if error > intervals.ROUNDING else None
+
+
+def _p_value(differences: Sequence[float], margin: float) -> float:
+    """One-sided p-value of the decision that the differences point to; 1 where nothing is known."""
+    summary = _summary(differences)
+    if summary is None:
+        return 1.0
+    centre, error = summary
+    # How far the mean lies from the nearer edge of the margin, to whichever side of it.
+    distance = abs(abs(centre) - math.log1p(margin)) / error
+    return float(student.sf(distance, len(differences) - 1))
+
+
+def _direction(differences: Sequence[float], margin: float) -> Decision:
+    centre = float(np.mean(differences))
+    if abs(centre) < math.log1p(margin):
+        return "tie"
+    return "faster" if centre > 0 else "slower"
+
+
+def _rounds_needed(differences: Sequence[float], *, margin: float, level: float) -> int | None:
+    """Smallest N at which this mean and this deviation would be a decision."""
+    summary = _summary(differences)
+    if summary is None:
+        return None
+    centre, error = summary
+    deviation = error * math.sqrt(len(differences))
+    distance = abs(abs(centre) - math.log1p(margin))
+    candidates = np.arange(len(differences) + 1, MOST_ROUNDS + 1)
+    enough = candidates[distance * np.sqrt(candidates) / deviation >= student.isf(level, candidates - 1)]
+    return int(enough[0]) if len(enough) else None

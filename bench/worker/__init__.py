@@ -1,0 +1,1 @@
+"""The child process: the training loop, the ladder of parity, and every measurement."""
