@@ -1,4 +1,4 @@
-"""`pytest bench`: the command line's options with `--fb-` before them, and what its cells leave behind.
+"""`pytest bench`: the command line's options with `--fb-` before them, and what its arms leave behind.
 
 Needs pytest-benchmark. `pytest` alone looks into `tests` only and never comes here.
 """
@@ -15,15 +15,14 @@ import pytest
 
 from bench.campaign import campaign, plan
 from bench.campaign.plan import Choice, TaskPlan
-from bench.cli import folders, options, request
-from bench.machine import locks
+from bench.cli import folders, options, request, running
 from bench.records import pytest_json
-from bench.records.record import Record
+from bench.records.record import Arm, Cell, Record, RoundsPlan
 
 COMMAND = click.command()(options.common_options(lambda **_: None))
 """A command that has the options of `run` and `verify`, to describe and to read them."""
 
-DOOR: "pytest.StashKey[Door]" = pytest.StashKey()
+RUN: "pytest.StashKey[PytestRun]" = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,32 +45,33 @@ def pytest_configure(config: pytest.Config) -> None:
             arguments.append(option.opts[0] if value is True else f"{option.opts[0]}={value}")
     try:
         with COMMAND.make_context("pytest bench", arguments) as context:
-            config.stash[DOOR] = Door(request.choice(**context.params, rounds=1, seeds=1), config.option.fb_output)
+            choice = request.parse(**context.params, rounds=1, seeds=1)
+            config.stash[RUN] = PytestRun(choice, config.option.fb_output)
     except click.ClickException as error:
         raise pytest.UsageError(error.format_message()) from None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    door = config.stash.get(DOOR, None)
-    if door is not None:
-        output_json[pytest_json.KEY] = {"records": msgspec.to_builtins(door.records)}
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        output_json[pytest_json.KEY] = {"records": msgspec.to_builtins(run.records)}
 
 
 @pytest.fixture(scope="session")
-def door(request: pytest.FixtureRequest) -> Iterator["Door"]:
+def run(request: pytest.FixtureRequest) -> Iterator["PytestRun"]:
     """What measures; afterwards, the tables of what was measured."""
-    found = request.config.stash[DOOR]
+    found = request.config.stash[RUN]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the measured process ends too
-    with locks.device(found.choice.device, purpose="pytest bench", tell=lambda line: click.echo(line, err=True)):
+    with running.measuring(found.choice, purpose="pytest bench"):
         yield found
     signal.signal(signal.SIGTERM, before)
     if found.folder is not None:
         folders.write_tables(found.folder)
 
 
-class Door:
-    """Measures cell by cell, as `framework-bench run` would with one round and one seed."""
+class PytestRun:
+    """Measures arm by arm, as `framework-bench run` would with one round and one seed."""
 
     def __init__(self, choice: Choice, output: Path | None) -> None:
         self.choice, self.output = choice, output
@@ -79,24 +79,25 @@ class Door:
         self.records: list[Record] = []
         self._plans: dict[str, TaskPlan] = {}
 
-    def measure(self, task: str, backend: str) -> list[Record]:
-        """The records of one cell; click.ClickException if its data or its folder cannot be had."""
+    def measure(self, task: str, arm: Arm) -> list[Record]:
+        """The records of one arm on a task; click.ClickException if its data or its folder cannot be had."""
         if task not in self._plans:
-            self._plans[task] = request.planned(lambda: plan.make(task, self.choice))
+            asked = replace(self.choice, tasks=[task])
+            (self._plans[task],) = request.planned(lambda: plan.make(asked))
         if self.folder is None:
-            self.folder = folders.new(self.output or campaign.default_folder())
-        choice = replace(self.choice, backends=[backend], absent=[])
-        running = campaign.Campaign([self._plans[task]], choice, self.folder, _Silent())
+            self.folder = folders.new(self.output or folders.default())
+        only = replace(self._plans[task], choice=replace(self.choice, arms=[arm], absent=()))
+        measuring = campaign.Campaign([only], self.folder, _Silent())
         try:
-            running.run()
+            measuring.start()
         finally:
-            self.records += running.records
-        return running.records
+            self.records += measuring.records
+        return measuring.records
 
 
 class _Silent:
     """pytest has a progress of its own."""
 
-    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None: ...
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None: ...
     def finished(self, finished: Record) -> None: ...
-    def note(self, text: str) -> None: ...
+    def planned(self, task: str, rounds: RoundsPlan) -> None: ...

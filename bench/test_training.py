@@ -1,4 +1,4 @@
-"""The comparison for those who know pytest-benchmark: `pytest bench`, one benchmark per task and backend.
+"""The comparison for those who know pytest-benchmark: `pytest bench`, one benchmark per task and arm.
 
     pytest bench -k "mnist_mlp and jax" --fb-preset standard --benchmark-json new.json
 
@@ -15,58 +15,61 @@ import click
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.conftest import DOOR, Door
-from bench.records.record import file_name
-from bench.report import columns, grouping
+from bench.conftest import RUN, PytestRun
+from bench.report import figures, grouping
+
+PARAMETERS = ("task", "preset", "arm", "device", "precision")
+"""In the name of a benchmark, so that pytest-benchmark never compares two that differ in one of them."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    door = metafunc.config.stash.get(DOOR, None)
-    if door is None:
-        late = pytest.param("", "", id="all", marks=pytest.mark.skip("benchmarks run with: pytest bench"))
-        metafunc.parametrize(("task", "backend"), [late])
+    run = metafunc.config.stash.get(RUN, None)
+    if run is None:
+        late = pytest.param(*[""] * 5, id="all", marks=pytest.mark.skip("benchmarks run with: pytest bench"))
+        metafunc.parametrize(PARAMETERS, [late])
         return
-    choice = door.choice
-    absent = dict(choice.absent)
+    choice = run.choice
+    absent = {arm.name: why for arm, why in choice.absent}
     cells = []
     for task in choice.tasks:
-        for backend in (*choice.backends, *absent):
+        for arm in (*choice.arms, *(arm for arm, _ in choice.absent)):
             marks = [pytest.mark.benchmark(group=task, timer=Playback())]
-            if backend in absent:
-                marks.append(pytest.mark.skip(absent[backend]))
-            cells.append(pytest.param(task, backend, marks=marks))
-    metafunc.parametrize(("task", "backend"), cells)
+            if arm.name in absent:
+                marks.append(pytest.mark.skip(absent[arm.name]))
+            cells.append(pytest.param(task, choice.preset, arm.name, arm.device, arm.precision, marks=marks))
+    metafunc.parametrize(PARAMETERS, cells)
 
 
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # by a cell that failed
 def test_training(
-    task: str, backend: str, door: Door, benchmark: BenchmarkFixture, request: pytest.FixtureRequest
-) -> None:
+    task: str, preset: str, arm: str, device: str, precision: str,
+    run: PytestRun, benchmark: BenchmarkFixture, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     try:
-        records = door.measure(task, backend)
+        records = run.measure(task, next(one for one in run.choice.arms if one.name == arm))
     except click.ClickException as error:
         pytest.fail(error.format_message(), pytrace=False)
-    assert door.folder is not None
+    assert run.folder is not None
     (row,) = [row for section in grouping.sections(records) for row in section.rows]
-    if records[0].status == "unsupported":
-        pytest.skip(str(records[0].reason))
+    if records[0].outcome.status == "unsupported":
+        pytest.skip(str(records[0].outcome.reason))
     if row.excluded is not None:
-        pytest.fail(f"{row.excluded} (records: {door.folder})", pytrace=False)
-    speed, training = row.of("speed")[0], row.of("quality")[0]
-    assert speed.timings is not None
-    assert training.quality is not None
+        pytest.fail(f"{row.excluded} (records: {run.folder})", pytrace=False)
+    speed = row.of("speed")[0]
+    timings = speed.outcome.timings
+    assert timings is not None
     benchmark.extra_info |= {
-        f"{speed.unit}_per_s": speed.timings.items / speed.timings.window_s,
-        "first_step_s": speed.timings.first_step_s,
+        f"{speed.cell.unit}_per_s": timings.throughput,
+        "first_step_s": timings.first_step_s,
         "host_peak_bytes": row.bytes_of("host_peak").bytes,
         "device_peak_allocated_bytes": row.bytes_of("device_peak_allocated").bytes,
-        **training.quality.metrics,
-        "parity": columns.parity(row),
-        "record": str(door.folder / "records" / file_name(speed)),
+        **next(iter(row.metrics().values())),
+        "parity": figures.parity(row),
+        "record": str(run.folder / "records" / speed.cell.file_name),
     }
     playback = request.node.get_closest_marker("benchmark").kwargs["timer"]
-    playback.cue(speed.timings.blocks_s)
-    rounds, iterations = len(speed.timings.blocks_s), speed.timings.block_steps
+    playback.cue(timings.blocks_s)
+    rounds, iterations = len(timings.blocks_s), timings.block_steps
     benchmark.pedantic(_nothing, rounds=rounds, iterations=iterations)  # type: ignore[no-untyped-call]  # of the plug-in
 
 

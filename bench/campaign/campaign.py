@@ -1,55 +1,42 @@
 """Runs a plan: one process after the other, one record file per process, the table as it grows."""
 
 import contextlib
-import dataclasses
-import errno
-import os
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-import backends
-from bench.campaign import cooldown, parity_cache, pilot, resume
+from bench.campaign import cooldown, parity_cache, pilot
 from bench.campaign.journal import Journal
-from bench.campaign.plan import Choice, TaskPlan
-from bench.machine import cores
+from bench.campaign.plan import KINDS, TaskPlan
 from bench.machine.signals import deferred
-from bench.process import launch
+from bench.process.execute import execute
 from bench.process.interpreters import Interpreter
-from bench.records import record
-from bench.records.record import Kind, Ladder, Record, RecordError
-from bench.stats import power
-from bench.worker.answer import Request
-
-DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "pilot": 900, "speed": 900, "memory": 900, "quality": 7200}
-PHASE_DEADLINES_S: Mapping[str, float] = {
-    "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "checks": 300,
-    "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
-}  # fmt: skip
-"""What a worker tells that it does (bench/process/phases.py) -> how long it may take. The process's own deadline holds too."""
+from bench.records import files
+from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan, Run
 
 # Until one was seen:
 ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10}
 
-SAID = (
-    "status", "reason", "target_reached", "timings", "probe", "disturbance", "energy", "memory", "quality", "remarks",
-    "settings", "versions",
-)  # fmt: skip
-"""The fields that a worker fills in."""
-
 
 class Progress(Protocol):
-    """Is told what happens; never asked."""
+    """Receives what happens."""
 
-    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None: ...
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None: ...
     def finished(self, finished: Record) -> None: ...
-    def note(self, text: str) -> None: ...
+    def planned(self, task: str, rounds: RoundsPlan) -> None: ...
+
+
+class Execute(Protocol):
+    """Runs one cell in a process (bench/process/execute.py)."""
+
+    def __call__(
+        self, run: Run, cell: Cell, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None
+    ) -> Record: ...
 
 
 class Campaign:
@@ -57,37 +44,43 @@ class Campaign:
 
     def __init__(
         self,
-        plans: list[TaskPlan],
-        choice: Choice,
+        plans: Sequence[TaskPlan],
         folder: Path,
         progress: Progress,
+        *,
         kept: Mapping[str, Record] | None = None,
+        execute: Execute = execute,
     ) -> None:
-        self.plans, self.choice, self.folder, self.progress = plans, choice, folder, progress
-        self.kept = kept or {}  # name of the file -> record of an earlier run
+        self.plans, self.folder, self.progress = plans, folder, progress
+        self.choice, self.run = plans[0].choice, plans[0].run
         self.records: list[Record] = []
         self.journal = Journal(folder)
-        self._cells = {plan.name: cells(plan, choice) for plan in plans}
+        self._kept = kept or {}  # name of the file -> record of an earlier run
+        self._execute = execute
+        self._planned = {plan.name: plan.cells for plan in plans}
+        self._finished = set(self._kept)
         self._durations: dict[tuple[str, Kind, str], list[float]] = defaultdict(list)
-        for done in self.kept.values():
-            self._durations[done.task, done.kind, done.backend].append(done.wall_s)
-        everything = [cell for planned in self._cells.values() for cell in planned]
-        self._upcoming = [cell for cell in everything if record.file_name(cell) not in self.kept]
-        self._total = len(everything)
-        self._running: Record | None = None
+        for record in self._kept.values():
+            self._note_duration(record)
+        self._running: Cell | None = None
         self._memory_before: int | None = None
         self._hot = False  # a process has run since the last pause
 
     @property
     def complete(self) -> bool:
         """Whether every process that was to run is ok."""
-        absent = {name for name, _ in self.choice.absent}
-        return all(done.status == "ok" for done in self.records if done.backend not in absent)
+        absent = {arm.name for arm, _ in self.choice.absent}
+        return all(record.outcome.status == "ok" for record in self.records if record.cell.arm.name not in absent)
 
-    def run(self, after_task: Callable[[], object] = lambda: None) -> None:
+    @property
+    def upcoming(self) -> list[Cell]:
+        """What has neither run nor been kept."""
+        return [cell for cell in chain(*self._planned.values()) if cell.file_name not in self._finished]
+
+    def start(self, after_task: Callable[[], object] = lambda: None) -> None:
         """Runs what is not kept; an interruption leaves a record for each process that did not run."""
         self.journal.add("run")
-        if self.choice.device == "gpu":
+        if "gpu" in self.choice.devices:
             self._memory_before = cooldown.gpu_memory()
         try:
             for plan in self.plans:
@@ -95,8 +88,8 @@ class Campaign:
                 after_task()
         except (KeyboardInterrupt, SystemExit):
             with deferred():
-                for cell in list(self._upcoming):
-                    self._keep(msgspec.structs.replace(cell, reason="the run was interrupted"))
+                for cell in self.upcoming:
+                    self._keep(self._record(cell, Outcome(status="interrupted", reason="the run was interrupted")))
             raise
         except OSError:
             if self._running is not None:  # stopped in an orderly way, which is no crash
@@ -107,63 +100,85 @@ class Campaign:
             with contextlib.suppress(
                 OSError
             ):  # it is there only if a process ran, and somebody may have put something in
-                (self.folder / record.SCRATCH).rmdir()
-
-    def _in_order(self, plan: TaskPlan) -> Iterator[Record]:
-        """The task's processes; after a pilot the number of rounds is another one."""
-        first = before_rounds(plan, self.choice)
-        yield from first
-        measured = self._cells[plan.name][len(first) :]
-        if self.choice.effect is not None:
-            pilots = [done for done in self.records if (done.task, done.kind) == (plan.name, "pilot")]
-            found = pilot.plan_rounds(pilots, effect=self.choice.effect, otherwise=plan.preset.rounds)
-            self.progress.note(f"{plan.name}: {pilot.describe(found)}")
-            assumed, measured = measured, measured_cells(plan.with_rounds(found), self.choice)
-            left = [cell for cell in measured if record.file_name(cell) not in self.kept]
-            self._upcoming[: sum(cell.task == plan.name for cell in self._upcoming)] = left
-            self._total += len(measured) - len(assumed)
-        yield from measured
+                (self.folder / files.SCRATCH).rmdir()
 
     def _run_task(self, plan: TaskPlan) -> None:
-        for cell in plan.absent(self.choice):
-            self._write(cell)
-            self.progress.finished(cell)
-        fallen: dict[str, Record] = {}
-        ladders: dict[str, list[Ladder]] = {}
-        for cell in self._in_order(plan):
-            cell = msgspec.structs.replace(cell, parity=ladders.get(cell.backend, []))
-            done = self.kept.get(record.file_name(cell))
-            if done is not None:
-                self.records.append(done)
-            elif cell.backend in fallen:
-                why = f"not run: {fallen[cell.backend].reason}"
-                self._keep(msgspec.structs.replace(cell, status="skipped", reason=why))
-                continue
-            else:
-                done = self._execute(cell)
-            if cell.kind == "parity":
-                ladders[cell.backend] = done.parity
-            if cell.kind == "parity" and done.status != "ok":
-                fallen[cell.backend] = done
+        for arm, why in self.choice.absent:
+            absent = self._record(plan.cell(arm), Outcome(status="skipped", reason=why))
+            self._write(absent)
+            self.progress.finished(absent)
+        climbed: dict[str, Record] = {}
+        for kind in KINDS:
+            if kind == "speed" and self.choice.effect is not None:
+                plan = self._with_planned_rounds(plan, effect=self.choice.effect)
+            for cell in plan.of_kind(kind):
+                done = self._do(cell, climbed.get(cell.arm.name))
+                if kind == "parity":
+                    climbed[cell.arm.name] = done
 
-    def _execute(self, cell: Record) -> Record:
+    def _with_planned_rounds(self, plan: TaskPlan, *, effect: float) -> TaskPlan:
+        """The plan with as many rounds as the pilot's noise asks for."""
+        pilots = [one for one in self.records if (one.cell.task, one.cell.kind) == (plan.name, "pilot")]
+        found = pilot.plan_rounds(pilots, effect=effect, otherwise=plan.preset.rounds)
+        self.progress.planned(plan.name, found)
+        plan = plan.with_rounds(found)
+        self._planned[plan.name] = plan.cells
+        return plan
+
+    def _do(self, cell: Cell, climbed: Record | None) -> Record:
+        """The record of one process: kept, skipped because its arm failed parity, or made now."""
+        if climbed is not None:
+            cell = msgspec.structs.replace(cell, ladders=climbed.outcome.ladders)
+        kept = self._kept.get(cell.file_name)
+        if kept is not None:
+            self.records.append(kept)
+            return kept
+        if climbed is not None and climbed.outcome.status != "ok":
+            skipped = self._record(cell, Outcome(status="skipped", reason=f"not run: {climbed.outcome.reason}"))
+            self._keep(skipped)
+            return skipped
+        return self._measure(cell)
+
+    def _measure(self, cell: Cell) -> Record:
         remark = self._pause()
-        self.progress.started(
-            cell, done=self._total - len(self._upcoming), total=self._total, left_s=self._estimate_left()
-        )
+        upcoming = self.upcoming
+        total = sum(map(len, self._planned.values()))
+        self.progress.started(cell, done=total - len(upcoming), total=total, left_s=self._estimate(upcoming))
         self._running = cell
         self.journal.add("start", cell)
-        how = climb if cell.kind == "parity" else execute
-        done = resume.recall(cell, self.kept.values()) if cell.kind == "parity" else None
-        if done is None:
-            interpreter = self.choice.interpreters.get(cell.backend)
-            done = how(cell, self.folder, data_dir=self.choice.data_dir, interpreter=interpreter)
+        done = (cell.kind == "parity" and self._recalled(cell)) or self._in_a_process(cell)
         if remark:
-            done = msgspec.structs.replace(done, remarks=[*done.remarks, remark])
-        self._hot = done.wall_s > 0
-        self._durations[cell.task, cell.kind, cell.backend].append(done.wall_s)
+            outcome = msgspec.structs.replace(done.outcome, remarks=[*done.outcome.remarks, remark])
+            done = self._record(done.cell, outcome)
+        self._hot = done.outcome.wall_s > 0
+        self._note_duration(done)
         self._keep(done)
         return done
+
+    def _recalled(self, cell: Cell) -> Record | None:
+        """The parity record of an arm from what its other records carry, or from the cache; None if it is to climb."""
+        for other in self._kept.values():
+            if (other.cell.task, other.cell.arm, other.outcome.status) == (cell.task, cell.arm, "ok"):
+                ladders: list[Ladder] = other.cell.ladders
+                found = parity_cache.recalled(
+                    self.run, cell, ladders, other.outcome.versions, at=other.outcome.started_utc
+                )
+                if found is not None:
+                    return found
+        return parity_cache.recall(self.run, cell, self._interpreter(cell))
+
+    def _in_a_process(self, cell: Cell) -> Record:
+        interpreter = self._interpreter(cell)
+        done = self._execute(self.run, cell, self.folder, data_dir=self.choice.data_dir, interpreter=interpreter)
+        if cell.kind == "parity" and done.outcome.status == "ok":
+            parity_cache.remember(done, interpreter)
+        return done
+
+    def _interpreter(self, cell: Cell) -> Interpreter | None:
+        return self.choice.interpreters.get(cell.arm.name)
+
+    def _record(self, cell: Cell, outcome: Outcome) -> Record:
+        return Record(run=self.run, cell=cell, outcome=outcome)
 
     def _pause(self) -> str | None:
         """Lets the machine come back to where it was before the last process; returns what did not."""
@@ -177,131 +192,28 @@ class Campaign:
         with deferred():  # or an interruption could hide that it is finished
             self._write(done)
             if self._running is not None:
-                self.journal.add("end", done)
+                self.journal.add("end", done.cell, status=done.outcome.status)
                 self._running = None
-            self._upcoming.pop(0)  # only now: an interruption leaves no gap
+            self._finished.add(done.cell.file_name)  # only now: an interruption leaves no gap
         self.progress.finished(done)
 
     def _write(self, done: Record) -> None:
-        path = self.folder / "records" / record.file_name(done)
-        if done.status != "interrupted" or not path.exists():  # which an earlier run left
-            record.write(path, done)
+        path = self.folder / "records" / done.cell.file_name
+        if done.outcome.status != "interrupted" or not path.exists():  # which an earlier run left
+            files.write(path, done)
         self.records.append(done)
 
-    def _estimate_left(self) -> float:
+    def _note_duration(self, done: Record) -> None:
+        self._durations[done.cell.task, done.cell.kind, done.cell.arm.name].append(done.outcome.wall_s)
+
+    def _estimate(self, cells: Sequence[Cell]) -> float:
         """Seconds: what was seen of the same cell, else of the same kind and task, else a guess."""
         left = 0.0
-        for cell in self._upcoming:
-            seen = self._durations.get((cell.task, cell.kind, cell.backend))
+        for cell in cells:
+            seen = self._durations.get((cell.task, cell.kind, cell.arm.name))
             if not seen:
                 alike = (d for (task, kind, _), d in self._durations.items() if (task, kind) == (cell.task, cell.kind))
                 seen = [value for durations in alike for value in durations]
             left += sum(seen) / len(seen) if seen else ESTIMATES_S[cell.kind]
             left += self.choice.cool_down_s
         return left
-
-
-def cells(plan: TaskPlan, choice: Choice) -> list[Record]:
-    """Every process of a task in the order in which they run, each with its key."""
-    return [*before_rounds(plan, choice), *measured_cells(plan, choice)]
-
-
-def possible_cells(plan: TaskPlan, choice: Choice) -> list[Record]:
-    """The same with as many rounds as a pilot may ask for: what an earlier run can have left."""
-    if choice.effect is None:
-        return cells(plan, choice)
-    most = dataclasses.replace(plan, preset=dataclasses.replace(plan.preset, rounds=power.MOST_ROUNDS))
-    return cells(most, choice)
-
-
-def before_rounds(plan: TaskPlan, choice: Choice) -> list[Record]:
-    """The climbs, and the pilot if there is one."""
-    return resume.with_keys([*plan.parity(choice), *plan.pilot(choice)], choice.interpreters)
-
-
-def measured_cells(plan: TaskPlan, choice: Choice) -> list[Record]:
-    """The rounds, memory and quality."""
-    speed = [cell for block in plan.rounds(choice) for cell in block]
-    return resume.with_keys([*speed, *plan.memory(choice), *plan.quality(choice)], choice.interpreters)
-
-
-def climb(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None) -> Record:
-    """The cell's parity record: from the cache if nothing has changed since, else from a process of its own."""
-    recalled = parity_cache.recall(cell, interpreter)
-    if recalled is not None:
-        return msgspec.structs.replace(recalled, started_utc=_now())
-    climbed = execute(cell, folder, data_dir=data_dir, interpreter=interpreter)
-    if climbed.status == "ok":
-        parity_cache.remember(climbed, interpreter)
-    return climbed
-
-
-def execute(
-    cell: Record,
-    folder: Path,
-    *,
-    data_dir: Path | None,
-    interpreter: Interpreter | None = None,
-    slow_down: float = 0.0,
-) -> Record:
-    """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason.
-
-    `slow_down` is for a self-test (slowdown.py). OSError where the disk does not take the process's files: that is no
-    finding about a backend.
-    """
-    entry = backends.find(cell.backend)
-    scratch = folder / record.SCRATCH
-    for path in (scratch, folder / "logs"):
-        path.mkdir(exist_ok=True)
-    cell = msgspec.structs.replace(cell, started_utc=_now())
-    name = record.file_name(cell)
-    request_path, answer_path = record.exchange(folder, cell)
-    answer_path.unlink(missing_ok=True)
-    record.write(request_path, Request(cell, str(data_dir) if data_dir else None, slow_down))
-
-    try:
-        env = {**entry.env, **(entry.env_cpu if cell.device == "cpu" else {})}
-        if cell.kind == "memory":
-            env |= entry.env_memory
-        ending = launch.run(
-            launch.worker_command(
-                request_path,
-                answer_path,
-                python=interpreter.path if interpreter else sys.executable,
-                cores=cores.first(cell.threads or 0),
-            ),
-            env=launch.worker_env(env, device=cell.device),
-            log=folder / "logs" / f"{name}.log",
-            timeout_s=DEADLINES_S[cell.kind],
-            phases_s=PHASE_DEADLINES_S,
-        )
-        if ending.code == os.EX_IOERR and not answer_path.exists():
-            raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
-        return _outcome(cell, ending, answer_path)
-    finally:
-        for path in (request_path, answer_path):
-            path.unlink(missing_ok=True)
-
-
-def _outcome(cell: Record, ending: launch.Ending, answer_path: Path) -> Record:
-    if ending.status != "ok":
-        reason = record.one_line(str(ending.reason))
-        return msgspec.structs.replace(cell, status=ending.status, reason=reason, wall_s=ending.wall_s)
-    try:
-        answer = record.read(answer_path)
-    except RecordError as error:
-        reason = f"the process left no readable record: {str(error).partition(': not a record: ')[2]}"
-        return msgspec.structs.replace(cell, status="failed", reason=reason, wall_s=ending.wall_s)
-    # Only what a worker may say is taken from it; what was asked stays as it was asked.
-    parity = answer.parity if cell.kind == "parity" else cell.parity
-    said = {field: getattr(answer, field) for field in SAID}
-    return msgspec.structs.replace(cell, wall_s=ending.wall_s, parity=parity, **said)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def default_folder() -> Path:
-    """A new folder for a run: its time in UTC."""
-    return Path("results", "local", time.strftime("%Y%m%d-%H%M%S", time.gmtime()))

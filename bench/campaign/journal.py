@@ -12,13 +12,14 @@ from typing import Literal
 
 import msgspec
 
-from bench.records import record
-from bench.records.record import Model, Record, RecordError
+from bench.records import files
+from bench.records.files import RecordError
+from bench.records.record import Cell, Strict
 
 Event = Literal["run", "start", "end", "crash"]
 
 
-class Line(Model, frozen=True):
+class Line(Strict, frozen=True):
     """What happened, when, and to which process of the comparison."""
 
     event: Event
@@ -34,12 +35,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.jsonl"
 
-    def add(self, event: Event, cell: Record | None = None) -> None:
+    def add(self, event: Event, cell: Cell | None = None, *, status: str = "") -> None:
         """Appends a line and waits for the disk; OSError if that does not take it."""
         line = Line(event, datetime.now(UTC).isoformat(timespec="microseconds"))
         if cell is not None:
-            status = cell.status if event == "end" else ""
-            line = msgspec.structs.replace(line, cell=record.file_name(cell), key=cell.key, status=status)
+            line = msgspec.structs.replace(line, cell=cell.file_name, key=cell.key, status=status)
         content = json.dumps(msgspec.to_builtins(line), allow_nan=False).encode() + b"\n"
         with self.path.open("ab+") as file:
             if file.tell() and not _ends_with_newline(file.fileno()):
@@ -52,13 +52,13 @@ class Journal:
         """Every line that can be read, in the order in which they were written."""
         try:
             with self.path.open("rb") as file:
-                content = file.read(record.MAX_BYTES)
+                content = file.read(files.MAX_BYTES)
         except FileNotFoundError:
             return []
         lines = []
         for text in content.split(b"\n"):
             try:
-                lines.append(record.decode(text, Line))
+                lines.append(files.decode(text, Line))
             except RecordError:
                 continue
         return lines

@@ -1,38 +1,45 @@
-"""The gate: a ladder of parity stays valid for as long as nothing that it depends on has changed.
+"""A ladder of parity stays valid for as long as nothing that it depends on has changed.
 
-The key of a stored ladder is the hash of the spec, the source code, the installed versions, the interpreter, the CPU, the
-device, the precision and the number of threads.
+The key of a stored ladder is the hash of the spec, the way in which its arm uses the backend (mode, device, precision, threads,
+environment), the source code, the installed versions, the interpreter and the machine.
 """
 
 import hashlib
 import importlib.util
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import msgspec
 import platformdirs
 
 import backends
 import tasks
 from bench.process.interpreters import DISTRIBUTIONS, Interpreter
-from bench.records import record
-from bench.records.record import Ladder, Record, RecordError
+from bench.records import files
+from bench.records.files import RecordError
+from bench.records.record import Cell, Ladder, Machine, Outcome, Record, Run, Strict
+from bench.records.source import ROOT, hash_files
 
 
-class Stored(record.Model, frozen=True):
+class Stored(Strict, frozen=True):
     """A passed climb in the cache."""
 
     ladders: list[Ladder]
     versions: dict[str, str]
 
 
-def key(cell: Record, interpreter: Interpreter | None = None) -> str:
+def key(cell: Cell, machine: Machine, interpreter: Interpreter | None = None) -> str:
     """Hash of everything on which this cell's ladder depends, in another interpreter if one is given."""
-    parts = [cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision, str(cell.threads)]
-    parts += [cell.machine.cpu, str(cell.machine.gpu), cell.machine.python]
-    parts += [f"{name} {number}" for name, number in versions(cell.backend, interpreter).items()]
-    parts.append(source_hash(cell.task, cell.backend, interpreter))
-    return hashlib.sha256(record.encode(parts)).hexdigest()
+    parts = {
+        "task": cell.task,
+        "spec": cell.spec_hash,
+        "way": cell.arm.way,
+        "machine": [machine.cpu, machine.cores, machine.gpu, machine.gpu_driver],
+        "python": interpreter.python if interpreter else machine.python,
+        "versions": versions(cell.arm.backend, interpreter),
+        "source": source_hash(cell.task, cell.arm.backend, interpreter and interpreter.origin),
+    }
+    return hashlib.sha256(files.encode(parts)).hexdigest()
 
 
 def versions(backend: str, interpreter: Interpreter | None = None) -> dict[str, str]:
@@ -42,40 +49,51 @@ def versions(backend: str, interpreter: Interpreter | None = None) -> dict[str, 
     return {name: there.get(name) or _version(name) for name in names}
 
 
-def source_hash(task: str, backend: str, interpreter: Interpreter | None = None) -> str:
-    """Hash of the source code that decides what a backend computes for a task."""
-    digest = hashlib.sha256()
-    elsewhere = _beside(interpreter.origin) if interpreter and interpreter.origin else []
-    for path in sorted({*_sources(backends.find(backend).module), *_files(tasks.TASKS.get(task, task)), *elsewhere}):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+@cache
+def source_hash(task: str, backend: str, elsewhere: Path | None = None) -> str:
+    """Hash of the source code that decides what a backend computes for a task.
+
+    A backend of the user's own may wrap one of ours, so that the source of all of them counts for it.
+    """
+    package = ROOT / "backends" / backend
+    own = [*package.rglob("*.py")] if package.is_dir() else [*(ROOT / "backends").rglob("*.py"), *_files(backend)]
+    shared = [*(ROOT / "tasks").glob("*.py"), *(ROOT / "backends" / "reference").glob("*.py")]
+    shared += [*(ROOT / "backends").glob("*.py"), *(ROOT / "bench" / "worker").glob("*.py")]
+    theirs = _beside(elsewhere) if elsewhere else []
+    return hash_files([*own, *shared, *theirs, *_files(tasks.TASKS.get(task, task))])
 
 
-def recall(cell: Record, interpreter: Interpreter | None = None) -> Record | None:
+def recall(run: Run, cell: Cell, interpreter: Interpreter | None = None) -> Record | None:
     """The cell's parity record from the cache, or None."""
     try:
-        stored: Stored = record.decode(_path(cell, interpreter).read_bytes(), Stored)
+        stored: Stored = files.decode(_path(run, cell, interpreter).read_bytes(), Stored)
     except (OSError, RecordError):
         return None
-    if not stored.ladders or not all(ladder.passed for ladder in stored.ladders):
+    return recalled(run, cell, stored.ladders, stored.versions)
+
+
+def recalled(run: Run, cell: Cell, ladders: list[Ladder], versions: dict[str, str], at: str = "") -> Record | None:
+    """The parity record of ladders that were climbed earlier; None if one of them was not passed."""
+    if not ladders or not all(ladder.passed for ladder in ladders):
         return None
-    return msgspec.structs.replace(
-        cell, status="ok", reason=None, parity=stored.ladders, versions=stored.versions, settings={"from cache": True}
-    )
+    settings = {"from cache": True}
+    outcome = Outcome(status="ok", ladders=ladders, versions=versions, settings=settings, started_utc=at)  # type: ignore[arg-type]
+    return Record(run=run, cell=cell, outcome=outcome)
 
 
 def remember(climbed: Record, interpreter: Interpreter | None = None) -> None:
     """Keeps a passed climb. A cache that cannot be written costs only time."""
-    path = _path(climbed, interpreter)
+    path = _path(climbed.run, climbed.cell, interpreter)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        record.write(path, Stored(climbed.parity, climbed.versions))
+        files.write(path, Stored(climbed.outcome.ladders, climbed.outcome.versions))
     except OSError:
         pass
 
 
-def _path(cell: Record, interpreter: Interpreter | None) -> Path:
-    return platformdirs.user_cache_path("framework-bench") / "parity" / f"{key(cell, interpreter)}.json"
+def _path(run: Run, cell: Cell, interpreter: Interpreter | None) -> Path:
+    name = f"{key(cell, run.machine, interpreter)}.json"
+    return platformdirs.user_cache_path("framework-bench") / "parity" / name
 
 
 def _version(name: str) -> str:
@@ -83,15 +101,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "absent"
-
-
-def _sources(module: str) -> list[Path]:
-    root = Path(__file__).parents[2]
-    shared = [root / "tasks", root / "backends" / "reference"]
-    files = [path for folder in shared for path in folder.glob("*.py")]
-    files += [root / "backends" / "__init__.py", root / "backends" / "api.py", root / "bench" / "worker" / "parity.py"]
-    files += [root / "bench" / "worker" / "loop.py"]
-    return sorted({*files, *_files(module)})
 
 
 def _files(module: str) -> list[Path]:

@@ -1,20 +1,25 @@
-"""What is to run: every process of a comparison, in the order in which it runs, fixed before the first one starts."""
+"""What is to run: every process of a comparison, in the order in which it runs, fixed and keyed before the first one starts."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 import tasks
-from bench.checks import selftest
+from bench.campaign import parity_cache, selftests
 from bench.machine import describe
 from bench.process.interpreters import Interpreter
-from bench.records.record import Data, Energy, Kind, Machine, Record, RoundsPlan, SelfTest
+from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target
+from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
+MAX_ROUNDS = 1000
+KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality")
+"""The order in which a task's processes run."""
 
 
 @dataclass(frozen=True)
@@ -22,114 +27,142 @@ class Choice:
     """What the user asked for, checked and completed."""
 
     tasks: Sequence[str]
-    backends: Sequence[str]  # installed
-    absent: Sequence[tuple[str, str]]  # (backend, the reason with the command that would add it)
-    preset: str
-    device: str
-    precision: str
-    rounds: int | None  # None: as the preset declares
-    seeds: int | None
-    data_dir: Path | None
-    order_seed: int
+    arms: Sequence[Arm]
+    absent: Sequence[
+        tuple[Arm, str]
+    ] = ()  # arms that cannot take part, and the reason with the command that would help
+    preset: str = "quick"
+    changes: Mapping[str, str] = field(default_factory=dict)  # of the tasks' fields
+    rounds: int | None = None  # None: as the preset declares
+    seeds: int | None = None
+    data_dir: Path | None = None
+    run_id: str = ""  # the order of the rounds is drawn from it
     cool_down_s: int = 0  # between two processes
-    interpreters: Mapping[str, Interpreter] = field(default_factory=dict)  # of backends that do not run in this one
-    threads: int | None = None  # None: as many as the process may use
+    interpreters: Mapping[str, Interpreter] = field(
+        default_factory=dict
+    )  # of arms, by name, that do not run in this one
     energy: bool = False
     effect: float | None = None  # to be found by as many rounds as a pilot says; None: `rounds` says how many
+    kinds: Sequence[Kind] = KINDS  # that are wanted
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that are measured on."""
+        return sorted({arm.device for arm in self.arms})
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """The processes of one task: each a record still to be filled in."""
+    """The processes of one task."""
 
-    name: str
+    run: Run
     preset: Preset
-    blank: Record
-    machines: Mapping[str, Machine] = field(default_factory=dict)  # of backends that run in another interpreter
-    selftests: Mapping[str, SelfTest] = field(default_factory=dict)  # backend -> its latest one on this machine
+    choice: Choice
+    template: Cell  # what all of them have in common
 
-    def parity(self, choice: Choice) -> list[Record]:
-        """One climb per backend."""
-        return [self.cell(backend, kind="parity") for backend in choice.backends]
+    @property
+    def name(self) -> str:
+        return self.template.task
 
-    def rounds(self, choice: Choice) -> Iterator[list[Record]]:
-        """Randomised complete blocks: every round holds every backend once, in an order drawn from the order seed."""
-        # Drawn anew per task, so that a task's order does not depend on which others are compared.
-        rng = random.Random(f"{choice.order_seed}/{self.name}")
-        for cells in self._blocks(choice, rng, "speed", choice.rounds or self.preset.rounds):
-            yield [msgspec.structs.replace(cell, selftest=self.selftests.get(cell.backend)) for cell in cells]
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Every process in the order in which it runs; rounds as planned before a pilot has said how many."""
+        return [cell for kind in KINDS for cell in self.of_kind(kind)]
 
-    def pilot(self, choice: Choice) -> list[Record]:
-        """The processes from whose noise the rounds are planned; none where their number is given."""
-        rng = random.Random(f"{choice.order_seed}/{self.name}/pilot")
-        rounds = PILOT_ROUNDS if choice.effect is not None else 0
-        return [cell for cells in self._blocks(choice, rng, "pilot", rounds) for cell in cells]
+    def of_kind(self, kind: Kind) -> list[Cell]:
+        """The processes of one kind, in their order, each with its key."""
+        if kind not in self.choice.kinds or (kind == "pilot" and self.choice.effect is None):
+            return []
+        made: Mapping[Kind, Iterable[Cell]] = {
+            "parity": (self.cell(arm, kind="parity") for arm in self.choice.arms),
+            "pilot": self._rounds("pilot", PILOT_ROUNDS, seed=f"{self.run.id}/{self.name}/pilot"),
+            # Drawn anew per task, so that a task's order does not depend on which others are compared.
+            "speed": self._rounds("speed", self.rounds, seed=f"{self.run.id}/{self.name}"),
+            "memory": (self.cell(arm, kind="memory") for arm in self.choice.arms),
+            "quality": (
+                self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in self.choice.arms
+            ),
+        }
+        return list(made[kind])
+
+    @property
+    def rounds(self) -> int:
+        return self.choice.rounds or self.preset.rounds
+
+    @property
+    def seeds(self) -> int:
+        return self.choice.seeds or self.preset.seeds
 
     def with_rounds(self, found: RoundsPlan) -> "TaskPlan":
-        """The same plan with another number of rounds, and how it was found in every record that is still to come."""
-        blank = msgspec.structs.replace(self.blank, rounds_plan=found)
-        return replace(self, preset=replace(self.preset, rounds=found.rounds), blank=blank)
+        """The same plan with another number of rounds, and how it was found in every cell that is still to come."""
+        template = msgspec.structs.replace(self.template, rounds_plan=found)
+        return replace(self, choice=replace(self.choice, rounds=found.rounds), template=template)
 
-    def _blocks(self, choice: Choice, rng: random.Random, kind: Kind, rounds: int) -> Iterator[list[Record]]:
+    def with_at_most(self, rounds: int) -> "TaskPlan":
+        """The same plan with as many rounds as a pilot may ask for."""
+        return replace(self, choice=replace(self.choice, rounds=rounds)) if self.choice.effect is not None else self
+
+    def _rounds(self, kind: Kind, rounds: int, *, seed: str) -> Iterator[Cell]:
+        """Randomised complete blocks: every round holds every arm once, in an order drawn from the seed."""
+        rng = random.Random(seed)
+        arms = list(self.choice.arms)
         for number in range(1, rounds + 1):
-            order = rng.sample(list(choice.backends), len(choice.backends))
-            asked = {"energy": Energy(None, reason="the process did not come to its end")} if choice.energy else {}
-            yield [
-                self.cell(backend, kind=kind, round=number, position=at, **asked) for at, backend in enumerate(order, 1)
-            ]
+            for position, arm in enumerate(rng.sample(arms, len(arms)), start=1):
+                yield self.cell(
+                    arm, kind=kind, round=number, position=position, energy=self.choice.energy,
+                    selftest=self._selftests.get(arm.name) if kind == "speed" else None,
+                )  # fmt: skip
 
-    def memory(self, choice: Choice) -> list[Record]:
-        """One process per backend that does nothing else."""
-        return [self.cell(backend, kind="memory") for backend in choice.backends]
+    @cached_property
+    def _selftests(self) -> Mapping[str, SelfTest]:
+        """The latest self-test of each arm on this machine, by the arm's name."""
+        found = {arm.name: selftests.recall(self.run, *self._used(arm)) for arm in self.choice.arms}
+        return {name: latest for name, latest in found.items() if latest is not None}
 
-    def quality(self, choice: Choice) -> list[Record]:
-        """One training to the task's whole budget per seed and backend."""
-        seeds = range(choice.seeds or self.preset.seeds)
-        return [self.cell(backend, kind="quality", seed=seed) for seed in seeds for backend in choice.backends]
+    def remember_selftest(self, arm: Arm, test: SelfTest) -> None:
+        """Keeps a self-test for later runs of the arm; OSError where the cache cannot be written."""
+        selftests.remember(self.run, *self._used(arm), test)
 
-    def absent(self, choice: Choice) -> list[Record]:
-        """A record for each backend that cannot take part."""
-        return [self.cell(backend, kind="speed", status="skipped", reason=why) for backend, why in choice.absent]
+    def _used(self, arm: Arm) -> tuple[Cell, Interpreter | None]:
+        """The arm's cell and interpreter, on which everything that is cached about it depends."""
+        return msgspec.structs.replace(self.template, arm=arm), self.choice.interpreters.get(arm.name)
 
-    def cell(self, backend: str, **changes: object) -> Record:
-        """The blank record of one process."""
-        machine = self.machines.get(backend, self.blank.machine)
-        return msgspec.structs.replace(self.blank, backend=backend, machine=machine, **changes)
+    @cached_property
+    def _parity_keys(self) -> dict[str, str]:
+        return {}
+
+    def cell(self, arm: Arm, **changes: object) -> Cell:
+        """One process, with the hash of everything on which its outcome depends."""
+        cell = msgspec.structs.replace(self.template, arm=arm, **changes)
+        if arm.name not in self._parity_keys:
+            self._parity_keys[arm.name] = parity_cache.key(cell, self.run.machine, self._used(arm)[1])
+        target = msgspec.to_builtins(cell.target)
+        asked = [
+            self._parity_keys[arm.name], arm.hash, cell.kind, cell.round, cell.position, cell.seed, self.run.id, cell.preset,
+            self.run.measurement, cell.data.sha256, target, cell.energy,
+        ]  # fmt: skip
+        return msgspec.structs.replace(cell, key=hash_json(asked))
 
 
-def make(name: str, choice: Choice) -> TaskPlan:
-    """Reads the task's data and fixes its spec; tasks.spec.SpecError where the data cannot be had."""
-    preset = tasks.load(name, choice.preset, data_dir=choice.data_dir)
-    spec = describe_task(preset.task)
-    data = preset.task.data
-    blank = Record(
+def make(choice: Choice) -> list[TaskPlan]:
+    """A plan for each task: reads its data and fixes its spec; tasks.spec.SpecError where the data cannot be had."""
+    run = Run(id=choice.run_id, machine=describe.describe(), harness=harness_version(), source=harness_hash())
+    return [_plan(name, run, choice) for name in choice.tasks]
+
+
+def _plan(name: str, run: Run, choice: Choice) -> TaskPlan:
+    preset = tasks.load(name, choice.preset, data_dir=choice.data_dir, changes=choice.changes)
+    data, target = preset.task.data, preset.target
+    template = Cell(
         kind="speed",
-        status="interrupted",
-        reason="started, and not finished",
         task=name,
         preset=choice.preset,
+        changes=dict(choice.changes),
         unit=preset.task.unit,
-        backend="",
-        device=choice.device,
-        precision=choice.precision,
-        round=1,
-        position=1,
-        seed=0,
-        order_seed=choice.order_seed,
-        spec=spec,
-        spec_hash=hash_json(spec),
+        arm=choice.arms[0],
+        spec=describe_task(preset.task),
         data=Data(data.name, data.description, data.sha256),
-        target=str(preset.target),
-        equivalence_margin=preset.target.margin,
+        target=Target(target.metric, target.at_least, target.at_most, target.margin),
         step_flops=getattr(preset.task, "step_flops", None),
-        threads=choice.threads,
-        machine=describe.describe(),
-        started_utc="",
     )
-    machines = {
-        backend: msgspec.structs.replace(blank.machine, python=interpreter.python)
-        for backend, interpreter in choice.interpreters.items()
-    }
-    plan = TaskPlan(name, preset, blank, machines)
-    found = {backend: selftest.recall(plan.cell(backend)) for backend in choice.backends}
-    return replace(plan, selftests={backend: latest for backend, latest in found.items() if latest is not None})
+    return TaskPlan(run, preset, choice, template)

@@ -4,40 +4,32 @@ DIR/plan.json keeps what the first start fixed: the order's seed, and everything
 is done when its record parses, validates and has the key of what would be run now; that there is a file says nothing.
 """
 
-import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
-from bench.campaign.plan import Choice, TaskPlan
+from bench.campaign.plan import TaskPlan
 from bench.machine import locks
-from bench.process.interpreters import Interpreter
-from bench.records import record
-from bench.records.record import Model, Record, RecordError
-from tasks.spec import hash_json
-
-NOT_FIXED = {"absent", "data_dir", "interpreters", "order_seed", "rounds", "seeds"}
-"""Fields of a Choice that may differ, or stand under another name below: what is in the data is fixed, not where they lie."""
+from bench.records import files
+from bench.records.files import RecordError
+from bench.records.record import Cell, Outcome, Record, Strict
+from bench.records.text import printable
 
 TABLES = ("table.md", "table.csv")
 """The files that a run writes beside its records, and again whenever they have changed."""
-
-OPTIONS = {"tasks": "--task", "backends": "--backend", "cool_down_s": "--cool-down"}
 
 
 class Mismatch(ValueError):
     """A folder holds another comparison; the message says what differs."""
 
 
-class Fixed(Model, frozen=True):
+class Fixed(Strict, frozen=True):
     """DIR/plan.json."""
 
-    order_seed: int
+    run_id: str
     facts: dict[str, str]  # as `facts` makes them
 
 
@@ -45,7 +37,7 @@ class Found(NamedTuple):
     """What an earlier run has left."""
 
     kept: dict[str, Record]  # name of the file -> record that is not made again
-    crashed: list[Record]  # processes that were running when a run was killed, and are not done
+    crashed: list[Cell]  # processes that were running when a run was killed, and are not done
     aside: list[str]  # why a file was moved to DIR/corrupt
 
 
@@ -54,7 +46,7 @@ def stored(folder: Path) -> Fixed | None:
     path = folder / "plan.json"
     try:
         with path.open("rb") as file:
-            fixed: Fixed = record.decode(file.read(record.MAX_BYTES + 1), Fixed)
+            fixed: Fixed = files.decode(file.read(files.MAX_BYTES + 1), Fixed)
     except FileNotFoundError:
         if found := foreign(folder):
             raise Mismatch(
@@ -78,24 +70,24 @@ def foreign(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     own = {locks.NAME} | ({"records"} if _is_bare(folder / "records") else set())
-    return next((record.printable(name) for name in names if name not in own), None)
+    return next((printable(name) for name in names if name not in own), None)
 
 
 def _is_bare(folder: Path) -> bool:
     """Whether a folder holds nothing but what a killed write leaves."""
-    return folder.is_dir() and all(record.TEMPORARY.fullmatch(name) for name in os.listdir(folder))
+    return folder.is_dir() and all(files.TEMPORARY.fullmatch(name) for name in os.listdir(folder))
 
 
-def fix(folder: Path, plans: Sequence[TaskPlan], choice: Choice) -> None:
+def fix(folder: Path, plans: Sequence[TaskPlan]) -> None:
     """Writes DIR/plan.json."""
-    record.write(folder / "plan.json", Fixed(choice.order_seed, facts(plans, choice)), via=folder / "records")
+    files.write(folder / "plan.json", Fixed(plans[0].run.id, facts(plans)), via=folder / "records")
 
 
-def compare(earlier: Fixed | None, plans: Sequence[TaskPlan], choice: Choice) -> None:
+def compare(earlier: Fixed | None, plans: Sequence[TaskPlan]) -> None:
     """Compares what the first start fixed with what is asked now; Mismatch names each difference."""
     if earlier is None:
         return
-    now = facts(plans, choice)
+    now = facts(plans)
     names = list(dict.fromkeys([*earlier.facts, *now]))
     changes = [
         f"{name} was {earlier.facts.get(name, 'absent')}, now {now.get(name, 'absent')}"
@@ -103,112 +95,90 @@ def compare(earlier: Fixed | None, plans: Sequence[TaskPlan], choice: Choice) ->
         if earlier.facts.get(name) != now.get(name)
     ]
     if changes:
-        raise Mismatch(record.printable(f"holds another comparison: {'; '.join(changes[:5])}"))
+        raise Mismatch(printable(f"holds another comparison: {'; '.join(changes[:5])}"))
 
 
-def facts(plans: Sequence[TaskPlan], choice: Choice) -> dict[str, str]:
+def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
     """Everything that the records of a comparison depend on, in the words of a user: name -> value."""
-    found = {}
-    for field in dataclasses.fields(choice):
-        if field.name not in NOT_FIXED:
-            value = getattr(choice, field.name)
-            option = OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
-            found[option] = ", ".join(value) if isinstance(value, list | tuple) else str(value)
-    machine = plans[0].blank.machine
-    found |= {
-        "the processor": f"{machine.cpu}, {machine.cores} cores",
-        "the GPU": f"{machine.gpu}, {machine.gpu_driver}",
-        "Python": machine.python,
-        "the version of the measurement": str(plans[0].blank.measurement),
+    choice, run = plans[0].choice, plans[0].run
+    found = {
+        "--task": ", ".join(choice.tasks),
+        "--preset": choice.preset,
+        "--set": ", ".join(f"{name}={value}" for name, value in choice.changes.items()) or "nothing",
+        "the arms": ", ".join(arm.name for arm in choice.arms),
+        "--cool-down": str(choice.cool_down_s),
+        "--energy": str(choice.energy),
+        "--effect": str(choice.effect),
+        "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
+        "the GPU": f"{run.machine.gpu}, {run.machine.gpu_driver}",
+        "Python": run.machine.python,
+        "the version of the measurement": str(run.measurement),
+        "the source code of framework-bench": str(run.source)[:12],
     }
     for plan in plans:
-        found[f"--rounds of {plan.name}"] = str(len(list(plan.rounds(choice))))
-        found[f"--seeds of {plan.name}"] = str(len({cell.seed for cell in plan.quality(choice)}))
-        found[f"the spec of {plan.name}"] = plan.blank.spec_hash
-    for backend in choice.backends:
-        interpreter = choice.interpreters.get(backend)
-        found |= parity_cache.versions(backend, interpreter)
-        if interpreter is not None:
-            found[f"Python of {backend}"] = interpreter.python
+        found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.rounds)
+        found[f"--seeds of {plan.name}"] = str(plan.seeds)
+        found[f"the spec of {plan.name}"] = plan.template.spec_hash
+    for arm in choice.arms:
+        interpreter = choice.interpreters.get(arm.name)
+        way = {**arm.way, "environment": " ".join(f"{name}={value}" for name, value in arm.environment.items()) or None}
+        found |= {f"{name} of {arm.name}": str(value) for name, value in way.items()}
+        for name, version in parity_cache.versions(arm.backend, interpreter).items():
+            found[f"{name} of {arm.name}"] = version
         for plan in plans:
-            found[f"the source code of {plan.name} in {backend}"] = parity_cache.source_hash(
-                plan.name, backend, interpreter
-            )
+            source = parity_cache.source_hash(plan.name, arm.backend, interpreter and interpreter.origin)
+            found[f"the source code of {plan.name} in {arm.name}"] = source
     return found
 
 
-def with_keys(cells: Iterable[Record], interpreters: Mapping[str, Interpreter] | None = None) -> list[Record]:
-    """The cells, each with the hash of everything that its record depends on."""
-    ladders: dict[tuple[object, ...], str] = {}  # of a ladder, whose key reads every source file
-    keyed = []
-    for cell in cells:
-        one = (cell.task, cell.backend, cell.spec_hash, cell.device, cell.precision, cell.threads, cell.machine)
-        if one not in ladders:
-            ladders[one] = parity_cache.key(cell, (interpreters or {}).get(cell.backend))
-        asked = [
-            ladders[one], cell.kind, cell.round, cell.position, cell.seed, cell.order_seed, cell.preset, cell.threads,
-            cell.measurement, cell.data.sha256, cell.target, cell.machine.cores, cell.machine.gpu_driver,
-        ]  # fmt: skip
-        keyed.append(msgspec.structs.replace(cell, key=hash_json(asked)))
-    return keyed
-
-
-def find(folder: Path, cells: Iterable[Record], *, retry_failed: bool) -> Found:
+def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
     """Looks through the records of an earlier run; moves aside what is no record of these cells, and closes the journal.
 
     What is ok is kept, and so is what failed, unless `retry_failed`. What was interrupted is not, nor what was skipped for a
     parity that is to be climbed again.
     """
     found = Found({}, [], [])
-    for place in (folder / "records", folder / record.SCRATCH):
-        record.remove_halves(place)
+    for place in (folder / "records", folder / files.SCRATCH):
+        files.remove_halves(place)
     journal = Journal(folder)
     crashed = journal.crashed()
     fallen: set[tuple[str, str]] = set()
     for cell in cells:
-        name = record.file_name(cell)
-        for left in record.exchange(folder, cell):
+        name = cell.file_name
+        for left in files.exchange(folder, cell):
             left.unlink(missing_ok=True)
         try:
             done = _read(folder / "records" / name, cell)
         except RecordError as error:
             found.aside.append(f"{error}; moved to {_move_aside(folder / 'records' / name, folder / 'corrupt')}")
             done = None
-        if done is not None:
-            again = done.status == "interrupted" or (done.status != "ok" and retry_failed)
-            if done.status == "skipped" and (cell.task, cell.backend) not in fallen:
-                again = True
-            if not again:
-                found.kept[name] = done
-                if done.kind == "parity" and done.status != "ok":
-                    fallen.add((cell.task, cell.backend))
+        if done is not None and _is_kept(
+            done.outcome, retry_failed=retry_failed, fell=(cell.task, cell.arm.name) in fallen
+        ):
+            found.kept[name] = done
+            if cell.kind == "parity" and done.outcome.status != "ok":
+                fallen.add((cell.task, cell.arm.name))
         if name in crashed and name in found.kept:
-            journal.add("end", found.kept[name])  # killed between the record and its line
+            journal.add("end", cell, status=found.kept[name].outcome.status)  # killed between the record and its line
         elif name in crashed:
             journal.add("crash", cell)
             found.crashed.append(cell)
     return found
 
 
-def recall(cell: Record, kept: Iterable[Record]) -> Record | None:
-    """The parity record of a cell from the ladder that every other record of its backend carries, or None."""
-    for other in kept:
-        same = (other.task, other.backend, other.status) == (cell.task, cell.backend, "ok")
-        if same and other.parity and all(ladder.passed for ladder in other.parity):
-            return msgspec.structs.replace(
-                cell, status="ok", reason=None, parity=other.parity, versions=other.versions,
-                settings={"from cache": True}, started_utc=other.started_utc,
-            )  # fmt: skip
-    return None
+def _is_kept(outcome: Outcome, *, retry_failed: bool, fell: bool) -> bool:
+    if outcome.status == "skipped" and not fell:
+        return False
+    return outcome.status == "ok" or (outcome.status != "interrupted" and not retry_failed)
 
 
-def _read(path: Path, cell: Record) -> Record | None:
+def _read(path: Path, cell: Cell) -> Record | None:
     """The record that an earlier run left of a cell, or None; RecordError if it is none, or that of something else."""
     if not os.path.lexists(path):
         return None
-    done = record.read(path)
-    if done.key != cell.key:
-        raise RecordError(record.printable(f"{path}: a record of another comparison"))
+    done = files.read(path)
+    if done.cell.key != cell.key:
+        raise RecordError(printable(f"{path}: a record of another comparison"))
     return done
 
 

@@ -1,134 +1,90 @@
-"""What a self-test says about this machine: its noise, the smallest effect that it can see, and whether it sees what is there.
+"""A self-test: a run of three arms, of which two are the same and one is slowed by a known amount (bench/stats/selftest.py)."""
 
-A self-test runs one cell in three arms: as it is, as it is once more, and with a slow-down of known size planted by
-slowdown.py. Every round holds each arm once in shuffled order, and the three are judged as a table of three backends is.
-The first two must not be called different, and the planted slow-down must be called slower.
-
-The latest self-test of a cell is kept in the user's cache, and goes into the records of every comparison of that cell on the
-same machine.
-"""
-
-import hashlib
-import math
-from itertools import combinations
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import platformdirs
+import msgspec
 
-from bench.records import record
-from bench.records.record import Model, Record, RecordError, SelfTest
-from bench.report.formats import significant, with_interval
-from bench.stats import intervals, power, verdict
-from bench.stats.verdict import Verdict
-
-ARMS = ("A", "A again", "planted")
-PAIRS = len(list(combinations(ARMS, 2)))
+from bench.campaign.campaign import Campaign, Progress
+from bench.campaign.plan import TaskPlan
+from bench.records.record import Arm, Cell, Record, RoundsPlan, SelfTest
+from bench.stats.selftest import NAMES, judge
 
 
-class Findings(NamedTuple):
-    """What follows from a self-test; a figure is None where its rounds do not vary."""
-
-    noise: float | None  # deviation of one process's log throughput within a round; 0.01 is 1 %
-    smallest_effect: float | None  # that is called with 90 % power after as many rounds; 0.05 is 5 %
-    same: Verdict  # on the second arm against the first
-    planted: Verdict  # on the third arm against the first
-    faults: list[str]  # empty if the self-test is passed
+class SelfTestError(RuntimeError):
+    """A self-test could not be done; the message says why."""
 
 
-class Kept(Model, frozen=True):
-    """A self-test in the cache, with the cell and the machine that it is about."""
+def run(plan: TaskPlan, arm: Arm, *, rounds: int, slow_down: float, folder: Path, progress: Progress) -> SelfTest:
+    """Runs the three in an empty folder. SelfTestError names a process that failed, or what disturbed it all.
 
-    schema: Literal[1]
-    cell: dict[str, str]
-    found: SelfTest
-
-
-def judge(test: SelfTest) -> Findings:
-    """The verdicts, by the rules of a table."""
-    rounds = {arm: {number: rates[at] for number, rates in enumerate(test.rates)} for at, arm in enumerate(ARMS)}
-    verdicts = verdict.compare_all(rounds)
-    same, planted = verdicts["A again", "A"], verdicts["planted", "A"]
-    noise = intervals.noise([[math.log(rate) for rate in rates] for rates in test.rates])
-    smallest = power.smallest_effect(noise.deviation, rounds=len(test.rates), pairs=PAIRS) if noise else None
-    faults = []
-    if same.decision in ("faster", "slower"):
-        faults.append(f"the same program was called {same.decision} than itself")
-    if planted.decision != "slower":
-        faults.append(f"a planted slow-down of {_percent(test.slow_down)} was missed")
-    return Findings(noise.deviation if noise else None, smallest, same, planted, faults)
-
-
-def describe(test: SelfTest) -> list[str]:
-    """The findings in words, a line each."""
-    found = judge(test)
-    rounds = f"{len(test.rates)} rounds" + (f", {test.disturbed} more were disturbed" if test.disturbed else "")
-    if found.noise is None:
-        lines = [f"noise: none was seen in {rounds}, so nothing is known about it"]
-    else:
-        smallest = "none" if found.smallest_effect is None else _percent(found.smallest_effect)
-        lines = [
-            f"noise: {_percent(found.noise)} between processes (standard deviation within a round; {rounds})",
-            f"smallest visible effect: {smallest} (called with {power.FOUND_WANTED:.0%} power)",
-        ]
-    same = f"A/A: {found.same.decision}, ratio {with_interval(found.same.ratio)}"
-    if found.same.decision == "not decided" and found.same.rounds_needed:
-        same += f"; too few rounds for a tie, about {found.same.rounds_needed} would decide at this noise"
-    planted = f"planted {_percent(test.slow_down)} slow-down: {found.planted.decision}"
-    exact = f"{1 / (1 + test.slow_down):.4g} is exact"
-    return [*lines, same, f"{planted}, ratio {with_interval(found.planted.ratio)}; {exact}"]
+    A disturbed round is left out, as it is in a table.
+    """
+    shares = dict(zip(NAMES, (0.0, 0.0, slow_down), strict=True))
+    arms = [msgspec.structs.replace(arm, name=name, slow_down=share) for name, share in shares.items()]
+    own = plan.choice.interpreters.get(arm.name)
+    choice = replace(
+        plan.choice, arms=arms, absent=(), kinds=("speed",), rounds=rounds, effect=None,
+        interpreters=dict.fromkeys(NAMES, own) if own else {},
+    )  # fmt: skip
+    (folder / "records").mkdir()
+    running = Campaign([replace(plan, choice=choice)], folder, _Strict(progress, arm))
+    running.start()
+    by_round: dict[int, dict[str, Record]] = {}
+    for one in running.records:
+        by_round.setdefault(one.cell.round, {})[one.cell.arm.name] = one
+    quiet = [three for three in by_round.values() if not any(map(disturbance, three.values()))]
+    if len(quiet) < 2:
+        why = next((found for one in running.records if (found := disturbance(one))), "there was one round")
+        raise SelfTestError(f"fewer than two undisturbed rounds: {why}")
+    first, second, third = NAMES
+    return SelfTest(
+        preset=plan.template.preset,
+        rates=[(rate(three[first]), rate(three[second]), rate(three[third])) for three in quiet],
+        slow_down=slow_down,
+        disturbed=len(by_round) - len(quiet),
+        started_utc=running.records[0].outcome.started_utc,
+    )
 
 
-def summarise(test: SelfTest) -> str:
-    """The findings on one line, for what stands below a table."""
-    found = judge(test)
-    told = "; ".join(found.faults) if found.faults else "passed"
-    return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(describe(test))}"
+class _Strict:
+    """Progress that ends a self-test with the first process that is not ok."""
+
+    def __init__(self, progress: Progress, arm: Arm) -> None:
+        self.progress, self.arm = progress, arm
+
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
+        self.progress.started(cell, done=done, total=total, left_s=left_s)
+
+    def finished(self, finished: Record) -> None:
+        self.progress.finished(finished)
+        outcome = finished.outcome
+        if outcome.status not in ("ok", "interrupted"):
+            raise SelfTestError(f"{self.arm.name}, round {finished.cell.round}: {outcome.status}: {outcome.reason}")
+
+    def planned(self, task: str, rounds: RoundsPlan) -> None: ...
 
 
-def as_json(cell: Record, test: SelfTest) -> dict[str, object]:
+def disturbance(done: Record) -> str | None:
+    """Why a process's round takes part in nothing; None if it does."""
+    return done.outcome.disturbance.disturbed if done.outcome.disturbance is not None else None
+
+
+def rate(done: Record) -> float:
+    """Items per second of the window."""
+    assert done.outcome.timings is not None  # its status is ok
+    return done.outcome.timings.throughput
+
+
+def as_json(plan: TaskPlan, arm: Arm, test: SelfTest, *, faults: list[str]) -> dict[str, object]:
     """The self-test and its findings as plain values."""
-    found = judge(test)
+    found = judge(test.rates)
     return {
-        "cell": _identity(cell),
+        "cell": {"task": plan.name, "preset": test.preset, "arm": arm, "machine": plan.run.machine},
         "test": test,
         "noise": found.noise,
         "smallest_effect": found.smallest_effect,
         "a_a": {**found.same._asdict(), "ratio": found.same.ratio._asdict()},
-        "planted": {**found.planted._asdict(), "ratio": found.planted.ratio._asdict()},
-        "faults": found.faults,
+        "planted": {**found.slowed._asdict(), "ratio": found.slowed.ratio._asdict()},
+        "faults": faults,
     }
-
-
-def recall(cell: Record) -> SelfTest | None:
-    """The latest self-test of this cell on this machine; None where there is none that can be read."""
-    try:
-        kept: Kept = record.decode(_path(cell).read_bytes(), Kept)
-    except (OSError, RecordError):
-        return None
-    return kept.found if kept.cell == _identity(cell) else None
-
-
-def remember(cell: Record, test: SelfTest) -> None:
-    """Keeps a self-test in place of the one before; OSError where the cache cannot be written."""
-    path = _path(cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record.write(path, Kept(1, _identity(cell), test))
-
-
-def _identity(cell: Record) -> dict[str, str]:
-    """What must be the same for a self-test to say something about a cell. Its preset need not be."""
-    machine = cell.machine
-    return {
-        "task": cell.task, "backend": cell.backend, "device": cell.device, "precision": cell.precision,
-        "threads": str(cell.threads), "cpu": machine.cpu, "cores": str(machine.cores), "gpu": str(machine.gpu),
-    }  # fmt: skip
-
-
-def _path(cell: Record) -> Path:
-    name = hashlib.sha256(record.encode(_identity(cell))).hexdigest()
-    return platformdirs.user_cache_path("framework-bench") / "selftest" / f"{name}.json"
-
-
-def _percent(value: float) -> str:
-    return f"{significant(100 * value, 2)} %"

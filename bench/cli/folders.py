@@ -1,6 +1,7 @@
 """The folders that commands read and write: records, and the tables beside them."""
 
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
 
 def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
     """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
-    from bench.records import record
+    from bench.records import files
 
     found: dict[bytes, Record] = {}
     sound = True
     for folder in folders:
-        records, problems = record.read_folder(folder)
+        records, problems = files.read_folder(folder)
         for problem in problems:
             click.echo(problem, err=True)
         if not records:
             raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
-        found |= {record.encode(one): one for one in records}
+        found |= {files.encode(one): one for one in records}
         sound = sound and not problems
     return list(found.values()), sound
 
@@ -63,16 +64,21 @@ def new_and_empty(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder}: cannot write there: {error.strerror}") from error
 
 
+def default() -> Path:
+    """A new folder for a run: its time in UTC."""
+    return Path("results", "local", time.strftime("%Y%m%d-%H%M%S", time.gmtime()))
+
+
 def write_tables(folder: Path) -> bool:
     """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
     from bench.campaign import resume
-    from bench.records import record
+    from bench.records import files
     from bench.report import markdown, table_csv
 
-    records, _ = record.read_folder(folder)
+    records, _ = files.read_folder(folder)
     try:
         for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
-            record.write_bytes(folder / name, form.render(records).encode(), via=folder / "records")
+            files.write_bytes(folder / name, form.render(records).encode(), via=folder / "records")
     except OSError:
         return False
     return True

@@ -22,7 +22,7 @@ def gather() -> dict[str, Any]:
     return {
         "framework_bench": _version("framework-bench"),
         "machine": msgspec.to_builtins(describe.describe()),
-        "backends": {name: _backend(entry) for name, entry in backends.BACKENDS.items()},
+        "backends": {name: _backend(name, entry) for name, entry in backends.BACKENDS.items()},
         "tasks": {
             task: {preset: _where(tasks.DATA_SETS.get((task, preset))) for preset in tasks.PRESETS}
             for task in tasks.TASKS
@@ -55,6 +55,9 @@ def text() -> str:
         installed = ", ".join(f"{distribution} {number}" for distribution, number in backend["versions"].items())
         missing = f"{', '.join(backend['missing'])} not installed; add it with: {backend['install']}"
         lines.append(f"  {name:<16}{missing if backend['missing'] else installed}")
+    lines += ["", "Modes, as in --arm pytorch:compile"]
+    for name, backend in found["backends"].items():
+        lines += [f"  {name + ':' + mode:<20}{what}" for mode, what in backend["modes"].items()]
     lines += ["", "Tasks, and the data of each preset"]
     for task, presets in found["tasks"].items():
         places = dict.fromkeys(presets.values())
@@ -64,12 +67,13 @@ def text() -> str:
     return "\n".join(lines)
 
 
-def _backend(entry: backends.Entry) -> dict[str, Any]:
+def _backend(name: str, entry: backends.Entry) -> dict[str, Any]:
     missing = entry.missing()
     versions = {name: _version(name) for name in entry.distributions}
     return {
         "versions": {name: number for name, number in versions.items() if number},
         "missing": missing,
+        "modes": dict(backends.modes(name)),
         "install": entry.install_command if missing else None,
     }
 

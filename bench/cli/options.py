@@ -30,7 +30,7 @@ class FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Word(click.ParamType[str]):
+class OneOf(click.ParamType[str]):
     """One of a few words, with the nearest one named if it is none of them."""
 
     name = "word"
@@ -50,7 +50,7 @@ class Word(click.ParamType[str]):
         return completions(self.known, incomplete)
 
 
-class Name(Word):
+class NameOrModule(OneOf):
     """One of the known names, or a dotted module that implements one."""
 
     name = "name"
@@ -85,16 +85,23 @@ def nearest(value: str, known: Any) -> str:
 def common_options(command: Any) -> Any:
     """What `run`, `verify`, `selftest` and `pytest bench` share."""
     for option in reversed([
-        click.option("--task", "task_names", multiple=True, type=Name("task", tasks.TASKS),
+        click.option("--task", "task_names", multiple=True, type=NameOrModule("task", tasks.TASKS),
                      help="A task; may be given again. Default: all."),
-        click.option("--backend", "backend_names", multiple=True, type=Name("backend", backends.BACKENDS),
-                     help="A backend; may be given again. Default: all that are installed."),
-        click.option("--preset", default="quick", show_default=True, type=Word("preset", tasks.PRESETS),
+        click.option("--arm", "arm_texts", multiple=True, metavar="[LABEL=]BACKEND[:ITEM,...]",
+                     help="A row of the table: a backend in one way of using it; may be given again. An ITEM is one of "
+                          "its modes (see `info`), or device=, precision=, threads=, python= or env.NAME= with a value."),
+        click.option("--backend", "backend_names", multiple=True, type=NameOrModule("backend", backends.BACKENDS),
+                     help="Short for --arm BACKEND; may be given again. Default: all that are installed."),
+        click.option("--preset", default="quick", show_default=True, type=OneOf("preset", tasks.PRESETS),
                      help="Size of data and budget."),
-        click.option("--device", default="auto", show_default=True, type=Word("device", ("auto", "cpu", "gpu")),
-                     help="auto takes the GPU if there is one."),
-        click.option("--precision", default="float32", show_default=True, type=Word("precision", tuple(backends.PRECISIONS)),
-                     help="float32 is IEEE single precision in every backend; tf32 needs a GPU; bfloat16 is mixed."),
+        click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE",
+                     help="Another size of the task: batch_size=64, model.hidden=256; may be given again."),
+        click.option("--device", default="auto", show_default=True, type=OneOf("device", ("auto", "cpu", "gpu")),
+                     help="Of arms that do not say; auto uses a GPU if available."),
+        click.option("--precision", default="float32", show_default=True, type=OneOf("precision", tuple(backends.PRECISIONS)),
+                     help="Of arms that do not say. float32 is IEEE single precision; tf32 needs a GPU; bfloat16 is mixed."),
+        click.option("--threads", type=click.IntRange(min=1),
+                     help="Cores of arms that do not say, by CPU affinity. Default: all that may be used."),
         click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
                      help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
         click.option("--data-dir", type=FilePath(file_okay=False, exists=True),

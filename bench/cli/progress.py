@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from bench.campaign.campaign import Progress
-from bench.records.record import Record
-from bench.report import grouping, terminal
+from bench.records.record import Cell, Record, RoundsPlan
+from bench.report import grouping, terminal, words
 from bench.report.formats import duration, significant
 
 
@@ -27,11 +27,11 @@ def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Prog
         yield Screen(live, so_far)
 
 
-def describe(cell: Record) -> str:
-    """Which process a record is about."""
+def describe(cell: Cell) -> str:
+    """Which process a cell stands for."""
     rounds = cell.kind in ("speed", "pilot")
     which = f"seed {cell.seed}" if cell.kind == "quality" else f"round {cell.round}" if rounds else ""
-    return " ".join(filter(None, (cell.task, cell.backend, cell.kind, which)))
+    return " ".join(filter(None, (cell.task, cell.arm.name, cell.kind, which)))
 
 
 def about(seconds: float) -> str:
@@ -43,15 +43,16 @@ def about(seconds: float) -> str:
 
 def outcome(done: Record) -> str:
     """One line about a finished process."""
-    if done.status != "ok":
-        return f"{done.status}: {done.reason}"
-    if done.timings is not None:
-        return f"{significant(done.timings.items / done.timings.window_s)} {done.unit}/s"
-    if done.quality is not None:
-        metric = done.target.split()[0]
-        return f"{metric} {significant(done.quality.metrics[metric], 4)}"
-    if done.kind == "parity":
-        return "all rungs passed" + (" (from the cache)" if done.settings.get("from cache") else "")
+    cell, found = done.cell, done.outcome
+    if found.status != "ok":
+        return f"{found.status}: {found.reason}"
+    if found.timings is not None:
+        return f"{significant(found.timings.throughput)} {cell.unit}/s"
+    if found.quality is not None:
+        metric = cell.target.metric
+        return f"{metric} {significant(found.quality.metrics[metric], 4)}"
+    if cell.kind == "parity":
+        return "all rungs passed" + (" (from the cache)" if found.settings.get("from cache") else "")
     return "ok"
 
 
@@ -61,15 +62,16 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self.console, self.prefix = console, ""
 
-    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
         self.prefix = f"[{done + 1}/{total}, {about(left_s)} left] "
 
-    def note(self, text: str) -> None:
-        self.console.print(terminal.plain(text), soft_wrap=True)
+    def planned(self, task: str, rounds: RoundsPlan) -> None:
+        self.console.print(terminal.plain(f"{task}: {words.rounds_plan(rounds)}"), soft_wrap=True)
 
     def finished(self, finished: Record) -> None:
-        took = f" in {duration(finished.wall_s)}" if finished.wall_s else ""
-        text = f"{self.prefix}{describe(finished)}: {outcome(finished)}{took}"
+        wall_s = finished.outcome.wall_s
+        took = f" in {duration(wall_s)}" if wall_s else ""
+        text = f"{self.prefix}{describe(finished.cell)}: {outcome(finished)}{took}"
         self.console.print(terminal.plain(text), soft_wrap=True)
         self.prefix = ""
 
@@ -81,13 +83,13 @@ class Screen:
         self.live = live
         self.records = list(so_far)
 
-    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
         running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
         tables = [terminal.short_table(section) for section in grouping.sections(self.records)]
         self.live.update(Group(*tables, running), refresh=True)
 
-    def note(self, text: str) -> None:
-        self.live.console.print(terminal.plain(text), soft_wrap=True)
+    def planned(self, task: str, rounds: RoundsPlan) -> None:
+        self.live.console.print(terminal.plain(f"{task}: {words.rounds_plan(rounds)}"), soft_wrap=True)
 
     def finished(self, finished: Record) -> None:
         self.records.append(finished)

@@ -1,17 +1,16 @@
 """What the command line asks for, checked before anything runs."""
 
-import importlib.util
-import platform
-import random
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import backends
 import tasks
 from bench.campaign.plan import Choice
+from bench.cli import arms
 from bench.cli.options import UserError
-from bench.machine import cores, describe
 from bench.process import interpreters
 from bench.stats.verdict import MARGIN
 from tasks.spec import SpecError
@@ -19,97 +18,86 @@ from tasks.spec import SpecError
 Made = TypeVar("Made")
 
 
-def choice(
-    *,
-    task_names: tuple[str, ...],
-    backend_names: tuple[str, ...],
-    preset: str,
-    device: str,
-    precision: str,
-    pythons: tuple[str, ...],
-    data_dir: Path | None,
-    rounds: Any,
-    seeds: int | None,
-    cool_down_s: int = 0,
-    threads: int | None = None,
-    energy: bool = False,
-    effect: float | None = None,
-) -> Choice:
-    """What was asked for, checked: everything that can be known to be wrong is said before anything runs."""
-    if rounds == "auto":
-        rounds, effect = None, _checked_effect(0.05 if effect is None else effect)
-    elif effect is not None:
-        raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
-    gpu = describe.gpu_and_driver()[0]
-    if device == "gpu" and gpu is None:
-        raise UserError("--device gpu: there is no NVIDIA GPU with a driver here; use --device cpu")
-    if precision == "tf32" and (device == "cpu" or gpu is None):
-        raise UserError(
-            "--precision tf32: a mode of a GPU's tensor cores, which a CPU has not; use --precision float32"
-        )
-    _check_threads(threads)
-    absent = []
-    names = list(dict.fromkeys(backend_names or backends.BACKENDS))
-    try:
-        elsewhere = interpreters.chosen(pythons, names)
-    except interpreters.InterpreterError as error:
-        raise UserError(str(error)) from error
-    for name in [name for name in names if name not in elsewhere]:
-        entry = backends.find(name)
-        try:
-            missing = entry.missing()
-        except ModuleNotFoundError as error:
-            missing = [str(error.name)]
-        if not entry.extra:  # a module of the user's
-            _check_module(name)
-        if missing:
-            absent.append((name, f"{', '.join(missing)} not installed; add it with: {entry.install_command}"))
-    if backend_names and absent:
-        raise UserError("; ".join(f"--backend {name}: {reason}" for name, reason in absent))
-    chosen = [name for name in names if name not in dict(absent)]
-    if not chosen:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options as click read them."""
+
+    task_names: tuple[str, ...] = ()
+    arm_texts: tuple[str, ...] = ()
+    backend_names: tuple[str, ...] = ()
+    preset: str = "quick"
+    changes: tuple[str, ...] = ()
+    device: str = "auto"
+    precision: str = "float32"
+    threads: int | None = None
+    pythons: tuple[str, ...] = ()
+    data_dir: Path | None = None
+    rounds: Any = None  # a number, "auto", or None for the preset's
+    seeds: int | None = None
+    cool_down_s: int = 0
+    energy: bool = False
+    effect: float | None = None
+
+
+def parse(**options: Any) -> Choice:
+    """The comparison that is asked for; UserError for everything that can be known to be wrong."""
+    asked = Asked(**options)
+    effect, changes = _effect(asked), _changes(asked.changes)
+    resolved = _resolved(asked)
+    if not resolved.arms:
         commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
         raise UserError(f"no framework is installed; add at least one with: {commands}")
     return Choice(
-        tasks=list(dict.fromkeys(task_names or tasks.TASKS)),
-        backends=chosen,
-        absent=absent,
-        preset=preset,
-        device=device if device != "auto" else ("gpu" if gpu else "cpu"),
-        precision=precision,
-        rounds=rounds,
-        seeds=seeds,
-        data_dir=data_dir,
-        order_seed=random.SystemRandom().randrange(2**31),
-        cool_down_s=cool_down_s,
-        interpreters=elsewhere,
-        threads=threads,
-        energy=energy,
+        tasks=list(dict.fromkeys(asked.task_names or tasks.TASKS)),
+        arms=resolved.arms,
+        absent=resolved.absent,
+        interpreters=resolved.interpreters,
+        preset=asked.preset,
+        changes=changes,
+        rounds=None if asked.rounds == "auto" else asked.rounds,
         effect=effect,
+        seeds=asked.seeds,
+        data_dir=asked.data_dir,
+        run_id=secrets.token_hex(8),
+        cool_down_s=asked.cool_down_s,
+        energy=asked.energy,
     )
 
 
-def _checked_effect(effect: float) -> float:
-    if effect <= MARGIN:
+def _resolved(asked: Asked) -> arms.Resolved:
+    typed = [arms.parse(text) for text in asked.arm_texts]
+    typed += [arms.named(name) for name in dict.fromkeys(asked.backend_names)]
+    chosen = typed or [arms.named(name) for name in backends.BACKENDS]
+    try:
+        pythons = interpreters.paths(asked.pythons, list(dict.fromkeys(one.backend for one in chosen)))
+    except interpreters.InterpreterError as error:
+        raise UserError(str(error)) from error
+    threads = None if asked.threads is None else arms.checked_threads("--threads", asked.threads)
+    defaults = arms.Defaults(asked.device, asked.precision, threads, pythons)
+    return arms.resolve(chosen, defaults, required=bool(typed))
+
+
+def _changes(texts: tuple[str, ...]) -> dict[str, str]:
+    changes: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {text}: expected FIELD=VALUE, as in --set batch_size=64")
+        if name in changes:
+            raise UserError(f"--set {text}: {name} is set already, to {changes[name]}")
+        changes[name] = value
+    return changes
+
+
+def _effect(asked: Asked) -> float | None:
+    if asked.rounds != "auto":
+        if asked.effect is not None:
+            raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
+        return None
+    effect = 0.05 if asked.effect is None else asked.effect
+    if not effect > MARGIN:  # NaN is not
         raise UserError(f"--effect {effect:g} must be above {MARGIN:g}: a difference within this margin is a tie")
     return effect
-
-
-def _check_threads(threads: int | None) -> None:
-    usable = cores.usable()
-    if threads and not usable:
-        raise UserError(f"--threads: {platform.system()} has no CPU affinity, and nothing else binds every framework")
-    if threads and threads > len(usable):
-        raise UserError(f"--threads {threads}: this process may use {len(usable)} cores; ask for no more than that")
-
-
-def _check_module(name: str) -> None:
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise UserError(f"--backend {name}: there is no such module")
 
 
 def planned(make: Callable[[], Made]) -> Made:

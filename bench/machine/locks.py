@@ -17,7 +17,7 @@ from typing import IO
 
 import platformdirs
 
-from bench.records import record
+from bench.records.text import printable
 
 NAME = ".framework-bench.lock"
 """The lock's file in a folder."""
@@ -84,6 +84,6 @@ def _holder(file: IO[bytes]) -> str:
     for _ in range(20):
         file.seek(0)
         if text := file.read(500).decode(errors="replace").strip():
-            return record.printable(text)
+            return printable(text)
         time.sleep(0.05)
     return "another process"

@@ -1,8 +1,9 @@
-"""Other Python interpreters for some of the backends.
+"""Other Python interpreters for some of the arms.
 
-Frameworks that cannot share an environment are still compared in one interleaved run: `--python BACKEND=PATH` names the
-interpreter of a backend's processes, `--python tox` takes the environments `bench-<backend>` that `tox` made. Each is asked
-once, before anything runs, what it has; no framework is imported for that.
+Frameworks that cannot share an environment, and two releases of one framework, are still compared in one interleaved run:
+`--arm LABEL=BACKEND:python=PATH` or `--python BACKEND=PATH` names the interpreter of an arm's processes, `--python tox` takes
+the environments `bench-<backend>` that `tox` made. Each is asked once, before anything runs, what it has; no framework is
+imported for that.
 """
 
 import json
@@ -15,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import backends
-from bench.process import launch
-from bench.records import record
-from bench.records.record import RecordError
+from bench.process import environment
+from bench.records import files, source
+from bench.records.files import RecordError
+from bench.records.record import Arm, Strict
+from bench.records.text import one_line, printable
 
 DISTRIBUTIONS = ("numpy", "autograd")  # what the reference of parity computes with
 
@@ -52,6 +55,7 @@ if sys.version_info[:2] >= tuple(asked["oldest"]):
     try:
         for name in asked["harness"]:
             import_module(name)
+        told["source"] = import_module("bench.records.source").harness_hash()
     except ModuleNotFoundError as error:
         told["missing"].append(error.name)
     else:
@@ -66,16 +70,17 @@ class InterpreterError(ValueError):
     """An interpreter cannot be used as asked; one line that names it and says what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(record.printable(message))
+        super().__init__(printable(message))
 
 
-class _Told(record.Model, frozen=True):
+class _Told(Strict, frozen=True):
     """What an interpreter said about itself."""
 
     python: str
     missing: list[str]
     versions: dict[str, str]
     origin: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,50 +93,51 @@ class Interpreter:
     origin: Path | None = None  # of the backend's module
 
 
-def chosen(named: Sequence[str], compared: Sequence[str]) -> dict[str, Interpreter]:
-    """Backend -> interpreter for the values of `--python`; InterpreterError for one that cannot be used."""
-    paths: dict[str, str] = {}
+def paths(named: Sequence[str], backend_names: Sequence[str]) -> dict[str, str]:
+    """Backend -> what was typed as its interpreter, from the values of `--python`; InterpreterError for a malformed one."""
+    found: dict[str, str] = {}
     for value in named:
         if value == TOX:
             continue
         name, equals, path = value.partition("=")
         if not equals or not path:
             raise InterpreterError(f"--python {value!r}: expected BACKEND=PATH, or the word {TOX}")
-        if name in paths:
-            raise InterpreterError(f"--python {value!r}: {name} has an interpreter already, {paths[name]!r}")
-        if name not in compared:
+        if name in found:
+            raise InterpreterError(f"--python {value!r}: {name} has an interpreter already, {found[name]!r}")
+        if name not in backend_names:
             raise InterpreterError(
-                f"--python {value!r}: {name!r} is not in the comparison (there are: {', '.join(compared)})"
+                f"--python {value!r}: {name!r} is not in the comparison (there are: {', '.join(backend_names)})"
             )
-        paths[name] = path
+        found[name] = path
     if TOX in named:
-        made = {name: str(made_by_tox) for name in compared if (made_by_tox := _of_tox(name)).exists()}
+        made = {name: str(made_by_tox) for name in backend_names if (made_by_tox := _of_tox(name)).exists()}
         if not made:
-            wanted = ",".join(f"bench-{name}" for name in compared)
+            wanted = ",".join(f"bench-{name}" for name in backend_names)
             raise InterpreterError(
                 f"--python {TOX}: tox has made none of {wanted}; do so with: tox run -e {wanted} --notest"
             )
-        paths = made | paths
-    return {name: ask(name, path) for name, path in paths.items()}
+        found = made | found
+    return found
 
 
-def ask(backend: str, typed: str) -> Interpreter:
-    """What the interpreter at a path is and has; InterpreterError if this backend cannot run in it."""
-    said = f"--python {backend + '=' + typed!r}"
+def ask(backend: str, typed: str, *, said: str) -> Interpreter:
+    """What the interpreter at a path is and has; InterpreterError, beginning with `said`, if this backend cannot run in it."""
     path = _located(typed)
     if path is None:
         raise InterpreterError(f"{said}: there is no such program")
     entry = backends.find(backend)
     asked = {
-        "oldest": OLDEST, "needs": entry.needs, "module": entry.module, "harness": ["bench.worker", "bench.worker.parity"],
+        "oldest": OLDEST, "needs": entry.needs, "module": entry.module,
+        "harness": ["bench.worker.answer", "bench.worker.parity"],
         "distributions": [*DISTRIBUTIONS, *entry.distributions],
     }  # fmt: skip
+    env = environment.for_child(entry, Arm(name=backend, backend=backend))
     try:
         done = subprocess.run(
-            [path, "-c", PROBE, json.dumps(asked)], env=launch.worker_env(entry.env, device="cpu"), timeout=PATIENCE_S,
-            stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            [path, "-c", PROBE, json.dumps(asked)], env=env, timeout=PATIENCE_S, stdin=subprocess.DEVNULL,
+            capture_output=True, check=False,
         )  # fmt: skip
-        told: _Told = record.decode(done.stdout, _Told)
+        told: _Told = files.decode(done.stdout, _Told)
     except subprocess.TimeoutExpired:
         raise InterpreterError(f"{said}: no answer within {PATIENCE_S:g} s") from None
     except OSError as error:
@@ -143,6 +149,8 @@ def ask(backend: str, typed: str) -> Interpreter:
     if told.missing:
         command = f"; add it with: {shlex.quote(typed)} -m {entry.install_command}" if entry.extra else ""
         raise InterpreterError(f"{said}: {', '.join(told.missing)} not installed there{command}")
+    if told.source != source.harness_hash():
+        raise InterpreterError(f"{said}: another version of framework-bench is installed there; install this one")
     return Interpreter(path, told.python, told.versions, Path(told.origin) if told.origin else None)
 
 
@@ -163,4 +171,4 @@ def _of_tox(backend: str) -> Path:
 def _last_words(output: bytes) -> str:
     lines = output[-4096:].decode(errors="replace").split("\n")
     words = [line for line in lines if line.strip()]
-    return f": {record.one_line(words[-1])}" if words else ""
+    return f": {one_line(words[-1])}" if words else ""

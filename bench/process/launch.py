@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 
 from bench.machine.signals import deferred
 from bench.process import phases
+from bench.records.record import Status
 
 LOG_BYTES = 256 * 1024  # kept of a child's output: so much of its start, and as much of its end
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
@@ -29,7 +30,7 @@ GRACE_S = 5.0  # between SIGTERM and SIGKILL
 class Ending(NamedTuple):
     """How a child ended; `reason` is None if it returned 0."""
 
-    status: str  # "ok", "failed", "killed" or "timeout"
+    status: Status  # ok, failed, killed or timeout
     reason: str | None
     wall_s: float
     code: int | None = None  # what it exited with; None if it was ended by a signal
@@ -98,17 +99,6 @@ def worker_command(
     """The command line of a worker, on the named cores only; -P keeps the current folder from shadowing packages."""
     pinned = ["bench.machine.cores", ",".join(map(str, cores))] if cores else []
     return [python, "-P", "-m", *pinned, "bench.worker", str(request), str(record)]
-
-
-def worker_env(backend_env: Mapping[str, str], *, device: str) -> dict[str, str]:
-    """This process's environment with a backend's own settings, and no GPU in sight where the CPU is measured."""
-    env = {**os.environ, **backend_env}
-    if device == "cpu":
-        env["CUDA_VISIBLE_DEVICES"] = "-1"
-    root = Path(__file__).parents[2]
-    if (root / "pyproject.toml").exists():  # a clone, which need not be installed
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    return env
 
 
 class _Child:

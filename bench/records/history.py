@@ -7,10 +7,15 @@ was not measured is invented; a new field stays empty.
 2   parity in every record; tokens, barrier, compilations and processor time of the window; the probe of the precision and of
     the matrix rate; what disturbed the window; energy; the driver's view of a GPU's memory; the key of a record; pilots, how
     the number of rounds was found, and the self-test
+3   run, cell and outcome; the arm in place of the backend; what follows from other fields (whether a rung was passed, whether
+    the target was reached, the hash of the spec) is no field any more
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from tasks.spec import hash_json
 
 ADDED_IN_2: Mapping[str, tuple[str, ...]] = {
     "": (
@@ -22,16 +27,94 @@ ADDED_IN_2: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Part of a record ("" is the record itself) -> its new fields, each of which has a default."""
 
+CELL_2 = ("kind", "task", "preset", "unit", "round", "position", "seed", "spec", "data")
+CELL_2_OPTIONAL = ("step_flops", "key", "selftest", "rounds_plan")
+OUTCOME_2 = ("status", "started_utc")
+OUTCOME_2_OPTIONAL = (
+    "reason", "wall_s", "timings", "probe", "disturbance", "energy", "memory", "quality", "remarks", "settings", "versions",
+)  # fmt: skip
+ARM_2 = ("backend", "device", "precision")
+ARM_2_OPTIONAL = ("threads",)
+DERIVED_2 = ("spec_hash", "target", "target_reached", "equivalence_margin", "parity", "order_seed", "measurement")
+
+BOUND = re.compile(r"(>=|<=) (-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
+
 
 def upgraded(plain: dict[str, Any], schema: int) -> dict[str, Any]:
     """A record's JSON values in the newest schema; ValueError for a field that `schema` did not have."""
-    if schema == 1:
-        for part, names in ADDED_IN_2.items():
-            values = plain.get(part) if part else plain
-            for name in names:
-                if isinstance(values, dict) and name in values:
-                    raise ValueError(f"schema 1 has no field {name!r}")
-        if plain.get("kind") == "pilot":
-            raise ValueError("schema 1 has no kind 'pilot'")
-        plain = {**plain, "schema": 2}
+    try:
+        if schema == 1:
+            plain = _second(plain)
+        if schema in (1, 2):
+            plain = _third(plain)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"a part of it has another form than schema {schema} gives it") from None
     return plain
+
+
+def _second(plain: dict[str, Any]) -> dict[str, Any]:
+    for part, names in ADDED_IN_2.items():
+        values = plain.get(part) if part else plain
+        for name in names:
+            if isinstance(values, dict) and name in values:
+                raise ValueError(f"schema 1 has no field {name!r}")
+    if plain.get("kind") == "pilot":
+        raise ValueError("schema 1 has no kind 'pilot'")
+    return {**plain, "schema": 2}
+
+
+def _third(plain: dict[str, Any]) -> dict[str, Any]:
+    known = {"schema", "machine", *CELL_2, *CELL_2_OPTIONAL, *OUTCOME_2, *OUTCOME_2_OPTIONAL, *ARM_2, *ARM_2_OPTIONAL,
+             *DERIVED_2}  # fmt: skip
+    unknown = sorted(set(plain) - known)
+    if unknown:
+        raise ValueError(f"schema {plain['schema']} has no field {unknown[0]!r}")
+    missing = [name for name in (*CELL_2, *OUTCOME_2, *ARM_2, "spec_hash", "target", "machine") if name not in plain]
+    if missing:
+        raise ValueError(f"the field {missing[0]!r} is missing")
+    if plain["spec_hash"] != hash_json(plain["spec"]):
+        raise ValueError("spec_hash is not the hash of the spec")
+    ladders = _ladders(plain.get("parity", []))
+    arm = {"name": plain["backend"], **_taken(plain, ARM_2, ARM_2_OPTIONAL)}
+    cell = {
+        **_taken(plain, CELL_2, CELL_2_OPTIONAL),
+        "arm": arm,
+        "target": _target(plain),
+        "energy": plain.get("energy") is not None,
+    }
+    outcome = _taken(plain, OUTCOME_2, OUTCOME_2_OPTIONAL)
+    (outcome if plain["kind"] == "parity" else cell)["ladders"] = ladders
+    run = {"id": str(plain["order_seed"]), "machine": plain["machine"], "measurement": plain.get("measurement", 1)}
+    return {"schema": 3, "run": run, "cell": cell, "outcome": outcome}
+
+
+def _taken(plain: dict[str, Any], required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    return {name: plain[name] for name in (*required, *optional) if name in plain}
+
+
+def _target(plain: dict[str, Any]) -> dict[str, Any]:
+    """`accuracy >= 0.97 and <= 0.99`, and the margin of equivalence."""
+    metric, _, bounds = str(plain["target"]).partition(" ")
+    found = {"metric": metric, "margin": plain.get("equivalence_margin")}
+    for bound in bounds.split(" and "):
+        match = BOUND.fullmatch(bound)
+        if not match:
+            raise ValueError(f"{bound!r} is no bound of a target")
+        found["at_least" if match[1] == ">=" else "at_most"] = float(match[2])
+    return found
+
+
+def _ladders(plain: Any) -> Any:
+    """Without `passed`, which follows from difference and tolerance; ValueError where it does not."""
+    if not isinstance(plain, list):
+        return plain
+    ladders = []
+    for ladder in plain:
+        rungs = []
+        for rung in ladder["rungs"]:
+            difference, tolerance = rung["difference"], rung["tolerance"]
+            if rung["passed"] != (difference is not None and difference <= tolerance):
+                raise ValueError(f"rung {rung['number']} was not passed as it says")
+            rungs.append({name: value for name, value in rung.items() if name != "passed"})
+        ladders.append({**ladder, "rungs": rungs})
+    return ladders

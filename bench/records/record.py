@@ -1,34 +1,30 @@
-"""One JSON file per process: its schema, and the only code that reads or writes it.
+"""What one process was asked, what became of it, and everything that it measured: the schema of a record.
 
-Records are untrusted input: strict JSON (no NaN or Infinity, no duplicate keys), bounded size and depth, a closed schema,
-and no path is ever taken from a field. A file is written under a temporary name in the same folder, flushed to the disk and
-renamed, so that a reader never sees half of it.
+A record has three parts: the `run` that its process belongs to, the `cell` of the comparison that it fills, and the `outcome`.
+The parent writes the first two before the process starts, and the process only the third.
 """
 
-import json
-import os
 import re
-import secrets
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from bench.records import history
+import tasks.spec
+from tasks.spec import hash_json
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever a field is added, removed or changes its meaning; bench/records/history.py reads the older ones."""
 
-MEASUREMENT = 1
+MEASUREMENT = 2
 """Raised whenever a figure would come out differently for the same program; figures of two versions are not compared."""
-
-MAX_BYTES = 16 * 2**20
 
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
 Kind = Literal["speed", "memory", "quality", "parity", "pilot"]  # a pilot is a speed process that is in no figure
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
+Label = Annotated[str, Meta(pattern=r"^[^\W_][\w.:=,+@/ -]{0,79}$")]  # of an arm
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e30)]  # sums and ratios of such figures stay floats
 Window = Annotated[float, Meta(ge=1e-9, le=1e30)]  # seconds that a rate is taken over
@@ -36,24 +32,14 @@ Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-SCRATCH = ".framework-bench-scratch"
-"""The folder, inside a run's own, in which a process gets its request and leaves its answer."""
-
-TEMPORARY = re.compile(r"\.framework-bench-[0-9a-f]{16}\.tmp")
-
 RUNGS = 7  # of a whole ladder
-MAX_INTEGER = 2**63 - 1
 
 
-class RecordError(ValueError):
-    """A file is not a record; the message names it and says why."""
-
-
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a record: immutable, unknown fields refused."""
 
 
-class Data(Model, frozen=True):
+class Data(Strict, frozen=True):
     """The data set, as in tasks.spec.Data."""
 
     name: str
@@ -61,7 +47,26 @@ class Data(Model, frozen=True):
     sha256: str
 
 
-class Rung(Model, frozen=True):
+class Target(Strict, frozen=True):
+    """The quality that is to be reached, as in tasks.spec.Target."""
+
+    metric: Text
+    at_least: Figure | None = None
+    at_most: Figure | None = None
+    margin: Window | None = None  # how far two arms' means may lie apart and be called equivalent
+
+    def reached(self, value: float) -> bool:
+        return self._spec.reached(value)
+
+    def __str__(self) -> str:
+        return str(self._spec)
+
+    @property
+    def _spec(self) -> tasks.spec.Target:
+        return tasks.spec.Target(self.metric, self.at_least, self.at_most, self.margin)
+
+
+class Rung(Strict, frozen=True):
     """One step of the ladder of parity: the comparison that came nearest to its tolerance, or beyond it."""
 
     number: int
@@ -69,22 +74,28 @@ class Rung(Model, frozen=True):
     difference: float | None  # None: the comparison itself failed, and `where` says how
     tolerance: float
     where: str  # what was compared: a parameter's name, a step, a count
-    passed: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.difference is not None and self.difference <= self.tolerance
 
 
-class Ladder(Model, frozen=True):
+class Ladder(Strict, frozen=True):
     """The rungs climbed in one precision on one device; it ends at the first rung that was not passed."""
 
     precision: str
     device: str
     rungs: list[Rung]
 
+    height: Count = RUNGS  # rungs of the whole ladder, as it was when this one was climbed
+
     @property
     def passed(self) -> bool:
-        return len(self.rungs) == RUNGS and all(rung.passed for rung in self.rungs)
+        whole = [rung.number for rung in self.rungs] == list(range(1, self.height + 1))
+        return whole and all(rung.passed for rung in self.rungs)
 
 
-class Timings(Model, frozen=True):
+class Timings(Strict, frozen=True):
     """Durations in seconds, from the monotonic clock."""
 
     import_s: Seconds
@@ -101,8 +112,23 @@ class Timings(Model, frozen=True):
     compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
     cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
 
+    @property
+    def throughput(self) -> float:
+        """Items per second of the window."""
+        return self.items / self.window_s
 
-class GpuState(Model, frozen=True):
+    @property
+    def step_s(self) -> float:
+        """Seconds of one step in the window."""
+        return self.window_s / (len(self.blocks_s) * self.block_steps)
+
+    @property
+    def start_s(self) -> float:
+        """Seconds until the first step is done: import, build, trace and compile."""
+        return self.import_s + self.build_s + self.first_step_s
+
+
+class GpuState(Strict, frozen=True):
     """A GPU at the end of the window, as its driver describes it; None where it does not."""
 
     clock_mhz: Count | None
@@ -112,7 +138,7 @@ class GpuState(Model, frozen=True):
     other_processes: Annotated[int, Meta(ge=0)] | None  # that use the card besides this one
 
 
-class Disturbance(Model, frozen=True):
+class Disturbance(Strict, frozen=True):
     """What else the machine did during the window; see bench/worker/disturbance.py for the sources and the rule."""
 
     load: float | None  # processes that wanted to run, mean of the minute before the process started
@@ -125,7 +151,7 @@ class Disturbance(Model, frozen=True):
     disturbed: str | None = None  # why the rule excludes this round; None where it does not
 
 
-class Probe(Model, frozen=True):
+class Probe(Strict, frozen=True):
     """A matrix product in the framework, on the device and in the precision that were timed, after the window."""
 
     error: float  # relative to the product in double precision: about 1e-7 is float32, 1e-4 to 1e-3 TF32, 1e-3 to 1e-2 bfloat16
@@ -133,7 +159,7 @@ class Probe(Model, frozen=True):
     flops_per_second: Window  # of a chain of square products
 
 
-class Energy(Model, frozen=True):
+class Energy(Strict, frozen=True):
     """What the hardware's own counter says about the window, or the reason why it says nothing."""
 
     joules: Window | None
@@ -145,7 +171,7 @@ class Energy(Model, frozen=True):
             raise ValueError("a figure that was not measured needs a reason")
 
 
-class Bytes(Model, frozen=True):
+class Bytes(Strict, frozen=True):
     """A measured number of bytes, or the reason why there is none."""
 
     bytes: Count | None
@@ -156,7 +182,7 @@ class Bytes(Model, frozen=True):
             raise ValueError("a figure that was not measured needs a reason")
 
 
-class Memory(Model, frozen=True):
+class Memory(Strict, frozen=True):
     """Peaks of one process that does nothing else; see `bench/worker/memory.py` for the sources."""
 
     host_import: Bytes  # resident after the framework was imported
@@ -167,7 +193,7 @@ class Memory(Model, frozen=True):
     device_peak_process: Bytes = Bytes(None, "not recorded")  # the driver's view of the card, minus its idle baseline
 
 
-class Quality(Model, frozen=True):
+class Quality(Strict, frozen=True):
     """What the task's whole budget of training led to, on the whole held-out set."""
 
     steps: int
@@ -178,7 +204,7 @@ class Quality(Model, frozen=True):
     sample: str | None = None  # what a language model says after training
 
 
-class SelfTest(Model, frozen=True):
+class SelfTest(Strict, frozen=True):
     """One cell in three arms: twice as it is, once with a planted slow-down. selftest.py says what follows from it."""
 
     preset: str
@@ -188,7 +214,7 @@ class SelfTest(Model, frozen=True):
     started_utc: str
 
 
-class RoundsPlan(Model, frozen=True):
+class RoundsPlan(Strict, frozen=True):
     """How the number of rounds was found, before the first of them."""
 
     rounds: Count
@@ -200,7 +226,7 @@ class RoundsPlan(Model, frozen=True):
     found: Share | None = None  # chance that the effect is called
 
 
-class Machine(Model, frozen=True):
+class Machine(Strict, frozen=True):
     """The machine, without anything that identifies its owner."""
 
     cpu: str
@@ -212,184 +238,114 @@ class Machine(Model, frozen=True):
     python: str
 
 
-class Record(Model, frozen=True, kw_only=True):
-    """What one process was asked, what became of it, and everything it measured."""
+class Arm(Strict, frozen=True):
+    """One backend in one declared way of using it: what a row of a table is a row of.
 
-    schema: Count = SCHEMA
+    Everything that may differ between two rows is in it, and nothing else is.
+    """
+
+    name: Label  # of its row
+    backend: str  # one of backends.BACKENDS, or a dotted module
+    mode: str = "default"  # one of the backend's own MODES
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: Count | None = None  # cores that it runs on; None: all that may be used
+    python: str | None = None  # version of the interpreter, where it is another one than the parent's
+    environment: dict[str, str] = {}  # variables that were asked for
+    slow_down: Share = 0.0  # injected by a self-test: this share of the timed steps is done twice and counted once
+
+    @property
+    def way(self) -> dict[str, Any]:
+        """Everything but the name: two arms with the same way are the same program."""
+        return {name: value for name, value in msgspec.to_builtins(self).items() if name != "name"}
+
+    @property
+    def hash(self) -> str:
+        return hash_json(msgspec.to_builtins(self))
+
+    def typed(self, common: Mapping[str, Any]) -> str:
+        """The arm as `--arm` takes it, without what is `common` to all arms and said by options of its own."""
+        declared = {"device": self.device, "precision": self.precision, "threads": self.threads}
+        items = [self.mode] if self.mode != "default" else []
+        items += [f"{name}={value}" for name, value in declared.items() if value is not None and name not in common]
+        items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
+        items += ["python=PATH"] if self.python else []
+        way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
+        return way if self.name == way else f"{self.name}={way}"
+
+
+class Run(Strict, frozen=True):
+    """What all processes of a comparison have in common."""
+
+    id: str  # of the run, made when it was started; the order of its rounds is drawn from it
+    machine: Machine
+    harness: str | None = None  # version of framework-bench; None where it was not recorded
+    source: str | None = None  # sha256 of its source code
     measurement: int = MEASUREMENT
+
+
+class Cell(Strict, frozen=True, kw_only=True):
+    """What one process is asked."""
+
     kind: Kind
-    status: Status
-    reason: str | None = None  # required where the status is not ok
     task: str
     preset: str
-    unit: str
-    backend: str
-    device: str
-    precision: str
-    round: int  # from 1
-    position: int  # place in the shuffled order of its round, from 1
-    seed: int
-    order_seed: int  # of the shuffled order of every round
+    changes: dict[str, str] = {}  # of the task's fields, by `--set`
+    unit: str  # what is counted per second
+    arm: Arm
+    round: Count = 1
+    position: Count = 1  # place in the shuffled order of its round
+    seed: Annotated[int, Meta(ge=0)] = 0
     spec: dict[str, Any]
-    spec_hash: str
     data: Data
-    target: Text
-    target_reached: bool | None = None
-    equivalence_margin: Window | None = None  # how far two backends' means of the target's metric may lie apart
+    target: Target
     step_flops: Count | None = None  # of the model in one training step, from the spec
-    threads: Count | None = None  # cores that were asked for; None: all that the process may use
-    key: str = ""  # hash of everything on which this record depends: what a resumed run need not do again
-    parity: list[Ladder] = []  # this backend's ladder, in every record of it
+    energy: bool = False  # whether an energy counter is to be read
+    key: str = ""  # hash of everything on which the outcome depends: what a resumed run need not do again
+    ladders: list[Ladder] = []  # that the arm has climbed before this process started
+    selftest: SelfTest | None = None  # the latest one of this arm on this machine, when the run began
+    rounds_plan: RoundsPlan | None = None  # None where the number of rounds was given
+
+    @property
+    def spec_hash(self) -> str:
+        return hash_json(self.spec)
+
+    @property
+    def file_name(self) -> str:
+        """Of its record: a name that sorts by task, kind, round and arm."""
+        count = f"seed{self.seed}" if self.kind == "quality" else f"round{self.round:02d}"
+        label = re.sub(r"[^\w.-]+", "-", self.arm.name)
+        return f"{self.task}-{self.preset}-{self.kind}-{count}-{label}-{self.arm.hash[:8]}.json"
+
+
+class Outcome(Strict, frozen=True, kw_only=True):
+    """What became of a process, and what it measured."""
+
+    status: Status
+    reason: str | None = None  # required where the status is not ok
+    started_utc: str = ""
+    wall_s: Seconds = 0.0  # the whole process, as its parent saw it
+    ladders: list[Ladder] = []  # climbed by this process
     timings: Timings | None = None
     probe: Probe | None = None
     disturbance: Disturbance | None = None
     energy: Energy | None = None
-    selftest: SelfTest | None = None  # the latest one of this cell on this machine, when the run began
-    rounds_plan: RoundsPlan | None = None  # None where the number of rounds was given
     memory: Memory | None = None
     quality: Quality | None = None
     remarks: list[Text] = []  # what a reader of the figures must know
     settings: dict[str, Setting] = {}
     versions: dict[str, str] = {}
-    machine: Machine
-    started_utc: str
-    wall_s: Seconds = 0.0  # the whole process, as its parent saw it
 
 
-def encode(value: Any) -> bytes:
-    """Strict JSON, indented, with a final newline; ValueError for NaN or Infinity."""
-    plain = msgspec.to_builtins(value)
-    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(errors="replace")
+class Record(Strict, frozen=True, kw_only=True):
+    """One process of a comparison."""
 
+    schema: Count = SCHEMA
+    run: Run
+    cell: Cell
+    outcome: Outcome
 
-def decode(content: bytes, kind: type[Any] = Record) -> Any:
-    """The value of type `kind` in strict JSON; RecordError says what is wrong with it."""
-    if len(content) > MAX_BYTES:
-        raise RecordError(f"larger than {MAX_BYTES:,} bytes")
-    try:
-        plain = json.loads(
-            content.decode("utf-8"),  # json would guess other encodings
-            object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded,
-        )  # fmt: skip
-        schema = plain.get("schema") if isinstance(plain, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise RecordError(f"schema {schema} is newer than this program's {SCHEMA}; update framework-bench")
-        if isinstance(schema, int) and kind is Record:
-            plain = history.upgraded(plain, schema)
-        value = msgspec.convert(plain, type=kind, strict=True)
-    except RecordError:
-        raise
-    except RecursionError:
-        raise RecordError("nested too deeply") from None
-    except (ValueError, msgspec.ValidationError) as error:  # json's and Unicode's errors are ValueErrors
-        raise RecordError(printable(str(error))) from None
-    if kind is Record and value.status == "ok":
-        speed = value.timings
-        figures = {
-            "parity": value.parity, "speed": speed, "pilot": speed, "memory": value.memory, "quality": value.quality,
-        }  # fmt: skip
-        if not figures[value.kind]:
-            raise RecordError(f"status ok without figures of {value.kind}")
-    if kind is Record and value.status != "ok" and not value.reason:
-        raise RecordError(f"status {value.status} without a reason")
-    return value
-
-
-def read(path: Path) -> Record:
-    """The record in a file; RecordError names the file."""
-    try:
-        if path.is_fifo():  # to open it would wait for somebody who writes
-            raise RecordError("a pipe")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        record: Record = decode(content)
-    except (OSError, RecordError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise RecordError(printable(f"{path}: not a record: {why}")) from None
-    return record
-
-
-def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
-    """All records below `folder/records`, in the order of their file names, and a line for each file that is not one."""
-    records, problems = [], []
-    for path in sorted((folder / "records").glob("*.json")):
-        try:
-            records.append(read(path))
-        except RecordError as error:
-            problems.append(str(error))
-    return records, problems
-
-
-def write(path: Path, value: Any, *, via: Path | None = None) -> None:
-    """Writes strict JSON atomically; OSError (a full disk, a read-only folder) leaves what was there before."""
-    write_bytes(path, encode(value), via=via)
-
-
-def write_bytes(path: Path, content: bytes, *, via: Path | None = None) -> None:
-    """Writes a whole file or nothing. Until it is whole, it lies in `via`, by default the file's own folder."""
-    temporary = (via or path.parent) / f".framework-bench-{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def remove_halves(folder: Path) -> None:
-    """Removes what killed writes left in a folder of the program's own, known by names that nobody else chooses."""
-    for path in folder.glob(".framework-bench-*.tmp"):
-        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            path.unlink()
-
-
-def one_line(text: str) -> str:
-    """The text on one line of at most 500 characters, and without the folders of this machine."""
-    text = re.sub(r"(?:/[^\s/:'\"]+){2,}", lambda match: "…/" + match[0].rpartition("/")[2], " ".join(text.split()))
-    return text if len(text) <= 500 else text[:499] + "…"
-
-
-def file_name(record: Record) -> str:
-    """A name in the folder `records` that sorts by task, kind, round and place."""
-    count = f"seed{record.seed}" if record.kind == "quality" else f"round{record.round:02d}"
-    return f"{record.task}-{record.preset}-{record.kind}-{count}-{record.backend}.json"
-
-
-def exchange(folder: Path, cell: Record) -> tuple[Path, Path]:
-    """Where a process finds its request, and where it leaves its answer."""
-    scratch, name = folder / SCRATCH, file_name(cell)
-    return scratch / f"request-{name}", scratch / f"answer-{name}"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise RecordError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return result
-
-
-def printable(text: str) -> str:
-    """On one line, and nothing in it that a terminal would act on."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _bounded(text: str) -> int:
-    value = int(text) if len(text) < 25 else MAX_INTEGER + 1
-    if abs(value) > MAX_INTEGER:
-        raise RecordError("an integer of more than 64 bits")
-    return value
-
-
-def _no_constant(name: str) -> float:
-    raise RecordError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise RecordError(f"{text} is beyond the range of a float")
-    return value
+    @property
+    def ladders(self) -> list[Ladder]:
+        """Of the arm: climbed by this process, or before it."""
+        return self.outcome.ladders or self.cell.ladders

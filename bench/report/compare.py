@@ -1,28 +1,30 @@
 """Two folders of records, cell by cell: what an upgrade of a framework, or another machine, did.
 
-A cell is a backend on a task, in one preset, device and precision. The rounds of two runs were not interleaved, so they are not
+A cell is an arm, by its name, on a task and preset. The rounds of two runs were not interleaved, so they are not
 paired: the logarithms of the throughputs, one per process, are compared by Welch's t test (1947,
 https://www.jstor.org/stable/2332510) against the margin of verdict.py, and over the cells the decisions are Holm's. What
-counts as a figure of speed, and which row is ranked, is decided as for a table (bench/report/summary.py).
+counts as a figure of speed, and which row is ranked, is decided as for a table (bench/report/grouping.py).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from scipy.stats import t as student
 
 from bench.records.record import Record
-from bench.report import columns, grouping, markdown
+from bench.records.text import printable
+from bench.report import figures, grouping, markdown
 from bench.report.formats import mebibytes, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals, verdict
 from bench.stats.intervals import Interval
 from bench.stats.verdict import ERROR, MARGIN, Decision
 
-Key = tuple[str, str, str, str, str]  # task, preset, device, precision, backend
+Key = tuple[str, str, str]  # task, preset, arm
 
 DRIFT = (
     "The ratio is the throughput after, over the one before, with its 95 % interval (Welch, one figure per process). The "
@@ -58,12 +60,6 @@ class Comparison:
     only_before: list[Key]
     only_after: list[Key]
 
-    @property
-    def worse(self) -> bool:
-        """Whether a cell became slower, or is no longer there or no longer ranked."""
-        lost = [c for c in self.changes if c.before.row.excluded is None and c.after.row.excluded is not None]
-        return bool(lost or self.only_before or [c for c in self.changes if c.decision == "slower"])
-
 
 def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float = MARGIN) -> Comparison:
     """Every cell that both have; NotComparable where there is none, or one with another spec or measurement version."""
@@ -90,12 +86,36 @@ def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float 
     return Comparison(changes, sorted(set(first) - set(second)), sorted(set(second) - set(first)))
 
 
+def objections(found: Comparison, verdicts: Collection[str]) -> list[str]:
+    """What speaks against AFTER, in words, by the verdicts that are to count: "slower" and "undecided".
+
+    A cell that is no longer there or no longer ranked counts as slower. One that could not have been decided, because a folder
+    has a single process of it, never passes.
+    """
+    texts = []
+    for change in found.changes:
+        ranked = [cell.row.excluded is None for cell in (change.before, change.after)]
+        if "slower" in verdicts and (change.decision == "slower" or ranked == [True, False]):
+            texts.append(f"slower: {_sentence(change)}")
+        elif change.ratio is not None and not change.ratio.known:
+            what = " and ".join(sorted(verdicts))
+            texts.append(
+                f"{what}: {_name(change.key)} could not be decided: each folder needs two rounds or more of it"
+            )
+        elif "undecided" in verdicts and change.decision in (None, "not decided"):
+            texts.append(f"undecided: {_sentence(change)}")
+    lost = [
+        f"slower: {_name(key)} is missing in the second folder" for key in found.only_before if "slower" in verdicts
+    ]
+    return [*texts, *lost] if verdicts else []
+
+
 def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
     cells: dict[Key, Cell] = {}
     for section in grouping.sections(records):
         first = section.first
         for row in section.rows:
-            key = (first.task, first.preset, first.device, first.precision, row.backend)
+            key = (first.task, first.preset, row.name)
             if key in cells:
                 raise NotComparable(
                     f"{which} folder has {_name(key)} more than once (several runs, machines or specs); give one of one run"
@@ -106,13 +126,20 @@ def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
 
 def _refusals(key: Key, before: Cell, after: Cell) -> list[str]:
     first, second = before.section.first, after.section.first
-    what = f"{' '.join(key[:4])}"
+    what = " ".join(key)
     texts = []
     if first.spec_hash != second.spec_hash:
         texts.append(f"{what}: other specs ({first.spec_hash[:12]} and {second.spec_hash[:12]}) are other programs")
-    if first.measurement != second.measurement:
-        texts.append(f"{what}: measurement versions {first.measurement} and {second.measurement} are not compared")
-    return [_plain(text) for text in texts]
+    versions = before.section.run.measurement, after.section.run.measurement
+    if versions[0] != versions[1]:
+        texts.append(f"{what}: measurement versions {versions[0]} and {versions[1]} are not compared")
+    old, new = before.row.arm, after.row.arm
+    texts += [
+        f"{what}: {name} {getattr(old, name)} and {getattr(new, name)} are other ways of using it"
+        for name in ("backend", "mode", "device", "precision", "slow_down")
+        if getattr(old, name) != getattr(new, name)
+    ]
+    return [printable(text, " ") for text in texts]
 
 
 def _why_not(before: Row, after: Row) -> str | None:
@@ -181,7 +208,7 @@ def render(found: Comparison) -> str:
     """Verdicts, table, what differs, and what stands on one side only, in Markdown; everything from a record is escaped."""
     lines = [f"- {markdown.escape(_sentence(change))}" for change in found.changes]
     titles = [
-        "task", "preset", "device", "precision", "backend", "before", "after", "after / before", "quality", "host memory peak",
+        "task", "preset", "arm", "before", "after", "after / before", "quality", "host memory peak",
     ]  # fmt: skip
     lines += ["", markdown.table(titles, [_row(change) for change in found.changes]), "", DRIFT, ""]
     lines += [f"- only before: {markdown.escape(_name(key))}" for key in found.only_before]
@@ -205,11 +232,11 @@ def _row(change: Change) -> list[str]:
     before, after = change.before, change.after
     ratio = f"{with_interval(change.ratio)}: {change.decision}" if change.ratio else f"not compared: {change.why_not}"
     pairs = [
-        (columns.quality(*before), columns.quality(*after)),
+        (figures.quality(*before), figures.quality(*after)),
         (_memory(before), _memory(after)),
     ]
     return [
-        *change.key, columns.speed(before.row), columns.speed(after.row), ratio,
+        *change.key, figures.speed(before.row), figures.speed(after.row), ratio,
         *(first if first == second else f"{first}; after: {second}" for first, second in pairs),
     ]  # fmt: skip
 
@@ -223,21 +250,34 @@ def differences(found: Comparison) -> list[str]:
     """A line for each version, setting and property of the machine that is not the same on both sides."""
     lines: dict[str, None] = {}
     for change in found.changes:
-        backend = change.key[-1]
-        first, second = change.before.section.first.machine, change.after.section.first.machine
+        name = change.key[-1]
+        before, after = change.before, change.after
         pairs: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
-            (f"{backend}, version of", change.before.row.versions, change.after.row.versions),
-            (f"{backend}, setting", change.before.row.settings, change.after.row.settings),
-            ("run,", {"threads": change.before.section.first.threads}, {"threads": change.after.section.first.threads}),
-            ("machine,", {n: getattr(first, n) for n in first.__struct_fields__},
-             {n: getattr(second, n) for n in second.__struct_fields__}),
-        ]  # fmt: skip
-        for what, before, after in pairs:
-            for name in sorted({*before, *after}):
-                old, new = before.get(name), after.get(name)
-                if old != new:
-                    lines[f"differs: {what} {name}: {_shown(old)} before, {_shown(new)} after"] = None
+            (f"{name}, version of", before.row.versions, after.row.versions),
+            (f"{name}, setting", before.row.settings, after.row.settings),
+            (f"{name},", _way(before.row), _way(after.row)),
+            (
+                "machine,",
+                msgspec.structs.asdict(before.section.run.machine),
+                msgspec.structs.asdict(after.section.run.machine),
+            ),
+            ("framework-bench", _harness(before.section), _harness(after.section)),
+        ]
+        for what, old, new in pairs:
+            for part in sorted({*old, *new}):
+                if old.get(part) != new.get(part):
+                    lines[f"differs: {what} {part}: {_shown(old.get(part))} before, {_shown(new.get(part))} after"] = (
+                        None
+                    )
     return list(lines)
+
+
+def _way(row: Row) -> dict[str, object]:
+    return {part: value for part, value in row.arm.way.items() if value not in (None, {}, 0.0)}
+
+
+def _harness(section: Section) -> dict[str, object]:
+    return {"version": section.run.harness, "source": section.run.source and section.run.source[:12]}
 
 
 def _shown(value: object) -> str:
@@ -245,14 +285,9 @@ def _shown(value: object) -> str:
 
 
 def _name(key: Key) -> str:
-    return _plain(f"{key[0]} {key[4]} ({key[1]}, {key[3]} on the {key[2]})")
+    return printable(f"{key[0]} {key[2]} (preset {key[1]})", " ")
 
 
 def _names(cells: Iterable[Key]) -> str:
     names = [_name(key) for key in sorted(cells)]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _plain(text: str) -> str:
-    """On one line, and nothing in it that a terminal would act on."""
-    return "".join(character if character.isprintable() else " " for character in text)

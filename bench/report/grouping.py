@@ -1,197 +1,273 @@
-"""Records grouped into sections that may be compared: same run, task, preset, device, precision, spec, machine and measurement
-version; each of a run's backends may have an interpreter of its own.
+"""Records grouped into sections that may be compared: same run, task, preset, spec, machine and measurement version.
 
-A cell takes part in a ratio only if it climbed the whole ladder of parity and every seed reached the target; a round that was
-disturbed (the rule is in bench/worker/disturbance.py) only is shown.
+A row is an arm: one backend in one declared way of using it. An arm takes part in a ratio only if it climbed the whole ladder
+of parity and its quality reached the target; a round that was disturbed (the rule is in bench/worker/disturbance.py) only is
+shown.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from functools import cached_property
+from itertools import combinations
+from statistics import fmean, median
 
-from bench.records.record import Bytes, Ladder, Record
+from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings
 from bench.stats import equivalence, intervals, verdict
+
+GIB = 2**30
 
 
 @dataclass
 class Row:
-    """One backend, in one set of versions."""
+    """One arm, in one set of versions."""
 
-    backend: str
+    arm: Arm
     records: list[Record] = field(default_factory=list)
     disturbed: frozenset[int] = frozenset()  # rounds that take part in no figure of speed
 
+    @property
+    def name(self) -> str:
+        return self.arm.name
+
     def of(self, kind: str, status: str = "ok") -> list[Record]:
-        return [record for record in self.records if record.kind == kind and record.status == status]
+        return [one for one in self.records if one.cell.kind == kind and one.outcome.status == status]
 
     @property
     def versions(self) -> dict[str, str]:
-        return next((record.versions for record in self.records if record.versions), {})
+        return next((one.outcome.versions for one in self.records if one.outcome.versions), {})
 
     @property
     def python(self) -> str:
         """The version of the interpreter."""
-        return ", ".join(sorted({record.machine.python for record in self.records}))
+        return ", ".join(sorted({one.cell.arm.python or one.run.machine.python for one in self.records}))
 
     @property
     def settings(self) -> dict[str, object]:
-        return next((dict(record.settings) for record in self.of("speed")), {})
+        return next((dict(one.outcome.settings) for one in self.of("speed")), {})
 
     @property
     def ladders(self) -> list[Ladder]:
-        return next((record.parity for record in self.records if record.kind == "parity" and record.parity), [])
+        return next((one.outcome.ladders for one in self.records if one.outcome.ladders), [])
+
+    @property
+    def timed(self) -> dict[int, Timings]:
+        """Round -> timings of the speed processes that count: without the disturbed rounds."""
+        return {
+            one.cell.round: one.outcome.timings
+            for one in self.of("speed")
+            if one.outcome.timings is not None and one.cell.round not in self.disturbed
+        }
+
+    @property
+    def counted(self) -> list[Record]:
+        """The records of the speed processes that count."""
+        return [one for one in self.of("speed") if one.cell.round in self.timed]
 
     @property
     def throughputs(self) -> dict[int, float]:
-        """Round -> items per second; without the disturbed rounds."""
-        return {r.round: r.timings.items / r.timings.window_s for r in self.timed if r.timings is not None}
+        """Round -> items per second."""
+        return {number: timings.throughput for number, timings in self.timed.items()}
 
     @property
-    def timed(self) -> list[Record]:
-        """The speed processes that count."""
-        return [r for r in self.of("speed") if r.timings is not None and r.round not in self.disturbed]
+    def step_s(self) -> float | None:
+        """Median seconds of one step over processes."""
+        return _median([timings.step_s for timings in self.timed.values()])
+
+    @property
+    def cores_busy(self) -> float | None:
+        """Processor time over wall time of the window, median over processes."""
+        return _median([t.cpu_s / t.window_s for t in self.timed.values() if t.cpu_s is not None])
 
     @property
     def tokens_per_second(self) -> float | None:
         """Median over processes, padding left out; None where the items are tokens or there are none."""
-        rates = [r.timings.tokens / r.timings.window_s for r in self.timed if r.timings and r.timings.tokens]
-        return median(rates) if rates else None
+        return _median([t.tokens / t.window_s for t in self.timed.values() if t.tokens])
 
     @property
     def flops_per_second(self) -> float | None:
         """The model's floating-point operations per second of the window, median over processes."""
-        rates = [
-            r.step_flops * r.timings.block_steps * len(r.timings.blocks_s) / r.timings.window_s
-            for r in self.timed
-            if r.timings and r.step_flops
-        ]
-        return median(rates) if rates else None
+        timed = [(one.cell.step_flops, self.timed[one.cell.round]) for one in self.counted]
+        return _median([flops / timings.step_s for flops, timings in timed if flops])
 
     @property
     def matrix_rate(self) -> float | None:
         """Floating-point operations per second of plain matrix products in these processes, median."""
-        rates = [r.probe.flops_per_second for r in self.timed if r.probe is not None]
-        return median(rates) if rates else None
+        return _median([one.outcome.probe.flops_per_second for one in self.counted if one.outcome.probe is not None])
 
     @property
     def joules_per_item(self) -> float | None:
         """Median over processes; None where no counter was read."""
-        used = [r.energy.joules / r.timings.items for r in self.timed if r.timings and r.energy and r.energy.joules]
-        return median(used) if used else None
+        used = [(one.outcome.energy, self.timed[one.cell.round]) for one in self.counted]
+        return _median([energy.joules / timings.items for energy, timings in used if energy and energy.joules])
 
     @property
     def energy_sources(self) -> list[str]:
         """Whose counters were read, or the reasons why there is no figure."""
-        return sorted({r.energy.source or r.energy.reason or "" for r in self.timed if r.energy})
+        return sorted({e.source or e.reason or "" for one in self.counted if (e := one.outcome.energy)})
 
     def timing(self, name: str) -> float | None:
         """The median over processes of one of the timings, in seconds."""
-        values = [getattr(record.timings, name) for record in self.timed]
-        return median(values) if values else None
+        return _median([getattr(timings, name) for timings in self.timed.values()])
 
     def bytes_of(self, name: str) -> Bytes:
         """A memory figure: the median of its processes."""
-        found = [getattr(record.memory, name) for record in self.of("memory") if record.memory is not None]
+        found = [getattr(one.outcome.memory, name) for one in self.of("memory") if one.outcome.memory is not None]
         known = [item.bytes for item in found if item.bytes is not None]
         if known:
             return Bytes(int(median(known)))
         return found[0] if found else Bytes(None, "no finished memory process")
 
-    def quality(self, metric: str) -> list[float]:
-        return [r.quality.metrics[metric] for r in self.of("quality") if r.quality and metric in r.quality.metrics]
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """Seed -> the figures of quality."""
+        return {one.cell.seed: one.outcome.quality.metrics for one in self.of("quality") if one.outcome.quality}
 
-    def quality_by_seed(self, metric: str) -> dict[int, float]:
+    def quality(self, metric: str) -> dict[int, float]:
         """Seed -> the metric's value."""
-        found = {r.seed: r.quality.metrics for r in self.of("quality") if r.quality}
-        return {seed: metrics[metric] for seed, metrics in found.items() if metric in metrics}
+        return {seed: metrics[metric] for seed, metrics in self.metrics().items() if metric in metrics}
 
     @property
     def not_ok(self) -> list[Record]:
-        return [record for record in self.records if record.status != "ok"]
+        return [one for one in self.records if one.outcome.status != "ok"]
 
     @property
     def excluded(self) -> str | None:
         """Why this row takes part in no ratio; None if it does."""
-        if not self.throughputs and self.of("speed"):
+        return self._not_timed() or self._not_proven() or self._not_learned()
+
+    def _not_timed(self) -> str | None:
+        if self.throughputs:
+            return None
+        if self.of("speed"):
             return f"every round was disturbed: {why_disturbed(self.of('speed'))[0]}"
-        if not self.throughputs:
-            return self.not_ok[0].reason if self.not_ok else "no speed was measured"
+        return self.not_ok[0].outcome.reason if self.not_ok else "no speed was measured"
+
+    def _not_proven(self) -> str | None:
         if not self.ladders:
             return "parity was not checked"
         if not all(ladder.passed for ladder in self.ladders):
             return "parity failed"
-        timed = self.of("speed")[0]
-        if not any((ladder.precision, ladder.device) == (timed.precision, timed.device) for ladder in self.ladders):
-            return f"parity was not checked in {timed.precision} on the {timed.device}"
-        trainings = [record for record in self.records if record.kind == "quality"]
+        wanted = (self.arm.precision, self.arm.device)
+        if not any((ladder.precision, ladder.device) == wanted for ladder in self.ladders):
+            return f"parity was not checked in {self.arm.precision} on the {self.arm.device}"
+        return None
+
+    def _not_learned(self) -> str | None:
+        trainings = [one for one in self.records if one.cell.kind == "quality"]
         if not trainings:
             return "quality was not measured"
-        for failed in trainings:
-            if failed.status != "ok":
-                return f"training with seed {failed.seed}: {failed.status}: {failed.reason}"
-        missed = [record for record in trainings if not record.target_reached]
-        if missed:
-            return f"outside the target {missed[0].target} in {len(missed)} of {len(trainings)} trainings"
-        return None
+        for one in trainings:
+            if one.outcome.status != "ok":
+                return f"training with seed {one.cell.seed}: {one.outcome.status}: {one.outcome.reason}"
+        target = trainings[0].cell.target
+        values = list(self.quality(target.metric).values())
+        if len(values) < len(trainings):
+            return f"a training has no {target.metric}"
+        return (
+            None
+            if target.reached(fmean(values))
+            else f"outside the target {target} in the mean of {len(values)} trainings"
+        )
 
 
 @dataclass
 class Section:
     """Rows that may be compared with each other, and what is common to them."""
 
-    first: Record  # any one of its records: what defines the section is the same in all
+    run: Run
+    first: Cell  # any one of its cells: what defines the section is the same in all
     rows: list[Row]
-    verdicts: dict[tuple[str, str], verdict.Verdict]
 
-    @property
+    @cached_property
     def ranked(self) -> list[Row]:
         return [row for row in self.rows if row.excluded is None]
+
+    @cached_property
+    def verdicts(self) -> dict[tuple[str, str], verdict.Verdict]:
+        """Of the ranked rows, by their names."""
+        return verdict.compare_all({row.name: row.throughputs for row in self.ranked}, family=self.family)
+
+    @cached_property
+    def family(self) -> list[tuple[str, str]]:
+        """The pairs of ranked rows that are decided, in the order of the table.
+
+        Over all pairs of ten rows there would be no power left to decide anything.
+        """
+        fastest = [frozenset((self.ranked[0].name, row.name)) for row in self.ranked]
+        return _pairs(self.ranked, {*_about_defaults(self.ranked), *fastest})
 
     @property
     def metric(self) -> str:
         """The figure by which quality is judged."""
-        return self.first.target.split()[0]
+        return self.first.target.metric
 
-    @property
+    @cached_property
     def equivalences(self) -> dict[tuple[str, str], equivalence.Equivalence]:
-        """Of the rows' quality over seeds, every pair once; empty where no margin is stated."""
-        margin = self.first.equivalence_margin
-        measured = {row.backend: row.quality_by_seed(self.metric) for row in self.rows if row.quality(self.metric)}
-        return equivalence.compare_all(measured, margin=margin) if margin else {}
+        """Of the rows' quality over seeds: the defaults pairwise, each row with its default; empty without a margin."""
+        margin = self.first.target.margin
+        measured = {row.name: values for row in self.rows if (values := row.quality(self.metric))}
+        pairs = _pairs(self.rows, _about_defaults(self.rows))
+        found = equivalence.compare_all(measured, margin=margin) if margin else {}
+        return {pair: one for pair, one in found.items() if pair in pairs}
 
     @property
     def matrix_rate(self) -> tuple[float, str] | None:
-        """The highest rate of matrix products that a backend reached here, and which one it was."""
-        return max(((row.matrix_rate, row.backend) for row in self.rows if row.matrix_rate), default=None)
+        """The highest rate of matrix products that an arm reached here, and which one it was."""
+        return max(((row.matrix_rate, row.name) for row in self.rows if row.matrix_rate), default=None)
+
+    def common(self, name: str) -> str | None:
+        """What is the same in all arms (device, precision, threads); None where it is not."""
+        values = {str(getattr(row.arm, name)) for row in self.rows}
+        return values.pop() if len(values) == 1 else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row is a backend as it is, under its own name."""
+        return all(row.name == row.arm.backend for row in self.rows)
+
+    @property
+    def noun(self) -> str:
+        """What its rows are, as the title of their column."""
+        return "backend" if self.plain else "arm"
+
+
+def _about_defaults(rows: Sequence[Row]) -> set[frozenset[str]]:
+    """The backends' default arms pairwise, and each arm with the default of its own backend."""
+    defaults = {row.arm.backend: row.name for row in reversed(rows) if row.arm.mode == "default"}
+    own = {frozenset((row.name, defaults.get(row.arm.backend, row.name))) for row in rows}
+    return own | {frozenset(pair) for pair in combinations(defaults.values(), 2)}
+
+
+def _pairs(rows: Sequence[Row], wanted: set[frozenset[str]]) -> list[tuple[str, str]]:
+    return [pair for pair in combinations((row.name for row in rows), 2) if frozenset(pair) in wanted]
 
 
 def sections(records: Iterable[Record]) -> list[Section]:
     """The sections in a fixed order, rows from the fastest to those without a speed."""
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        machine = record.machine
+    for one in records:
+        cell, run, machine = one.cell, one.run, one.run.machine
         groups[
-            record.task, record.preset, record.device, record.precision, record.spec_hash, str(record.measurement),
-            machine.cpu, str(machine.cores), str(machine.memory_bytes), str(machine.gpu), str(machine.gpu_driver),
-            machine.os, str(record.order_seed), str(record.threads),
-        ].append(record)  # fmt: skip
+            cell.task, cell.preset, cell.spec_hash, str(run.measurement), machine.cpu, str(machine.cores),
+            str(round(machine.memory_bytes / GIB)), str(machine.gpu), str(machine.gpu_driver), machine.os, run.id,
+        ].append(one)  # fmt: skip
     return [_section(groups[name]) for name in sorted(groups)]
 
 
 def _section(records: Sequence[Record]) -> Section:
     rows: dict[str, Row] = {}
-    for record in records:
-        rows.setdefault(record.backend, Row(record.backend)).records.append(record)
+    for one in records:
+        rows.setdefault(one.cell.arm.hash, Row(one.cell.arm)).records.append(one)
     for row in rows.values():
-        row.records.sort(key=lambda r: (r.kind, r.round, r.seed, r.started_utc))
-    speeds = [record for record in records if record.kind == "speed" and record.disturbance]
-    disturbed = frozenset(record.round for record in speeds if record.disturbance and record.disturbance.disturbed)
+        row.records.sort(key=lambda r: (r.cell.kind, r.cell.round, r.cell.seed, r.outcome.started_utc))
+    watched = [one for one in records if one.cell.kind == "speed" and one.outcome.disturbance]
+    disturbed = frozenset(
+        one.cell.round for one in watched if one.outcome.disturbance and one.outcome.disturbance.disturbed
+    )
     for row in rows.values():
         row.disturbed = disturbed  # the whole round: its figures are compared with each other
-    ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.backend))
-    cells = {row.backend: row.throughputs for row in ordered if row.excluded is None}
-    return Section(records[0], ordered, verdict.compare_all(cells))
+    ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.name))
+    return Section(records[0].run, records[0].cell, ordered)
 
 
 def _speed(row: Row) -> float:
@@ -202,17 +278,11 @@ def _speed(row: Row) -> float:
 def why_disturbed(records: Iterable[Record]) -> list[str]:
     """A line for each process that says what disturbed it; one for all where none does."""
     return [
-        f"round {record.round}, {record.backend}: {record.disturbance.disturbed}"
-        for record in records
-        if record.disturbance is not None and record.disturbance.disturbed
-    ] or ["by another backend's window"]
+        f"round {one.cell.round}, {one.cell.arm.name}: {disturbance.disturbed}"
+        for one in records
+        if (disturbance := one.outcome.disturbance) is not None and disturbance.disturbed
+    ] or ["by another arm's window"]
 
 
-def step_seconds(row: Row) -> float | None:
-    """Median seconds of one step over processes."""
-    steps = [
-        record.timings.window_s / (len(record.timings.blocks_s) * record.timings.block_steps)
-        for record in row.timed
-        if record.timings is not None
-    ]
-    return median(steps) if steps else None
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None

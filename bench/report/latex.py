@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.records.record import Record
-from bench.report import columns, grouping, summary, totals
+from bench.report import facts, figures, grouping, summary, totals
 
 NEEDS = "% needs: \\usepackage{booktabs,tabularx}\n"
 
@@ -26,8 +26,8 @@ def render(records: Iterable[Record]) -> str:
 
 def _section(title: str, section: grouping.Section) -> str:
     first = section.first
-    titles = columns.titles(section)
-    rows = [columns.cells(section, row) for row in section.rows]
+    titles = figures.titles(section)
+    rows = [figures.cells(section, row) for row in section.rows]
     lines = [
         *_items(summary.sentences(section)),
         *_table(f"{title}. {summary.BOUNDARY.format(unit=first.unit)}", [titles, *rows]),
@@ -37,7 +37,7 @@ def _section(title: str, section: grouping.Section) -> str:
     if timed:
         lines += _table(f"{title}: time for n steps. {totals.MEANING}", timed)
     lines += _items([
-        *(f"{name}: {text}" for name, text in summary.facts(section)),
+        *(f"{name}: {text}" for name, text in facts.facts(section)),
         *(f"not ok: {failure}" for failure in summary.failures(section)),
     ])  # fmt: skip
     return "\n".join(lines) + "\n"

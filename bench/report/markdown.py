@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from bench.records.record import Record
-from bench.report import columns, grouping, summary, totals
+from bench.records.text import printable
+from bench.report import facts, figures, grouping, summary, totals
 
 NOTHING = "No records.\n"
 
@@ -21,22 +22,24 @@ def brief(records: Iterable[Record]) -> str:
     """Verdicts, table, data and machine only, for a page that links to the whole."""
     parts = []
     for section in grouping.sections(records):
-        facts = [
-            f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section) if name in ("Data", "Machine")
+        below = [
+            f"- {escape(name)}: {escape(text)}"
+            for source in (facts.data, facts.machine)
+            for name, text in source(section)
         ]
-        parts.append("\n".join([*_verdicts_and_table(section), *facts, ""]))
+        parts.append("\n".join([*_verdicts_and_table(section), *below, ""]))
     return "\n".join(parts)
 
 
 def _verdicts_and_table(section: grouping.Section) -> list[str]:
     lines = [f"- {escape(sentence)}" for sentence in summary.sentences(section)]
-    return [*lines, "", table(columns.titles(section), [columns.cells(section, row) for row in section.rows]), ""]
+    return [*lines, "", table(figures.titles(section), [figures.cells(section, row) for row in section.rows]), ""]
 
 
 def _section(title: str, section: grouping.Section) -> str:
     first = section.first
     lines = [f"## {escape(title)}", "", *_verdicts_and_table(section)]
-    lines += [f"- {escape(name)}: {escape(text)}" for name, text in summary.facts(section)]
+    lines += [f"- {escape(name)}: {escape(text)}" for name, text in facts.facts(section)]
     lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
     timed = totals.table(section)
     if timed:
@@ -74,7 +77,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown and the terminal show as it stands, on one line, whoever wrote it."""
-    text = "".join(character if character.isprintable() else " " for character in text)
+    text = printable(text, " ")
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([\\`*\[\]|~#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
     text = text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # no address becomes a link,

@@ -1,17 +1,18 @@
 "use strict";
 {
-  // Filters: a section fits by its own attributes; of the rows of a section, those of the chosen backend stay.
+  // Filters: a section fits by its own attributes; of its rows, those stay that fit by theirs.
   const form = document.getElementById("filters");
   const sections = [...document.querySelectorAll("section.result")];
 
   function apply() {
     const wanted = Object.fromEntries([...form.querySelectorAll("select")].map((select) => [select.name, select.value]));
+    const fitsAll = (element, names) => names.every((name) => !wanted[name] || element.dataset[name] === wanted[name]);
     let shown = 0, all = 0;
     for (const section of sections) {
-      const fits = ["task", "preset", "device", "precision"].every((name) => !wanted[name] || section.dataset[name] === wanted[name]);
+      const fits = fitsAll(section, ["task", "preset"]);
       let left = 0;
-      for (const row of section.querySelectorAll("tr[data-backend]")) {
-        row.hidden = Boolean(wanted.backend) && row.dataset.backend !== wanted.backend;
+      for (const row of section.querySelectorAll("tr[data-arm]")) {
+        row.hidden = !fitsAll(row, ["arm", "device", "precision"]);
         if (row.closest(".sortable")) {
           left += !row.hidden;
           all += 1;

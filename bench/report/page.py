@@ -16,12 +16,14 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.records.record import Record
-from bench.report import columns, grouping, plots, summary, totals
+from bench.records.record import Arm, Record
+from bench.records.text import printable
+from bench.report import facts, figures, grouping, plots, summary, totals
+from bench.report.figures import Figure
 from bench.report.plots import COLOURS, FAINT, INK, Plot
 
 HERE = Path(__file__).parent
-FILTERS = ("task", "device", "precision", "preset")
+FILTERS = ("task", "preset")  # of a section
 SVG = "http://www.w3.org/2000/svg"
 
 # In the page these colours of the plots follow the reader's choice of light or dark; page.css gives both.
@@ -31,8 +33,6 @@ THEMED = {
     FAINT: "var(--faint)",
     **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)},
 }
-
-UNITS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3}
 
 
 class Cell(NamedTuple):
@@ -46,7 +46,8 @@ class View(NamedTuple):
     section: grouping.Section
     title: str
     titles: list[str]
-    rows: list[tuple[str, list[Cell]]]  # backend, its cells
+    rows: list[tuple[grouping.Row, list[Cell]]]
+    arms: dict[str, Arm]
     verdicts: list[str]
     crossings: list[str]
     times: list[list[str]]
@@ -62,32 +63,40 @@ class View(NamedTuple):
 def render(records: Iterable[Record]) -> str:
     """The whole page; the same records give the same bytes."""
     sections = grouping.sections(records)
-    names = sorted({row.backend for section in sections for row in section.rows})
+    names = sorted({row.name for section in sections for row in section.rows})
     views = [
         _view(title, section, names=names, prefix=f"t{number}")
         for number, (title, section) in enumerate(summary.titled(sections), start=1)
     ]
-    choices = {name: sorted({getattr(section.first, name) for section in sections}) for name in FILTERS}
+    rows = [row for section in sections for row in section.rows]
+    choices = {
+        "task": sorted({section.first.task for section in sections}),
+        "arm": names,
+        "device": sorted({row.arm.device for row in rows}),
+        "precision": sorted({row.arm.precision for row in rows}),
+        "preset": sorted({section.first.preset for section in sections}),
+    }
     script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
     return _environment().get_template("page.html").render(
-        views=views, choices={"task": choices["task"], "backend": names, **choices}, filters=FILTERS, meaning=totals.MEANING,
+        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip
 
 
 def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix: str) -> View:
-    rows = [(row.backend, [Cell(text, sort_key(text)) for text in columns.cells(section, row)]) for row in section.rows]
+    rows = [(row, [_cell(figure, section, row) for figure in figures.SHOWN]) for row in section.rows]
     return View(
         section=section,
         title=title,
-        titles=columns.titles(section),
+        titles=figures.titles(section),
         rows=rows,
+        arms={row.name: row.arm for row in section.rows},
         verdicts=summary.sentences(section),
         crossings=totals.sentences(section),
         times=totals.table(section),
         figures=[(plot, inline(plot, f"{prefix}-{plot.name}-")) for plot in plots.plots(section, names)],
-        facts=summary.facts(section),
+        facts=facts.facts(section),
         boundary=summary.BOUNDARY.format(unit=section.first.unit),
         samples=summary.samples(section),
         classes=summary.classes(section),
@@ -96,10 +105,10 @@ def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix
     )
 
 
-def sort_key(text: str) -> str:
-    """The number that a cell starts with, in seconds where it is a duration; nothing where it does not."""
-    found = re.match(r"(\d[\d,]*(?:\.\d+)?)(?: (ns|µs|ms)\b)?", text)
-    return repr(float(found[1].replace(",", "")) * UNITS.get(found[2], 1.0)) if found else ""
+def _cell(figure: Figure, section: grouping.Section, row: grouping.Row) -> Cell:
+    key = figure.key(section, row)
+    text = figure.text(section, row) if figure.text else ""
+    return Cell(text, "" if key is None else repr(key))
 
 
 def inline(plot: Plot, prefix: str) -> Markup:
@@ -143,5 +152,5 @@ def _environment() -> Environment:
 def _printable(value: Any) -> Any:
     """Without control characters and without those that turn the direction of the text around them."""
     if isinstance(value, str) and not isinstance(value, Markup):
-        return "".join(character if character.isprintable() else " " for character in value)
+        return printable(value, " ")
     return value

@@ -19,7 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.records.record import Record
-from bench.report import columns, grouping, summary, totals
+from bench.records.text import printable
+from bench.report import figures, grouping, summary, totals
 from bench.report.formats import mebibytes, significant
 from bench.report.grouping import Row, Section
 from bench.stats import intervals
@@ -48,7 +49,7 @@ class Plot(NamedTuple):
 
 
 def plots(section: Section, names: Sequence[str]) -> Iterator[Plot]:
-    """Those plots of a section for which there are figures; `names` are all backends, for one colour each."""
+    """Those plots of a section for which there are figures; `names` are all arms, for one colour each."""
     style = {name: (COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, name in enumerate(names)}
     for make in (_throughput, _curves, _memory, _totals):
         with drawing():
@@ -60,7 +61,7 @@ def plots(section: Section, names: Sequence[str]) -> Iterator[Plot]:
 def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
     """(name of a file, its content) of every plot; the number is the table's place in the report of the same records."""
     sections = grouping.sections(records)
-    names = sorted({row.backend for section in sections for row in section.rows})
+    names = sorted({row.name for section in sections for row in section.rows})
     for number, (title, section) in enumerate(summary.titled(sections), start=1):
         for plot in plots(section, names):
             with drawing():
@@ -101,7 +102,7 @@ def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(panels, 1, squeeze=False)[:, 0])
 
 
-Style = dict[str, tuple[str, Any]]  # backend -> colour, line as matplotlib names it
+Style = dict[str, tuple[str, Any]]  # arm -> colour, line as matplotlib names it
 
 
 def _throughput(section: Section, style: Style) -> Plot | None:
@@ -113,29 +114,29 @@ def _throughput(section: Section, style: Style) -> Plot | None:
     for place, row in enumerate(rows):
         values = list(row.throughputs.values())
         mean = intervals.geometric_mean(values)
-        colour = style[row.backend][0]
+        colour = style[row.name][0]
         axes.barh(place, mean.estimate, height=0.6, color=colour, alpha=0.3)
         axes.plot(values, [place + 0.2] * len(values), linestyle="", marker=".", color=colour, markersize=4)
         if mean.low is not None and mean.high is not None:
             sides = [[mean.estimate - mean.low], [mean.high - mean.estimate]]
             axes.errorbar(mean.estimate, place, xerr=sides, color=INK, capsize=4)
-    _named(axes, [row.backend for row in rows])
+    _named(axes, [row.name for row in rows])
     axes.set_xlim(left=0)
     axes.set_xlabel(label(f"{section.first.unit}/s"))
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
-    told = "; ".join(f"{row.backend} {columns.speed(row)}" for row in rows)
+    told = "; ".join(f"{row.name} {figures.speed(row)}" for row in rows)
     return Plot("throughput", "Throughput", f"Mean with its 95 % interval, a point for each process. {told}.", figure)
 
 
 def _curves(section: Section, style: Style) -> Plot | None:
     """The training loss of each seed by step and by time."""
-    trained = [(row, r.quality) for row in section.rows for r in row.of("quality") if r.quality and r.quality.curve]
+    trained = [(row, q) for row in section.rows for r in row.of("quality") if (q := r.outcome.quality) and q.curve]
     if not trained:
         return None
     figure, panels = _figure(5.2, 2)
     for axes, column, title in ((panels[0], 0, "step"), (panels[1], 1, "seconds since the first step began")):
         for row, quality in trained:
-            colour, line = style[row.backend]
+            colour, line = style[row.name]
             axes.plot(
                 [point[column] for point in quality.curve], [point[2] for point in quality.curve],
                 color=colour, linestyle=line, linewidth=1, alpha=0.8,
@@ -145,10 +146,10 @@ def _curves(section: Section, style: Style) -> Plot | None:
         axes.set_ylabel("training loss")
         axes.xaxis.set_major_formatter(FuncFormatter(_number))
         axes.yaxis.set_major_formatter(FuncFormatter(_number))
-    _legend(panels[0], list(dict.fromkeys(row.backend for row, _ in trained)), style)
+    _legend(panels[0], list(dict.fromkeys(row.name for row, _ in trained)), style)
     ends: dict[str, list[float]] = {}
     for row, quality in trained:
-        ends.setdefault(row.backend, []).append(quality.curve[-1][2])
+        ends.setdefault(row.name, []).append(quality.curve[-1][2])
     told = "; ".join(f"{name} {significant(median(losses))}" for name, losses in ends.items())
     told = f"Loss of single batches, a line for each seed; equal losses hide each other. At the end, median over seeds: {told}."
     return Plot("learning", "Learning curves", told, figure)
@@ -173,10 +174,10 @@ def _memory(section: Section, style: Style) -> Plot | None:
     figure, panels = _figure(sum(0.9 + BARS * len(found) for _, found in parts), len(parts))
     for axes, (title, found) in zip(panels, parts, strict=True):
         for place, (row, peak, imported) in enumerate(found):
-            colour = style[row.backend][0]
+            colour = style[row.name][0]
             axes.barh(place, peak / 2**20, height=0.6, color=colour, alpha=0.3)
             axes.barh(place, imported / 2**20, height=0.6, color="none", edgecolor=colour, hatch="////", linewidth=0)
-        _named(axes, [row.backend for row, *_ in found])
+        _named(axes, [row.name for row, *_ in found])
         axes.set_xlim(left=0)
         hatched = "; hatched: after the import alone" if any(base for *_, base in found) else ""
         axes.set_xlabel(f"{title}, MiB{hatched}")
@@ -184,7 +185,7 @@ def _memory(section: Section, style: Style) -> Plot | None:
     told = ". ".join(
         f"{title}: "
         + "; ".join(
-            f"{row.backend} {mebibytes(peak)}" + (f", of which {mebibytes(base)} after the import" if base else "")
+            f"{row.name} {mebibytes(peak)}" + (f", of which {mebibytes(base)} after the import" if base else "")
             for row, peak, base in found
         )
         for title, found in parts
@@ -194,7 +195,7 @@ def _memory(section: Section, style: Style) -> Plot | None:
 
 def _totals(section: Section, style: Style) -> Plot | None:
     """Total time over the number of steps, both logarithmic, and where the lines cross."""
-    lines = {row.backend: line for row in section.ranked if (line := totals.line(row)) is not None}
+    lines = {row.name: line for row in section.ranked if (line := totals.line(row)) is not None}
     if not lines:
         return None
     crossings = [found for found in totals.break_even(section) if 1 < found.steps < math.inf]
@@ -223,7 +224,7 @@ def _totals(section: Section, style: Style) -> Plot | None:
 
 def label(text: str) -> str:
     """A short text on one line, with nothing in it that is not to be seen; a leading underscore would hide it."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
+    shown = printable(text, " ")
     return " " + (shown if len(shown) <= 80 else shown[:79] + "…")
 
 

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import backends
-from bench.records import record
+from bench.records import files
 from bench.records.record import Record
-from bench.report import grouping, markdown, summary, table_csv
+from bench.records.text import printable
+from bench.report import facts, grouping, markdown, summary, table_csv
 from bench.report.grouping import Section
 
 BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -40,18 +41,18 @@ def filled(page: Path) -> str:
 def tables(folder: Path) -> dict[Path, str]:
     """Every generated file of a folder of results, with its content; RecordError for a bad record."""
     runs = {path.parent: _records(path.parent) for path in sorted(folder.glob("*/records"), reverse=True)}
-    files = {}
+    made = {}
     for run, records in runs.items():
-        files[run / "table.md"] = markdown.render(records)
-        files[run / "table.csv"] = table_csv.render(records)
-    files[folder / "README.md"] = _index(folder, runs)
-    return files
+        made[run / "table.md"] = markdown.render(records)
+        made[run / "table.csv"] = table_csv.render(records)
+    made[folder / "README.md"] = _index(folder, runs)
+    return made
 
 
 def _records(run: Path) -> list[Record]:
-    records, problems = record.read_folder(run)
+    records, problems = files.read_folder(run)
     if problems or not records:
-        raise record.RecordError("; ".join(problems) or f"{run}: no records")
+        raise files.RecordError("; ".join(problems) or f"{run}: no records")
     return records
 
 
@@ -69,49 +70,52 @@ def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
 
 
 def _identity(section: Section) -> tuple[object, ...]:
-    first, machine = section.first, section.first.machine
-    return first.task, first.preset, first.device, first.precision, machine.cpu, machine.cores, machine.gpu
+    first, machine = section.first, section.run.machine
+    ways = sorted(f"{row.arm.device} {row.arm.precision} {row.arm.mode}" for row in section.rows)
+    return first.task, first.preset, tuple(first.changes.items()), tuple(ways), machine.cpu, machine.cores, machine.gpu
 
 
 def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
     first = section.first
     versions = "; ".join(
-        f"{row.backend}: " + ", ".join(f"{part} {version}" for part, version in sorted(row.versions.items()))
+        f"{row.name}: " + ", ".join(f"{part} {version}" for part, version in sorted(row.versions.items()))
         for row in section.rows
     )
-    facts = [
-        (about, text)
-        for about, text in summary.facts(section)
-        if about == "Machine" or about.lower().startswith("self-test")
-    ]
     lines = [f"[{markdown.escape(title)}]({name}/table.md), [records]({name}/records)"]
     if newer != name:
         lines.append(f"Superseded by [{newer}](#{newer})")
     lines += [markdown.escape(sentence) for sentence in summary.sentences(section)]
-    started = min(one.started_utc for row in section.rows for one in row.records)
+    started = min(one.outcome.started_utc for row in section.rows for one in row.records)
     lines.append(f"Measured: {markdown.escape(started[:10])}")
-    lines += [f"{about}: {markdown.escape(text)}" for about, text in [*facts, ("Versions", versions)]]
-    lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {first.measurement}"]
+    told = [*facts.machine(section), *facts.selftests(section), ("Versions", versions)]
+    lines += [f"{about}: {markdown.escape(text)}" for about, text in told]
+    lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {section.run.measurement}"]
     lines += [f"Again: `{command(section)}`"]
     return [f"- {line}" for line in lines]
 
 
 def command(section: Section) -> str:
     """The command that makes such a run."""
-    first = section.first
-    records = [one for row in section.rows for one in row.records]
-    rounds = max((one.round for one in records if one.kind == "speed"), default=0)
-    seeds = len({one.seed for one in records if one.kind == "quality"})
-    names = sorted(row.backend for row in section.rows)
-    words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset, "--device", first.device]
-    words += ["--precision", first.precision]
-    words += [word for name in names if names != sorted(backends.BACKENDS) for word in ("--backend", name)]
-    for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", first.threads)):
-        words += [option, str(value)] if value else []
-    return "".join(" " if c == "`" or not c.isprintable() else c for c in shlex.join(words))
+    first, arms = section.first, [row.arm for row in sorted(section.rows, key=lambda row: row.name)]
+    records = [one.cell for row in section.rows for one in row.records]
+    rounds = max((cell.round for cell in records if cell.kind == "speed"), default=0)
+    seeds = len({cell.seed for cell in records if cell.kind == "quality"})
+    words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset]
+    words += [word for name, value in first.changes.items() for word in ("--set", f"{name}={value}")]
+    common = {name: section.common(name) for name in ("device", "precision")}
+    words += [word for name, value in common.items() if value for word in (f"--{name}", value)]
+    if section.plain:
+        names = [arm.backend for arm in arms]
+        words += [word for name in names if names != sorted(backends.BACKENDS) for word in ("--backend", name)]
+    else:
+        words += [word for arm in arms for word in ("--arm", arm.typed({k: v for k, v in common.items() if v}))]
+    threads = section.common("threads") if section.plain else None
+    for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", threads)):
+        words += [option, str(value)] if value and value != "None" else []
+    return printable(shlex.join(words), " ").replace("`", " ")
 
 
 if __name__ == "__main__":
     for target in map(Path, sys.argv[1:]):
         for path, text in (tables(target) if target.is_dir() else {target: filled(target)}).items():
-            record.write_bytes(path, text.encode())
+            files.write_bytes(path, text.encode())

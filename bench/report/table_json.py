@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from bench.records.record import Record
-from bench.report import columns, grouping, summary, table_csv, totals
+from bench.report import facts, figures, grouping, summary, totals
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a key is removed or changes its meaning."""
 
 
@@ -27,10 +27,12 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
     first = section.first
     return {
         "title": title,
-        **{name: getattr(first, name) for name in ("task", "preset", "device", "precision", "unit", "target")},
-        **{name: getattr(first, name) for name in ("spec_hash", "measurement", "order_seed")},
+        **{name: getattr(first, name) for name in ("task", "preset", "changes", "unit", "spec_hash")},
+        "target": str(first.target),
+        "run": section.run.id,
+        "measurement": section.run.measurement,
         "metric": section.metric,
-        "machine": msgspec.to_builtins(first.machine),
+        "machine": msgspec.to_builtins(section.run.machine),
         "data": msgspec.to_builtins(first.data),
         "verdicts": summary.sentences(section),
         "pairs": [
@@ -53,7 +55,7 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
             for found in totals.break_even(section)
         ],
         "rows": [_row(section, row) for row in section.rows],
-        "facts": summary.facts(section),
+        "facts": facts.facts(section),
         "failures": summary.failures(section),
         "boundary": summary.BOUNDARY.format(unit=first.unit),
     }  # fmt: skip
@@ -62,10 +64,11 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
 def _row(section: grouping.Section, row: grouping.Row) -> dict[str, Any]:
     line = totals.line(row)
     return {
-        **table_csv.figures(section, row),
+        **figures.values(section, row),
+        "environment": row.arm.environment,
         "versions": row.versions,
         "settings": row.settings,
         "throughput_by_round": {str(number): value for number, value in row.throughputs.items()},
         "seconds_for_steps": {str(n): line.seconds(n) for n in totals.counts(section)} if line else {},
-        "shown": dict(zip(columns.titles(section), columns.cells(section, row), strict=True)),
+        "shown": dict(zip(figures.titles(section), figures.cells(section, row), strict=True)),
     }

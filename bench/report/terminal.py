@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.records.record import Record
-from bench.report import columns, grouping, markdown, summary, totals
+from bench.records.text import printable
+from bench.report import figures, grouping, markdown, summary, totals
 
 
 def show(records: Iterable[Record], stream: IO[str]) -> None:
@@ -18,7 +19,7 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
         stream.write(markdown.render(records))
         return
     for section in grouping.sections(records):
-        console.print(_table(section, columns.titles(section), [columns.cells(section, row) for row in section.rows]))
+        console.print(_table(section, figures.titles(section), [figures.cells(section, row) for row in section.rows]))
         for sentence in [*summary.sentences(section), *totals.sentences(section)]:
             console.print(plain(sentence))
         for failure in summary.failures(section):
@@ -28,17 +29,16 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
 
 def short_table(section: grouping.Section) -> Table:
     """The columns that matter while it grows."""
-    keep = (0, 1, 2, 8, 9)
-    titles = columns.titles(section)
-    rows = [columns.cells(section, row) for row in section.rows]
-    return _table(section, [titles[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    rows = [figures.cells(section, row, figures.SHORT) for row in section.rows]
+    return _table(section, figures.titles(section, figures.SHORT), rows)
 
 
 def show_ladders(climbed: Record, stream: IO[str]) -> None:
-    """Every rung of one backend with its largest difference and its tolerance."""
+    """Every rung of one arm with its largest difference and its tolerance."""
     console = Console(file=stream)
-    console.print(plain(f"{climbed.task} {climbed.preset} {climbed.backend}: {climbed.status}"))
-    for ladder in climbed.parity:
+    cell, outcome = climbed.cell, climbed.outcome
+    console.print(plain(f"{cell.task} {cell.preset} {cell.arm.name}: {outcome.status}"))
+    for ladder in outcome.ladders:
         for rung in ladder.rungs:
             difference = "failed" if rung.difference is None else f"{rung.difference:.1e}"
             mark = "ok    " if rung.passed else "FAILED"
@@ -49,15 +49,12 @@ def show_ladders(climbed: Record, stream: IO[str]) -> None:
                 ),
                 soft_wrap=True,
             )
-    if climbed.reason:
-        console.print(plain(f"  {climbed.reason}"), soft_wrap=True)
+    if outcome.reason:
+        console.print(plain(f"  {outcome.reason}"), soft_wrap=True)
 
 
 def _table(section: grouping.Section, titles: list[str], rows: list[list[str]]) -> Table:
-    first = section.first
-    table = Table(
-        title=plain(f"{first.task}: {first.preset}, {first.precision} on the {first.device}"), title_justify="left"
-    )
+    table = Table(title=plain(summary.title(section)), title_justify="left")
     for title in titles:
         table.add_column(plain(title))
     for row in rows:
@@ -67,4 +64,4 @@ def _table(section: grouping.Section, titles: list[str], rows: list[list[str]]) 
 
 def plain(text: str) -> Text:
     """Text without markup or control characters, whoever wrote it."""
-    return Text("".join(character if character.isprintable() else " " for character in text))
+    return Text(printable(text, " "))

@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.report.formats import duration
-from bench.report.grouping import Row, Section, step_seconds
+from bench.report.grouping import Row, Section
 
 COUNTS = (100, 1_000, 10_000)
 
@@ -45,10 +45,9 @@ class BreakEven(NamedTuple):
 
 def line(row: Row) -> Line | None:
     """The medians over processes; None if no speed was measured."""
-    parts = [row.timing(name) for name in ("import_s", "build_s", "first_step_s")]
-    step_s = step_seconds(row)
-    known = [part for part in parts if part is not None]
-    return None if step_s is None else Line(sum(known), step_s)
+    start = [row.timing(name) for name in ("import_s", "build_s", "first_step_s")]
+    known = [part for part in start if part is not None]
+    return None if row.step_s is None else Line(sum(known), row.step_s)
 
 
 def counts(section: Section) -> list[int]:
@@ -64,7 +63,7 @@ def budget(section: Section) -> int | None:
 
 def table(section: Section) -> list[list[str]]:
     """Titles, then the times of each ranked backend, as no other's speed stands without its reason; empty if there is none."""
-    found = [(row.backend, line(row)) for row in section.ranked]
+    found = [(row.name, line(row)) for row in section.ranked]
     shown = counts(section)
     titles = [f"{n:,} steps" + (" (the whole training)" if n == budget(section) else "") for n in shown]
     rows = [
@@ -72,18 +71,18 @@ def table(section: Section) -> list[list[str]]:
         for name, of in found
         if of is not None
     ]
-    return [["backend", "import + build + first step", "a steady step", *titles], *rows] if rows else []
+    return [[section.noun, "import + build + first step", "a steady step", *titles], *rows] if rows else []
 
 
 def break_even(section: Section) -> list[BreakEven]:
     """One for each pair of ranked rows whose steady speed is decided."""
     found = []
     for row, other in _pairs(section):
-        verdict = section.verdicts.get((row.backend, other.backend))
+        verdict = section.verdicts.get((row.name, other.name))
         if verdict is not None and verdict.decision in ("faster", "slower"):
             fast, slow = (row, other) if verdict.decision == "faster" else (other, row)
             steps = [_ahead_from(a, b) for a, b in _rounds(fast, slow)]
-            found.append(BreakEven(fast.backend, slow.backend, median(steps), min(steps), max(steps), len(steps)))
+            found.append(BreakEven(fast.name, slow.name, median(steps), min(steps), max(steps), len(steps)))
     return found
 
 
@@ -92,13 +91,13 @@ def sentences(section: Section) -> list[str]:
     texts = []
     known = {frozenset((found.fast, found.slow)): found for found in break_even(section)}
     for row, other in _pairs(section):
-        found = known.get(frozenset((row.backend, other.backend)))
-        verdict = section.verdicts.get((row.backend, other.backend))
+        found = known.get(frozenset((row.name, other.name)))
+        verdict = section.verdicts.get((row.name, other.name))
         if found is not None:
             texts.append(_sentence(found))
         elif verdict is not None:
             why = "a tie" if verdict.decision == "tie" else verdict.decision
-            texts.append(f"{row.backend} and {other.backend}: no break-even step, for their steady speed is {why}.")
+            texts.append(f"{row.name} and {other.name}: no break-even step, for their steady speed is {why}.")
     return texts
 
 
@@ -114,11 +113,7 @@ def _rounds(fast: Row, slow: Row) -> list[tuple[Line, Line]]:
 
 
 def _by_round(row: Row) -> dict[int, Line]:
-    return {
-        record.round: Line(t.import_s + t.build_s + t.first_step_s, t.window_s / (len(t.blocks_s) * t.block_steps))
-        for record in row.timed
-        if (t := record.timings) is not None
-    }
+    return {number: Line(timings.start_s, timings.step_s) for number, timings in row.timed.items()}
 
 
 def _ahead_from(fast: Line, slow: Line) -> float:

@@ -27,6 +27,9 @@ LEAST_ROUNDS, MOST_ROUNDS = 5, 30  # that are planned
 MOST_EFFECT = 1000.0
 TIE_WANTED, FOUND_WANTED = 0.95, 0.9
 
+PILOT_CONFIDENCE = 0.8
+"""Three rounds say little about noise: planned is for the bound below which it lies with this confidence."""
+
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 

@@ -1,8 +1,8 @@
-"""Faster, slower, tie or not decided: what a paired comparison of two backends can say.
+"""Faster, slower, tie or not decided: what a paired comparison of two arms can say.
 
 The logarithms of the two throughputs are paired by round. With d their mean difference, s its standard error and m the
 margin, "faster" needs d - t s > log(1 + m), "slower" d + t s < -log(1 + m), and "tie" that the whole interval lies within
-the margin; anything else is not decided. Over the pairs of one table the three-way decisions are Holm's (1979,
+the margin; anything else is not decided. Over the pairs of a table's family the three-way decisions are Holm's (1979,
 https://www.jstor.org/stable/4615733), so that the chance of one wrong decision in the whole table stays at 5 %.
 """
 
@@ -26,16 +26,18 @@ Rounds = Mapping[int, float]  # round -> throughput
 
 
 class Verdict(NamedTuple):
-    """The first backend against the second."""
+    """The first arm against the second."""
 
     decision: Decision
     ratio: Interval  # of throughputs, first to second
     rounds_needed: int | None  # for a decision at this noise and difference; None if decided, or not to be had
 
 
-def compare_all(cells: Mapping[str, Rounds], *, margin: float = MARGIN) -> dict[tuple[str, str], Verdict]:
-    """A verdict for every pair of backends in a table, in both directions."""
-    pairs = list(combinations(cells, 2))
+def compare_all(
+    cells: Mapping[str, Rounds], *, family: Sequence[tuple[str, str]] | None = None, margin: float = MARGIN
+) -> dict[tuple[str, str], Verdict]:
+    """A verdict for every pair of a family, by default all pairs of a table, in both directions."""
+    pairs = list(combinations(cells, 2) if family is None else family)
     differences = {pair: _paired(cells[pair[0]], cells[pair[1]]) for pair in pairs}
     ranked = sorted(pairs, key=lambda pair: _p_value(differences[pair], margin))
     verdicts: dict[tuple[str, str], Verdict] = {}

@@ -1,6 +1,4 @@
-"""The child process: one request in, one record out.
-
-    python -m bench.worker request.json record.json
+"""The child process: one request in, one outcome out.
 
 It loads one backend by name and does one thing: climb the ladder of parity, time the steady state, measure memory, or train
 to the task's budget and evaluate. The clock is `time.perf_counter`, which is monotonic.
@@ -10,16 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.machinery import PathFinder
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import msgspec
 
 import backends
 import tasks
@@ -27,14 +22,13 @@ from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
 from bench.machine import cores, describe
 from bench.process import phases
-from bench.records import record
-from bench.records.record import Kind, Ladder, Memory, Model, Quality, Record, Status, Timings
+from bench.process.request import Request
+from bench.records import files
+from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
+from bench.records.text import one_line
 from bench.stats.metrics import METRICS
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
 from tasks.spec import Params, Preset, SpecError, Target
-
-HARNESS_ONLY = ("matplotlib", "pandas", "scipy", "sklearn")
-"""Installed for the tables, the data and the reference, and imported by Keras wherever it finds them."""
 
 SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
 
@@ -43,56 +37,40 @@ MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the sa
 MEMORY_STEPS = 50  # beyond the warm-up; allocators reach their peak in the first few
 
 
-class Request(Model, frozen=True):
-    """A record with everything known beforehand filled in, and where the data lies."""
-
-    record: Record
-    data_dir: str | None = None
-    slow_down: float = 0.0  # planted by a self-test: this share of the timed steps is done twice and counted once
-
-
 def main(arguments: list[str]) -> int:
-    """Exit code 0 if a record was written, whatever its status; EX_IOERR if it could not be."""
+    """Exit code 0 if an outcome was written, whatever its status; EX_IOERR if it could not be."""
     phases.attach()
-    request_path, record_path = map(Path, arguments)
-    request: Request = record.decode(request_path.read_bytes(), Request)
+    request_path, answer_path = map(Path, arguments)
+    request: Request = files.decode(request_path.read_bytes(), Request)
     answered = answer(request)
     try:
-        record.write(record_path, answered)
+        files.write(answer_path, answered)
     except OSError as error:
         print(error.strerror, file=sys.stderr)
         return os.EX_IOERR
     return 0
 
 
-def answer(request: Request) -> Record:
-    """The request's record with its status and what was measured."""
-    asked = request.record
-    hide_what_is_not_measured(asked.backend, but=backends.REFERENCE.needs if asked.kind == "parity" else ())
+def answer(request: Request) -> Outcome:
+    """What became of the request's cell, and what was measured."""
+    asked = request.cell
+    hide(request.hidden)
     try:
         phases.enter("data")
-        preset = tasks.load(asked.task, asked.preset, data_dir=Path(request.data_dir) if request.data_dir else None)
-        speed = partial(_speed, slow_down=request.slow_down)
-        kinds: dict[Kind, Callable[[Record, Preset], Record]] = {
-            "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
+        data_dir = Path(request.data_dir) if request.data_dir else None
+        preset = tasks.load(asked.task, asked.preset, data_dir=data_dir, changes=asked.changes)
+        kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
+            "parity": _parity, "speed": _speed, "pilot": _speed, "memory": _memory, "quality": _quality,
         }  # fmt: skip
         return kinds[asked.kind](asked, preset)
-    except Exception as error:  # whatever a framework raises becomes a record
+    except Exception as error:  # whatever a framework raises becomes an outcome
         status, reason = _classify(error)
-        return msgspec.structs.replace(asked, status=status, reason=reason)
+        return Outcome(status=status, reason=reason)
 
 
-def hide_what_is_not_measured(backend: str, *, but: Collection[str] = ()) -> None:
-    """Makes the other backends' frameworks, and what only the harness needs, look as if they were not installed.
-
-    TensorFlow imports JAX, and Keras pandas and scikit-learn, if they are there: with all frameworks in one environment, their
-    time and memory would be counted as TensorFlow's. A backend of the user's own, by a dotted name, sees everything.
-    """
-    if backend in backends.BACKENDS:
-        others = {module for name, entry in backends.BACKENDS.items() if name != backend for module in entry.needs}
-        entry = backends.BACKENDS[backend]
-        hidden = {*others, *HARNESS_ONLY} - {*entry.needs, *entry.brings, *but}
-        sys.meta_path[:] = [_Hiding(hidden) if finder is PathFinder else finder for finder in sys.meta_path]
+def hide(names: Collection[str]) -> None:
+    """Makes modules look as if they were not installed."""
+    sys.meta_path[:] = [_Hiding(set(names)) if finder is PathFinder else finder for finder in sys.meta_path]
 
 
 class _Hiding:
@@ -108,24 +86,27 @@ class _Hiding:
         return getattr(PathFinder, name)  # `find_distributions` and `invalidate_caches`
 
 
-def _parity(asked: Record, preset: Preset) -> Record:
+def _parity(asked: Cell, preset: Preset) -> Outcome:
     from bench.worker import parity  # with the reference: the other processes have no use for them
 
     backend = _load(asked)
     phases.enter("parity")
     # The proof in double precision on the CPU, then the same in what is being timed.
-    climbs = [Options(device="cpu", precision="float64"), Options(device=asked.device, precision=asked.precision)]
+    arm = asked.arm
+    climbs = [
+        Options(device="cpu", precision="float64", mode=arm.mode),
+        Options(device=arm.device, precision=arm.precision, mode=arm.mode),
+    ]
     ladders: list[Ladder] = []
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
         ladders.append(parity.climb(backend, preset.task, options))
         if not ladders[-1].passed:
             break
     fallen = not ladders[-1].passed
-    return msgspec.structs.replace(
-        asked,
+    return Outcome(
         status="failed" if fallen else "ok",
         reason=describe_fall(ladders) if fallen else None,
-        parity=ladders,
+        ladders=ladders,
         versions=dict(backend.versions()),
     )
 
@@ -137,12 +118,10 @@ def describe_fall(ladders: list[Ladder]) -> str:
     found = (
         f"difference {rung.difference:.1e}, tolerance {rung.tolerance:.0e}" if rung.difference is not None else "failed"
     )
-    return record.one_line(
-        f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}"
-    )
+    return one_line(f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}")
 
 
-def _speed(asked: Record, preset: Preset, *, slow_down: float) -> Record:
+def _speed(asked: Cell, preset: Preset) -> Outcome:
     start = time.perf_counter()
     backend = _load(asked)
     imported = time.perf_counter()
@@ -151,11 +130,11 @@ def _speed(asked: Record, preset: Preset, *, slow_down: float) -> Record:
     session = _open(backend, preset, asked, params)
     session.wait()
     built = time.perf_counter()
-    if slow_down:
-        session = slowdown.slowed(session, slow_down)
-    watch = disturbance.Watch(gpu=asked.device == "gpu")
+    if asked.arm.slow_down:
+        session = slowdown.slowed(session, asked.arm.slow_down)
+    watch = disturbance.Watch(gpu=asked.arm.device == "gpu")
     phases.enter("first step")
-    meter = energy.Meter(device=asked.device) if asked.energy is not None else None
+    meter = energy.Meter(device=asked.arm.device) if asked.energy else None
     window = loop.measure(session, preset, clock=time.perf_counter, **around(watch, meter))
     phases.enter("checks")
     batches = preset.task.train_batches(seed=0)
@@ -170,9 +149,9 @@ def _speed(asked: Record, preset: Preset, *, slow_down: float) -> Record:
         **vars(window),
     )
     faults = loop.faults(timings)
-    probe = precision_probe.probe(session, device=asked.device, clock=time.perf_counter)
-    if not precision_probe.agrees(asked.precision, probe.error):
-        faults.append(f"{asked.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
+    probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
+    if not precision_probe.agrees(asked.arm.precision, probe.error):
+        faults.append(f"{asked.arm.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
     allowed = describe.usable_cores()
     if watch.cpu_s > MOST_CPU * allowed * window.window_s:
         faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {allowed}")
@@ -196,8 +175,8 @@ def around(watch: disturbance.Watch, meter: energy.Meter | None) -> dict[str, An
     return {"around": both(), "min_window_s": energy.MIN_WINDOW_S}
 
 
-def _memory(asked: Record, preset: Preset) -> Record:
-    card = memory.CardWatch(device=asked.device)
+def _memory(asked: Cell, preset: Preset) -> Outcome:
+    card = memory.CardWatch(device=asked.arm.device)
     backend = _load(asked)
     imported = memory.host_now()  # before the data, which is the same for every backend
     phases.enter("data")
@@ -215,12 +194,12 @@ def _memory(asked: Record, preset: Preset) -> Record:
         loop.step(session, batch)
     session.wait()
     card.look()
-    training = memory.host_peak() if reset else record.Bytes(None, memory.ONLY_LINUX)
+    training = memory.host_peak() if reset else Bytes(None, memory.ONLY_LINUX)
     peaks = [peak.bytes for peak in (peak_of_setup, training) if peak.bytes is not None]
     allocated, reserved = memory.device_peaks(session)
     measured = Memory(
         host_import=imported,
-        host_peak=record.Bytes(max(peaks)) if peaks else peak_of_setup,
+        host_peak=Bytes(max(peaks)) if peaks else peak_of_setup,
         host_peak_training=training,
         device_peak_allocated=allocated,
         device_peak_reserved=reserved,
@@ -229,7 +208,7 @@ def _memory(asked: Record, preset: Preset) -> Record:
     return _finished(asked, backend, session, memory=measured)
 
 
-def _quality(asked: Record, preset: Preset) -> Record:
+def _quality(asked: Cell, preset: Preset) -> Outcome:
     backend = _load(asked)
     task = preset.task
     session = _open(backend, preset, asked, task.init_params(asked.seed))
@@ -244,9 +223,7 @@ def _quality(asked: Record, preset: Preset) -> Record:
     quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve, sample)
     value = metrics[preset.target.metric]
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
-    return _finished(
-        asked, backend, session, quality=quality, target_reached=preset.target.reached(value), remarks=remarks
-    )
+    return _finished(asked, backend, session, quality=quality, remarks=remarks)
 
 
 def too_good(target: Target, value: float) -> str:
@@ -259,36 +236,37 @@ def too_good(target: Target, value: float) -> str:
     return f"{target.metric} {value:g} is too good, {target}: were the answers in the inputs?" if better else ""
 
 
-def _load(asked: Record) -> Backend:
+def _load(asked: Cell) -> Backend:
     phases.enter("import")
-    return backends.load(asked.backend)
+    return backends.load(asked.arm.backend)
 
 
-def _open(backend: Backend, preset: Preset, asked: Record, params: Params) -> Session:
+def _open(backend: Backend, preset: Preset, asked: Cell, params: Params) -> Session:
     phases.enter("build")
-    options = Options(device=asked.device, precision=asked.precision, seed=asked.seed)
+    arm = asked.arm
+    options = Options(device=arm.device, precision=arm.precision, mode=arm.mode, seed=asked.seed)
     return backend.open_session(preset.task, params, options)
 
 
 def _finished(
-    asked: Record, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: object
-) -> Record:
-    """The record of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
-    settings = {**session.settings(), "cores": cores.in_force()}
-    found = list(faults)
-    declared = {"device": asked.device, "precision": asked.precision, "cores": asked.threads or settings["cores"]}
+    asked: Cell, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: Any
+) -> Outcome:
+    """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
+    settings = {"mode": "default", **session.settings(), "cores": cores.in_force()}
+    arm, found = asked.arm, list(faults)
+    declared = {
+        "device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or settings["cores"],
+    }  # fmt: skip
     for name, wanted in declared.items():
         if settings.get(name) != wanted:
             found.append(f"{name} {wanted} was asked for, {settings.get(name)} was in force")
     status: Status = "invalid" if found else "ok"
-    reason = record.one_line("; ".join(found)) or None
-    return msgspec.structs.replace(
-        asked, status=status, reason=reason, settings=settings, versions=dict(backend.versions()), **measured
-    )
+    reason = one_line("; ".join(found)) or None
+    return Outcome(status=status, reason=reason, settings=settings, versions=dict(backend.versions()), **measured)
 
 
 def _classify(error: Exception) -> tuple[Status, str]:
-    message = record.one_line(str(error)) or type(error).__name__
+    message = one_line(str(error)) or type(error).__name__
     if isinstance(error, BackendMissing):
         return "skipped", message
     if isinstance(error, Unsupported):

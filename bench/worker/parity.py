@@ -92,14 +92,14 @@ def climb(subject: Backend, task: Task, options: Options) -> Ladder:
             # The comparison that used up most of its tolerance stands for the rung.
             worst = max(method(), key=lambda c: _share(c.difference, c.tolerance))
             rung = Rung(
-                number=number, name=name, where=worst.where, tolerance=worst.tolerance, passed=worst.passed,
+                number=number, name=name, where=worst.where, tolerance=worst.tolerance,
                 difference=worst.difference if np.isfinite(worst.difference) else None,
             )  # fmt: skip
         except Unsupported:
             raise  # it declines, and says why
         except Exception as error:  # whatever the framework raises is a finding about it
             where = f"{type(error).__name__}: {error}"[:500]
-            rung = Rung(number=number, name=name, difference=None, tolerance=0.0, where=where, passed=False)
+            rung = Rung(number=number, name=name, difference=None, tolerance=0.0, where=where)
         rungs.append(rung)
         if not rung.passed:
             break

@@ -1,0 +1,169 @@
+"""What `run`, `verify` and `selftest` do once their request is checked: lock, measure, tell."""
+
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.campaign import plan, resume
+from bench.campaign.campaign import Campaign
+from bench.campaign.plan import Choice, TaskPlan
+from bench.checks import selftest
+from bench.cli import folders, progress, request
+from bench.cli.options import UserError
+from bench.machine import locks
+from bench.process import environment
+from bench.records.record import Cell, Record, RoundsPlan
+from bench.report import terminal, words
+from bench.stats import power
+
+
+def run(choice: Choice, folder: Path, *, retry_failed: bool) -> tuple[Campaign, bool]:
+    """Starts or continues the comparison in a folder, and runs it to its end; returns whether its tables were written."""
+    try:
+        with _opened(choice, folder) as (plans, continued):
+            return _run_in(folder, plans, continued=continued, retry_failed=retry_failed)
+    except locks.Held as error:
+        raise UserError(f"--output {folder}: another run is at work there: {error}") from error
+    except OSError as error:
+        raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact, and the same command "
+                                   "continues from there") from error  # fmt: skip
+
+
+@contextlib.contextmanager
+def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool]]:
+    """The plans of a run, in a folder that is locked and its own, and whether an earlier run began there.
+
+    Everything that can be refused is refused before anything is written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            earlier = resume.stored(folder)
+            if earlier is not None:
+                choice = dataclasses.replace(choice, run_id=earlier.run_id)
+            plans = request.planned(lambda: plan.make(choice))
+            resume.compare(earlier, plans)
+            stack.enter_context(locks.folder(folders.writable(folder)))
+            if resume.stored(folder) != earlier:
+                raise resume.Mismatch("was changed by another run meanwhile")
+            if earlier is None:
+                resume.fix(folder, plans)
+        except resume.Mismatch as error:
+            raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
+                            f"framework-bench report {folder}") from error  # fmt: skip
+        yield plans, earlier is not None
+
+
+def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_failed: bool) -> tuple[Campaign, bool]:
+    """Runs what is not done in a folder that is this run's own."""
+    cells = [cell for task_plan in plans for cell in task_plan.cells]
+    possible = [cell for task_plan in plans for cell in task_plan.with_at_most(power.MOST_ROUNDS).cells]
+    found = resume.find(folder, possible, retry_failed=retry_failed)
+    if continued:
+        _tell_found(found, total=len(cells))
+    so_far = list(found.kept.values())
+    with contextlib.ExitStack() as stack:
+        if len(so_far) < len(cells):
+            stack.enter_context(measuring(plans[0].choice, purpose=f"run into {folder.absolute()}"))
+        shown = stack.enter_context(progress.progress_on(sys.stderr, so_far))
+        running = Campaign(plans, folder, shown, kept=found.kept)
+        try:
+            running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
+        finally:
+            tables_written = folders.write_tables(folder)
+    return running, tables_written
+
+
+def verify(choice: Choice, *, quiet: bool) -> list[Record]:
+    """The climb of every arm, told rung by rung unless `quiet`."""
+    plans = request.planned(lambda: plan.make(dataclasses.replace(choice, kinds=("parity",), absent=())))
+    with measuring(choice, purpose="verify"), tempfile.TemporaryDirectory(prefix="framework-bench-") as name:
+        (Path(name) / "records").mkdir()
+        running = Campaign(plans, Path(name), _Ladders(quiet=quiet))
+        running.start()
+        return running.records
+
+
+class _Ladders:
+    """Progress that prints every rung of an arm when it has climbed."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None: ...
+    def planned(self, task: str, rounds: RoundsPlan) -> None: ...
+
+    def finished(self, finished: Record) -> None:
+        if not self.quiet:
+            terminal.show_ladders(finished, sys.stdout)
+
+
+def selftests(choice: Choice, *, rounds: int, slow_down: float) -> tuple[list[dict[str, object]], list[str]]:
+    """The self-test of every task and arm as plain values, and a line for each that failed; tells each as it ends."""
+    plans = request.planned(lambda: plan.make(choice))
+    shown = progress.Lines(Console(file=sys.stderr))
+    told: list[dict[str, object]] = []
+    failed: list[str] = []
+    with measuring(choice, purpose="selftest"):
+        for task_plan in plans:
+            for arm in choice.arms:
+                name = f"{task_plan.name} {choice.preset} {arm.name}, {arm.precision} on the {arm.device}"
+                try:
+                    with tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
+                        found = selftest.run(
+                            task_plan, arm, rounds=rounds, slow_down=slow_down, folder=Path(folder), progress=shown
+                        )
+                except (selftest.SelfTestError, OSError) as error:
+                    failed.append(f"{name}: {error}")
+                    continue
+                with contextlib.suppress(OSError):  # a cache that cannot be written
+                    task_plan.remember_selftest(arm, found)
+                faults = words.selftest_faults(found)
+                failed += [f"{name}: {fault}" for fault in faults]
+                told.append(selftest.as_json(task_plan, arm, found, faults=faults))
+                click.echo("\n  ".join([f"{name}: {'FAILED' if faults else 'passed'}", *words.selftest(found)]))
+    return told, failed
+
+
+@contextlib.contextmanager
+def measuring(choice: Choice, *, purpose: str) -> Iterator[None]:
+    """Keeps other measurements of this user from the devices, and tells which variables the processes do not get."""
+    left_out = environment.left_out()
+    if left_out:
+        name = left_out[0].partition("=")[0]
+        tell(f"not passed on to the measured processes: {', '.join(left_out)}; to measure what one does, "
+             f"--arm {choice.arms[0].backend}:env.{name}=...")  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for device in choice.devices:
+            stack.enter_context(locks.device(device, purpose=purpose, tell=tell))
+        yield
+
+
+def tell_absent(choice: Choice, what: str, *, err: bool = False) -> None:
+    """A line for each arm whose framework is not installed."""
+    for arm, why in choice.absent:
+        click.echo(f"{arm.name} is {what}: {why}", err=err)
+
+
+def tell(line: str) -> None:
+    """A line on standard error."""
+    click.echo(terminal.plain(line).plain, err=True)
+
+
+def _tell_found(found: resume.Found, *, total: int) -> None:
+    """What an earlier run left, before it is continued."""
+    failed = [one for one in found.kept.values() if one.outcome.status != "ok"]
+    tell(f"continuing: {len(found.kept)} of {total} processes are done")
+    for cell in found.crashed:
+        tell(f"{progress.describe(cell)} was running when the last run was killed; it runs again")
+    for line in found.aside:
+        tell(f"{line}; it runs again")
+    for one in failed:
+        tell(f"{progress.describe(one.cell)} is kept as it is ({one.outcome.status}: {one.outcome.reason})")
+    if failed:
+        tell("to run again what failed, add --retry-failed")

@@ -1,0 +1,101 @@
+"""One cell of a comparison in a process of its own: a request to a child, one outcome back."""
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+import backends
+from bench.machine import cores
+from bench.process import environment, launch
+from bench.process.interpreters import Interpreter
+from bench.process.request import Request
+from bench.records import files
+from bench.records.files import RecordError
+from bench.records.record import Cell, Kind, Outcome, Record, Run
+from bench.records.text import one_line
+
+DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "pilot": 900, "speed": 900, "memory": 900, "quality": 7200}
+PHASE_DEADLINES_S: Mapping[str, float] = {
+    "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "checks": 300,
+    "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
+}  # fmt: skip
+"""What a worker tells that it does (bench/process/phases.py) -> how long it may take. The process's own deadline holds too."""
+
+HARNESS_ONLY = ("matplotlib", "pandas", "scipy", "sklearn")
+"""Installed for the tables, the data and the reference, and imported by Keras wherever it finds them."""
+
+
+def execute(
+    run: Run, cell: Cell, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None
+) -> Record:
+    """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason.
+
+    It has a temporary folder of its own, so that no cache of compiled code survives it. OSError where the disk does not take
+    the process's files: that is no finding about a backend.
+    """
+    folder = folder.absolute()
+    entry = backends.find(cell.arm.backend)
+    for path in (folder / files.SCRATCH, folder / "logs"):
+        path.mkdir(exist_ok=True)
+    request_path, answer_path = files.exchange(folder, cell)
+    answer_path.unlink(missing_ok=True)
+    started_utc = now()
+    data = str(data_dir.absolute()) if data_dir else None
+    files.write(request_path, Request(cell, data, hidden_from(cell)))
+    try:
+        with tempfile.TemporaryDirectory(prefix="framework-bench-", ignore_cleanup_errors=True) as temporary:
+            ending = launch.run(
+                launch.worker_command(
+                    request_path,
+                    answer_path,
+                    python=interpreter.path if interpreter else sys.executable,
+                    cores=cores.first(cell.arm.threads or 0),
+                ),
+                env=environment.for_child(entry, cell.arm, kind=cell.kind, temporary=Path(temporary)),
+                log=folder / "logs" / f"{cell.file_name}.log",
+                timeout_s=DEADLINES_S[cell.kind],
+                phases_s=PHASE_DEADLINES_S,
+            )
+        if ending.code == os.EX_IOERR and not answer_path.exists():
+            raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
+        outcome = _outcome(ending, answer_path)
+    finally:
+        for path in (request_path, answer_path):
+            path.unlink(missing_ok=True)
+    outcome = msgspec.structs.replace(outcome, started_utc=started_utc, wall_s=ending.wall_s)
+    return Record(run=run, cell=cell, outcome=outcome)
+
+
+def hidden_from(cell: Cell) -> list[str]:
+    """The other backends' frameworks, and what only the harness needs, so that they look as if they were not installed.
+
+    TensorFlow imports JAX, and Keras pandas and scikit-learn, if they are there: with all frameworks in one environment, their
+    time and memory would be counted as TensorFlow's. A module of the user's own that declares no needs sees everything.
+    """
+    entry = backends.find(cell.arm.backend)
+    if not entry.needs:
+        return []
+    others = {module for other in backends.BACKENDS.values() for module in other.needs}
+    reference = backends.REFERENCE.needs if cell.kind == "parity" else ()
+    return sorted({*others, *HARNESS_ONLY} - {*entry.needs, *entry.brings, *reference})
+
+
+def _outcome(ending: launch.Ending, answer_path: Path) -> Outcome:
+    if ending.status != "ok":
+        return Outcome(status=ending.status, reason=one_line(str(ending.reason)))
+    try:
+        return files.read_outcome(answer_path)
+    except RecordError as error:
+        why = str(error).partition(": ")[2]
+        return Outcome(status="failed", reason=one_line(f"the process left no readable record: {why}"))
+
+
+def now() -> str:
+    """The time in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

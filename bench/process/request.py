@@ -1,0 +1,11 @@
+"""What a child process is asked for."""
+
+from bench.records.record import Cell, Strict
+
+
+class Request(Strict, frozen=True):
+    """One cell of a comparison, and what only its process needs to know."""
+
+    cell: Cell
+    data_dir: str | None  # absolute
+    hidden: list[str]  # importable names that are to look as if they were not installed

@@ -1,0 +1,172 @@
+"""Reading and writing: strict JSON, whole files or nothing.
+
+What is read is untrusted: strict JSON (no NaN or Infinity, no duplicate keys), bounded size and depth, a closed schema, and no
+path is ever taken from a field. A file is written under a temporary name, flushed to the disk and renamed, so that a reader
+never sees half of it.
+"""
+
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.records import history
+from bench.records.record import SCHEMA, Cell, Outcome, Record
+from bench.records.text import printable
+
+MAX_BYTES = 16 * 2**20
+MAX_INTEGER = 2**63 - 1
+
+SCRATCH = ".framework-bench-scratch"
+"""The folder, inside a run's own, in which a process gets its request and leaves its answer."""
+
+TEMPORARY = re.compile(r"\.framework-bench-[0-9a-f]{16}\.tmp")
+
+
+class RecordError(ValueError):
+    """A file is not a record; the message names it and says why."""
+
+
+def encode(value: Any) -> bytes:
+    """Strict JSON, indented, with a final newline; ValueError for NaN or Infinity."""
+    plain = msgspec.to_builtins(value)
+    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(errors="replace")
+
+
+def decode(content: bytes, kind: type[Any] = Record) -> Any:
+    """The value of type `kind` in strict JSON; RecordError says what is wrong with it."""
+    if len(content) > MAX_BYTES:
+        raise RecordError(f"larger than {MAX_BYTES:,} bytes")
+    try:
+        plain = json.loads(
+            content.decode("utf-8"),  # json would guess other encodings
+            object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded,
+        )  # fmt: skip
+        if kind is Record and isinstance(plain, dict):
+            plain = _newest(plain)
+        value = msgspec.convert(plain, type=kind, strict=True)
+    except RecordError:
+        raise
+    except RecursionError:
+        raise RecordError("nested too deeply") from None
+    except (ValueError, msgspec.ValidationError) as error:  # json's and Unicode's errors are ValueErrors
+        raise RecordError(printable(str(error))) from None
+    if kind is Record:
+        _check(value)
+    return value
+
+
+def _newest(plain: dict[str, Any]) -> dict[str, Any]:
+    schema = plain.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise RecordError(f"schema {schema} is newer than this program's {SCHEMA}; update framework-bench")
+    return history.upgraded(plain, schema) if isinstance(schema, int) else plain
+
+
+def _check(record: Record) -> None:
+    outcome = record.outcome
+    if outcome.status != "ok" and not outcome.reason:
+        raise RecordError(f"status {outcome.status} without a reason")
+    figures = {
+        "parity": outcome.ladders, "speed": outcome.timings, "pilot": outcome.timings, "memory": outcome.memory,
+        "quality": outcome.quality,
+    }  # fmt: skip
+    if outcome.status == "ok" and not figures[record.cell.kind]:
+        raise RecordError(f"status ok without figures of {record.cell.kind}")
+
+
+def read(path: Path) -> Record:
+    """The record in a file; RecordError names the file."""
+    record: Record = read_as(path, Record, what="a record")
+    return record
+
+
+def read_outcome(path: Path) -> Outcome:
+    """What a process left; RecordError names the file."""
+    outcome: Outcome = read_as(path, Outcome, what="an outcome")
+    return outcome
+
+
+def read_as(path: Path, kind: type[Any], *, what: str) -> Any:
+    """The value of type `kind` in a file; RecordError names the file."""
+    try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for somebody who writes
+            raise RecordError("no regular file")
+        with path.open("rb") as file:
+            return decode(file.read(MAX_BYTES + 1), kind)
+    except (OSError, RecordError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RecordError(printable(f"{path}: not {what}: {why}")) from None
+
+
+def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
+    """All records below `folder/records`, in the order of their file names, and a line for each file that is not one."""
+    records, problems = [], []
+    for path in sorted((folder / "records").glob("*.json")):
+        try:
+            records.append(read(path))
+        except RecordError as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def write(path: Path, value: Any, *, via: Path | None = None) -> None:
+    """Writes strict JSON atomically; OSError (a full disk, a read-only folder) leaves what was there before."""
+    write_bytes(path, encode(value), via=via)
+
+
+def write_bytes(path: Path, content: bytes, *, via: Path | None = None) -> None:
+    """Writes a whole file or nothing. Until it is whole, it lies in `via`, by default the file's own folder."""
+    temporary = (via or path.parent) / f".framework-bench-{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_halves(folder: Path) -> None:
+    """Removes what killed writes left in a folder of the program's own, known by names that nobody else chooses."""
+    for path in folder.glob(".framework-bench-*.tmp"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+def exchange(folder: Path, cell: Cell) -> tuple[Path, Path]:
+    """Where a process finds its request, and where it leaves its answer."""
+    scratch = folder / SCRATCH
+    return scratch / f"request-{cell.file_name}", scratch / f"answer-{cell.file_name}"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RecordError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return result
+
+
+def _bounded(text: str) -> int:
+    value = int(text) if len(text) < 25 else MAX_INTEGER + 1
+    if abs(value) > MAX_INTEGER:
+        raise RecordError("an integer of more than 64 bits")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise RecordError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise RecordError(f"{text} is beyond the range of a float")
+    return value

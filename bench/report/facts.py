@@ -1,0 +1,184 @@
+"""What stands below a table, as (name, text): data, machine, self-tests, settings, and what a reader must know."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from bench.records.record import Cell
+from bench.report import grouping, words
+from bench.report.formats import mebibytes, significant
+from bench.report.grouping import GIB, Row, Section
+
+UPPER_BOUND = (
+    "{fastest} reached {rate} GFLOP/s with products of {size} x {size} matrices in {precision}, after the windows; a training "
+    "step of the model needs {flops} GFLOP, counted from its matrices; the share is model FLOPs utilisation (Chowdhery et al., "
+    "2022, appendix B, arXiv 2204.02311)"
+)
+
+Fact = tuple[str, str]
+
+
+def facts(section: Section) -> list[Fact]:
+    """Everything that stands below a table, in its order."""
+    return [fact for source in SOURCES for fact in source(section)]
+
+
+def data(section: Section) -> Iterator[Fact]:
+    first = section.first
+    yield "Data", f"{first.data.description}; sha256 {first.data.sha256[:12]}"
+
+
+def target(section: Section) -> Iterator[Fact]:
+    yield "Target", str(section.first.target)
+
+
+def machine(section: Section) -> Iterator[Fact]:
+    found = section.run.machine
+    gpu = f", {found.gpu} (driver {found.gpu_driver})" if found.gpu else ", no GPU"
+    yield (
+        "Machine",
+        (
+            f"{found.cpu}, {_cores(section)} in use, {found.memory_bytes / GIB:.0f} GiB{gpu}, {found.os}, "
+            f"Python {_pythons(section.rows)}"
+        ),
+    )
+
+
+def spec(section: Section) -> Iterator[Fact]:
+    run = section.run
+    harness = f", framework-bench {run.harness}, source {run.source[:12]}" if run.harness and run.source else ""
+    yield "Spec", f"{section.first.spec_hash[:12]}, measurement version {run.measurement}, order seed {run.id}{harness}"
+
+
+def rounds(section: Section) -> Iterator[Fact]:
+    plans = [one.cell.rounds_plan for row in section.rows for one in row.of("speed") if one.cell.rounds_plan]
+    if plans:
+        yield "Rounds", words.rounds_plan(plans[0])
+
+
+def selftests(section: Section) -> Iterator[Fact]:
+    """The latest self-test of each arm, and the command for those that have none."""
+    without: list[Row] = []
+    for row in section.rows:
+        found = (one.cell.selftest for one in row.of("speed") if one.cell.selftest)
+        latest = max(found, key=lambda test: test.started_utc, default=None)
+        if latest is not None:
+            yield "Self-test", f"{row.name}: {words.selftest_in_short(latest)}"
+        elif row.of("speed"):
+            without.append(row)
+    if without:
+        names = ", ".join(row.name for row in without)
+        yield "Self-test", f"none on this machine of {names}: {_selftest_command(section.first, without[0])}"
+
+
+def _selftest_command(first: Cell, row: Row) -> str:
+    command = f"framework-bench selftest --task {first.task}"
+    if row.name == row.arm.backend:
+        precision = "" if row.arm.precision == "float32" else f" --precision {row.arm.precision}"
+        return f"{command} --backend {row.name}{precision}"
+    return f"{command} --arm {row.name}"
+
+
+def floor(section: Section) -> Iterator[Fact]:
+    found = [value for row in section.rows for value in row.quality(f"unigram_{section.metric}").values()]
+    if found:
+        yield "Floor", f"a unigram model has a {section.metric} of {significant(found[0])} on the same held-out set"
+
+
+def tokens(section: Section) -> Iterator[Fact]:
+    rates = [f"{row.name} {significant(row.tokens_per_second)}" for row in section.ranked if row.tokens_per_second]
+    if rates:
+        yield "Tokens per second, padding left out", ", ".join(rates)
+
+
+def matrix_rate(section: Section) -> Iterator[Fact]:
+    flops = section.first.step_flops
+    if section.matrix_rate is None or not flops:
+        return
+    rate, name = section.matrix_rate
+    fastest = next(row for row in section.rows if row.name == name)
+    size = next(one.outcome.probe.size for row in section.rows for one in row.counted if one.outcome.probe)
+    yield (
+        "Matrix rate",
+        UPPER_BOUND.format(
+            rate=significant(rate / 1e9),
+            size=size,
+            fastest=name,
+            precision=fastest.arm.precision,
+            flops=significant(flops / 1e9),
+        ),
+    )
+
+
+def energy(section: Section) -> Iterator[Fact]:
+    joules = [f"{row.name} {significant(row.joules_per_item)} J" for row in section.ranked if row.joules_per_item]
+    if joules:
+        sources = sorted({source for row in section.rows if row.joules_per_item for source in row.energy_sources})
+        yield f"Energy per {section.first.unit.removesuffix('s')}", f"{', '.join(joules)} ({'; '.join(sources)})"
+
+
+def driver_memory(section: Section) -> Iterator[Fact]:
+    sizes = [(row.name, size) for row in section.rows if (size := row.bytes_of("device_peak_process").bytes)]
+    if sizes:
+        shown = ", ".join(f"{name} {mebibytes(size)}" for name, size in sizes)
+        yield "Device memory in the driver's view, libraries included", shown
+
+
+def disturbed(section: Section) -> Iterator[Fact]:
+    if section.rows and section.rows[0].disturbed:
+        speeds = [one for row in section.rows for one in row.of("speed")]
+        yield "Disturbed, in no figure of speed", "; ".join(grouping.why_disturbed(speeds))
+
+
+def remarks(section: Section) -> Iterator[Fact]:
+    """Each remark of a process, with what process it was."""
+    for row in section.rows:
+        for one in row.records:
+            for remark in one.outcome.remarks:
+                yield "Remark", f"{row.name}, {one.cell.kind}, round {one.cell.round}: {remark}"
+
+
+def not_measured(section: Section) -> Iterator[Fact]:
+    """Each missing figure with its reason, once for all the rows that share it."""
+    missing: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in section.rows:
+        for name, title in (("host_peak", "host memory peak"), ("device_peak_allocated", "device memory peak")):
+            found = row.bytes_of(name)
+            if found.bytes is None:
+                missing[title, found.reason or "no reason given"].append(row.name)
+        if row.joules_per_item is None:
+            for reason in row.energy_sources:
+                missing["energy", reason].append(row.name)
+    for (title, reason), names in missing.items():
+        yield "Not measured", f"{title} of {', '.join(names)}: {reason}"
+
+
+def arms(section: Section) -> Iterator[Fact]:
+    """Versions and settings of each row, and the variables that its arm asked for."""
+    for row in section.rows:
+        if row.versions:
+            versions = ", ".join(f"{name} {version}" for name, version in sorted(row.versions.items()))
+            settings = [f"{name}: {value}" for name, value in sorted(row.settings.items()) if value is not None]
+            settings += [f"{name}={value}" for name, value in sorted(row.arm.environment.items())]
+            yield row.name, versions + (f" ({', '.join(settings)})" if settings else "")
+
+
+SOURCES: tuple[Callable[[Section], Iterator[Fact]], ...] = (
+    data, target, machine, spec, rounds, selftests, floor, tokens, matrix_rate, energy, driver_memory, disturbed, remarks,
+    not_measured, arms,
+)  # fmt: skip
+
+
+def _pythons(rows: Sequence[Row]) -> str:
+    """The interpreter's version, or each with the arms that ran in it."""
+    users: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        users[row.python].append(row.name)
+    return ", ".join(f"{python} ({', '.join(names)})" if len(users) > 1 else python for python, names in users.items())
+
+
+def _cores(section: Section) -> str:
+    """How many cores were in use: those of the machine, or as many as the arms say."""
+    cores = section.run.machine.cores
+    used = sorted({row.arm.threads or cores for row in section.rows})
+    of_all = "" if used == [cores] else f"{' or '.join(map(str, used))} of "
+    return f"{of_all}{cores} cores"

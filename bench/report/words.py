@@ -1,0 +1,64 @@
+"""A self-test, a plan of rounds and a fallen process in words."""
+
+from bench.records.record import RoundsPlan, SelfTest
+from bench.report.formats import significant, with_interval
+from bench.stats import power
+from bench.stats import selftest as judging
+from bench.stats.verdict import MARGIN
+
+
+def rounds_plan(plan: RoundsPlan) -> str:
+    """How the number of rounds was found."""
+    if plan.noise is None or plan.tie is None or plan.found is None:
+        return f"{plan.rounds} rounds, the preset's: the pilot left no noise of two arms to plan from"
+    most = ", the most that are planned" if plan.rounds == power.MOST_ROUNDS else ""
+    return (
+        f"{plan.rounds} rounds{most}, from a pilot's noise between processes of at most {100 * plan.noise:.2g} % "
+        f"({power.PILOT_CONFIDENCE:.0%} confidence): equal arms are called a tie within {MARGIN:.0%} with a chance of "
+        f"{_chance(plan.tie)}, a difference of {100 * plan.effect:.3g} % is found with one of {_chance(plan.found)}"
+    )
+
+
+def _chance(value: float) -> str:
+    return f"{100 * min(value, 0.999):.3g} %"
+
+
+def selftest(test: SelfTest) -> list[str]:
+    """The findings of a self-test, a line each."""
+    found = judging.judge(test.rates)
+    rounds = f"{len(test.rates)} rounds" + (f", {test.disturbed} more were disturbed" if test.disturbed else "")
+    if found.noise is None:
+        lines = [f"noise: none was seen in {rounds}, so nothing is known about it"]
+    else:
+        smallest = "none" if found.smallest_effect is None else percent(found.smallest_effect)
+        lines = [
+            f"noise: {percent(found.noise)} between processes (standard deviation within a round; {rounds})",
+            f"smallest visible effect: {smallest} (called with {power.FOUND_WANTED:.0%} power)",
+        ]
+    same = f"A/A: {found.same.decision}, ratio {with_interval(found.same.ratio)}"
+    if found.same.decision == "not decided" and found.same.rounds_needed:
+        same += f"; too few rounds for a tie, about {found.same.rounds_needed} would decide at this noise"
+    slowed = f"planted {percent(test.slow_down)} slow-down: {found.slowed.decision}"
+    exact = f"{1 / (1 + test.slow_down):.4g} is exact"
+    return [*lines, same, f"{slowed}, ratio {with_interval(found.slowed.ratio)}; {exact}"]
+
+
+def selftest_faults(test: SelfTest) -> list[str]:
+    """What a self-test found wrong; empty if it is passed."""
+    found = judging.judge(test.rates)
+    faults = []
+    if not found.same_is_sound:
+        faults.append(f"the same program was called {found.same.decision} than itself")
+    if not found.slow_down_is_seen:
+        faults.append(f"a planted slow-down of {percent(test.slow_down)} was missed")
+    return faults
+
+
+def selftest_in_short(test: SelfTest) -> str:
+    """The findings on one line, for what stands below a table."""
+    told = "; ".join(selftest_faults(test)) or "passed"
+    return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(selftest(test))}"
+
+
+def percent(share: float) -> str:
+    return f"{significant(100 * share, 2)} %"

@@ -1,0 +1,145 @@
+"""Records to make tables of, from flat facts: `a_record(backend="alpha", round=2)`, `changed(record, status="failed")`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.records.record import (
+    RUNGS,
+    Arm,
+    Bytes,
+    Cell,
+    Data,
+    Ladder,
+    Machine,
+    Memory,
+    Outcome,
+    Quality,
+    Record,
+    Run,
+    Rung,
+    Target,
+    Timings,
+)  # fmt: skip
+
+NAMES = ("parameters", "forward", "loss", "gradients", "one update", "trajectory", "evaluation")
+IMPORTED, PEAK = Bytes(100 * 2**20), Bytes(300 * 2**20)
+NO_ALLOCATOR = Bytes(None, "the framework keeps no allocator figures on a CPU")
+MACHINE = Machine("A CPU", 2, 8 * 2**30, None, None, "Linux 6.1 x86_64", "3.11.7")
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "run": Run.__struct_fields__, "arm": tuple(set(Arm.__struct_fields__) - {"name"}),
+    "cell": tuple(set(Cell.__struct_fields__) - {"arm"}), "outcome": Outcome.__struct_fields__,
+}  # fmt: skip
+"""Part of a record -> the fields that a flat fact of that name belongs to. "name" is the arm's."""
+
+
+def a_ladder(*, passed: int = RUNGS, precision: str = "float32", device: str = "cpu") -> Ladder:
+    """The rungs up to the first one that was not passed."""
+    rungs = [
+        Rung(
+            number=number,
+            name=name,
+            difference=1e-9 if number <= passed else 1.0,
+            tolerance=1e-6,
+            where="dense_0/kernel",
+        )
+        for number, name in enumerate(NAMES, start=1)
+    ]
+    return Ladder(precision, device, rungs[: passed + 1])
+
+
+def changed(record: Record, **facts: Any) -> Record:
+    """The record with other facts, each of which names a field of its run, its cell, its arm or its outcome.
+
+    `ladders` are those that its process climbed, where it is one of parity, and else those climbed before.
+    """
+    parts: dict[str, dict[str, Any]] = {part: {} for part in (*PARTS, "record")}
+    kind = facts.get("kind", record.cell.kind)
+    for name, value in facts.items():
+        if name == "name":
+            parts["arm"]["name"] = value
+        elif name == "ladders":
+            parts["outcome" if kind == "parity" else "cell"][name] = value
+        elif name == "schema":
+            parts["record"][name] = value
+        elif name == "energy":
+            parts["outcome" if not isinstance(value, bool) else "cell"][name] = value
+        else:
+            (part,) = [part for part, fields in PARTS.items() if name in fields]
+            parts[part][name] = value
+    if "backend" in facts and "name" not in facts:
+        parts["arm"]["name"] = facts["backend"]
+    cell = msgspec.structs.replace(
+        record.cell, arm=msgspec.structs.replace(record.cell.arm, **parts["arm"]), **parts["cell"]
+    )
+    return msgspec.structs.replace(
+        record,
+        run=msgspec.structs.replace(record.run, **parts["run"]),
+        cell=cell,
+        outcome=msgspec.structs.replace(record.outcome, **parts["outcome"]),
+        **parts["record"],
+    )
+
+
+def a_cell(**facts: Any) -> Cell:
+    """The cell of `a_record`."""
+    return a_record(**facts).cell
+
+
+def a_record(**facts: Any) -> Record:
+    """A finished speed process of the arm "alpha": 1,000 images in a window of one second."""
+    cell = Cell(
+        kind="speed", task="mnist_mlp", preset="quick", unit="images", arm=Arm(name="alpha", backend="alpha"),
+        spec={"task": "mnist_mlp", "epochs": 5}, data=Data("digits", "real handwritten digits", "d" * 64),
+        target=Target("accuracy", at_least=0.9),
+    )  # fmt: skip
+    outcome = Outcome(status="ok", versions={"alpha": "1.0"}, started_utc="2026-01-01T00:00:00Z", wall_s=3.0)
+    made = changed(Record(run=Run(id="1234", machine=MACHINE), cell=cell, outcome=outcome), **facts)
+    timed = made.cell.kind == "speed" and made.outcome.status == "ok" and "timings" not in facts
+    return changed(made, timings=a_timing(1000)) if timed else made
+
+
+def a_timing(throughput: float) -> Timings:
+    """Ten blocks of five steps that took together what this throughput says."""
+    window_s = 1000 / throughput
+    return Timings(
+        import_s=1.0, build_s=0.5, first_step_s=0.25, warmup_s=0.1, block_steps=5, blocks_s=[window_s / 10] * 10,
+        window_s=window_s, items=1000,
+    )  # fmt: skip
+
+
+def a_memory(*, peak: Bytes = PEAK, device: Bytes = NO_ALLOCATOR, imported: Bytes = IMPORTED) -> Memory:
+    return Memory(imported, peak, peak, device, device)
+
+
+def a_quality(accuracy: float, *, sample: str | None = None) -> Quality:
+    curve = [(1, 0.1, 2.3), (100, 1.0, 0.1)]
+    return Quality(100, 1.0, 0.1, {"accuracy": accuracy, "loss": 0.1}, curve, sample)
+
+
+def a_row(
+    backend: str, throughputs: Sequence[float], *, accuracies: Sequence[float] = (0.95, 0.96), **common: Any
+) -> list[Record]:
+    """All the records of one arm: a climb, a speed process per round, one of memory, a training per seed."""
+    common = {"backend": backend, "versions": {backend: "1.0"}} | common
+    precision, device = common.get("precision", "float32"), common.get("device", "cpu")
+    ladders = [a_ladder(precision="float64"), a_ladder(precision=precision, device=device)]
+    return [
+        a_record(kind="parity", ladders=ladders, **common),
+        *(
+            a_record(round=number, timings=a_timing(throughput), **common)
+            for number, throughput in enumerate(throughputs, start=1)
+        ),
+        a_record(kind="memory", memory=a_memory(), **common),
+        *(
+            a_record(kind="quality", seed=seed, quality=a_quality(value), **common)
+            for seed, value in enumerate(accuracies)
+        ),
+    ]
+
+
+def a_run(speeds: Mapping[str, Sequence[float]], **common: Any) -> list[Record]:
+    """A whole comparison: backend -> its throughputs, round by round."""
+    return [record for backend, values in speeds.items() for record in a_row(backend, values, **common)]
