@@ -46,7 +46,7 @@ def source_hash(task: str, backend: str, interpreter: Interpreter | None = None)
     """Hash of the source code that decides what a backend computes for a task."""
     digest = hashlib.sha256()
     elsewhere = _beside(interpreter.origin) if interpreter and interpreter.origin else []
-    for path in sorted({*_sources(backends.find(backend).module), *_files(tasks.TASKS.get(task, task)), *elsewhere}):
+    for path in sorted({*_sources(backends.package(backend)), *_files(tasks.TASKS.get(task, task)), *elsewhere}):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

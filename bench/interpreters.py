@@ -122,8 +122,8 @@ def ask(backend: str, typed: str) -> Interpreter:
         raise InterpreterError(f"{said}: there is no such program")
     entry = backends.find(backend)
     asked = {
-        "oldest": OLDEST, "needs": entry.needs, "module": entry.module, "harness": ["bench.worker", "bench.parity"],
-        "distributions": [*DISTRIBUTIONS, *entry.distributions],
+        "oldest": OLDEST, "needs": entry.needs, "module": backends.package(backend),
+        "harness": ["bench.worker", "bench.parity"], "distributions": [*DISTRIBUTIONS, *entry.distributions],
     }  # fmt: skip
     try:
         done = subprocess.run(
