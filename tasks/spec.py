@@ -291,10 +291,11 @@ class Preset:
     task: Task
     warmup_steps: int  # steps before the window, the same for every backend; the first one compiles
     block_steps: int  # steps between two barriers
-    blocks: int  # blocks in the window, at least 10; more are added until the window lasts a second
+    blocks: int  # blocks in the window, at least 10; more are added until the window lasts min_window_s
     rounds: int  # speed processes per backend
     seeds: int  # quality processes per backend
     target: Target
+    min_window_s: float = 1.0
 
     def __post_init__(self) -> None:
         check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
@@ -302,6 +303,7 @@ class Preset:
         check_whole("blocks", self.blocks, least=10, most=MAX_BLOCKS)
         check_whole("rounds", self.rounds, most=MAX_PROCESSES)
         check_whole("seeds", self.seeds, most=MAX_PROCESSES)
+        check_real("min_window_s", self.min_window_s, above=0)
 
 
 def describe(value: Any, where: str = "") -> Any:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.campaign.campaign import Campaign, Progress
+from bench.campaign.campaign import Campaign, Execute, Progress
 from bench.campaign.plan import TaskPlan
+from bench.process.execute import execute
 from bench.records.record import Arm, Cell, Record, RoundsPlan, SelfTest
 from bench.stats.selftest import NAMES, judge
 
@@ -15,7 +16,16 @@ class SelfTestError(RuntimeError):
     """A self-test could not be done; the message says why."""
 
 
-def run(plan: TaskPlan, arm: Arm, *, rounds: int, slow_down: float, folder: Path, progress: Progress) -> SelfTest:
+def run(
+    plan: TaskPlan,
+    arm: Arm,
+    *,
+    rounds: int,
+    slow_down: float,
+    folder: Path,
+    progress: Progress,
+    execute: Execute = execute,
+) -> SelfTest:
     """Runs the three in an empty folder. SelfTestError names a process that failed, or what disturbed it all.
 
     A disturbed round is left out, as it is in a table.
@@ -28,7 +38,7 @@ def run(plan: TaskPlan, arm: Arm, *, rounds: int, slow_down: float, folder: Path
         interpreters=dict.fromkeys(NAMES, own) if own else {},
     )  # fmt: skip
     (folder / "records").mkdir()
-    running = Campaign([replace(plan, choice=choice)], folder, _Strict(progress, arm))
+    running = Campaign([replace(plan, choice=choice)], folder, _Strict(progress, arm), execute=execute)
     running.start()
     by_round: dict[int, dict[str, Record]] = {}
     for one in running.records:

@@ -224,22 +224,31 @@ def _check_backend(said: str, name: str) -> None:
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
     if not dotted:
         raise UserError(f"{said}: there is no backend {printable(name)!r}{nearest(name, backends.BACKENDS)}")
+    _source(said, name)
     try:
-        spec = importlib.util.find_spec(name)
+        entry = backends.find(name)
+        backends.modes(name)
+    except (ValueError, TypeError, SyntaxError) as error:  # of an ENTRY or MODES that is none
+        raise UserError(printable(f"{said}: {error}")) from error
+    missing = _missing_functions(said, _source(said, entry.module))
+    if missing:
+        raise UserError(f"{said}: no backend: the module has no {' and no '.join(missing)}")
+
+
+def _source(said: str, module: str) -> Path:
+    """The file of a module of the user's, which is not imported for that."""
+    try:
+        spec = importlib.util.find_spec(module)
     except (ModuleNotFoundError, ValueError):
         spec = None
+    except Exception as error:  # a module's package is imported, with whatever its author wrote there
+        package = module.rpartition(".")[0]
+        raise UserError(printable(f"{said}: {package} cannot be imported: {type(error).__name__}: {error}")) from error
     if spec is None:
         raise UserError(f"{said}: there is no such module")
     if spec.origin is None or not spec.origin.endswith(".py") or not Path(spec.origin).is_file():
         raise UserError(f"{said}: no backend: a backend is a Python file with versions() and open_session(...)")
-    missing = _missing_functions(said, Path(spec.origin))
-    if missing:
-        raise UserError(f"{said}: no backend: the module has no {' and no '.join(missing)}")
-    try:
-        backends.find(name)
-        backends.modes(name)
-    except ValueError as error:
-        raise UserError(f"{said}: {error}") from error
+    return Path(spec.origin)
 
 
 def _missing_functions(said: str, path: Path) -> list[str]:

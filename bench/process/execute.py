@@ -64,12 +64,12 @@ def execute(
             )
         if ending.code == os.EX_IOERR and not answer_path.exists():
             raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
-        outcome = _outcome(ending, answer_path)
+        done = _record(run, cell, _outcome(ending, answer_path))
     finally:
         for path in (request_path, answer_path):
             path.unlink(missing_ok=True)
-    outcome = msgspec.structs.replace(outcome, started_utc=started_utc, wall_s=ending.wall_s)
-    return Record(run=run, cell=cell, outcome=outcome)
+    outcome = msgspec.structs.replace(done.outcome, started_utc=started_utc, wall_s=ending.wall_s)
+    return msgspec.structs.replace(done, outcome=outcome)
 
 
 def hidden_from(cell: Cell) -> list[str]:
@@ -89,11 +89,23 @@ def hidden_from(cell: Cell) -> list[str]:
 def _outcome(ending: launch.Ending, answer_path: Path) -> Outcome:
     if ending.status != "ok":
         return Outcome(status=ending.status, reason=one_line(str(ending.reason)))
+    if not os.path.lexists(answer_path):
+        return Outcome(status="failed", reason="the process exited with code 0 and left no record")
     try:
         return files.read_outcome(answer_path)
     except RecordError as error:
         why = str(error).partition(": ")[2]
         return Outcome(status="failed", reason=one_line(f"the process left no readable record: {why}"))
+
+
+def _record(run: Run, cell: Cell, outcome: Outcome) -> Record:
+    """The whole record; a failed one if what the process claims is none."""
+    done = Record(run=run, cell=cell, outcome=outcome)
+    try:
+        files.check(done)
+    except RecordError as error:
+        return msgspec.structs.replace(done, outcome=Outcome(status="failed", reason=f"the process answered: {error}"))
+    return done
 
 
 def now() -> str:

@@ -3,7 +3,8 @@
 The rule, stated before anything is measured: a window is disturbed if other processes and the hypervisor together took more
 than MOST_TAKEN of the usable cores' time, if another process used the GPU, or if the GPU throttled for heat or by its hardware
 (its power cap is a limit that it always has, and only recorded). A round with a disturbed window is kept and shown, and takes
-part in no ratio. Where a counter cannot be had, its part of the rule does not apply, and the record says None.
+part in no ratio. Where a counter cannot be had, its part of the rule does not apply, and the record says None; so it is with
+the processors' time in a window of less than MIN_COUNTED_S.
 
 Sources: /proc/stat (all processors' time; `steal` is what the hypervisor took), getrusage(2) and `time.process_time` (this
 process), getloadavg(3), NVML.
@@ -21,6 +22,8 @@ from bench.machine import nvml
 from bench.records.record import Disturbance, GpuState
 
 MOST_TAKEN = 0.1
+TICK_S = 0.01  # the kernel counts a processor's time in these
+MIN_COUNTED_S = TICK_S / MOST_TAKEN  # in a shorter window one tick is more than the rule allows
 POWER_CAP = "power cap"
 
 
@@ -75,9 +78,10 @@ def read() -> Reading:
 
 def compare(opened: Reading, closed: Reading, *, load: float | None, gpu: GpuState | None) -> Disturbance:
     """The disturbance between two readings, judged by the rule."""
-    seconds = (closed.wall_s - opened.wall_s) * _cores()
+    window_s = closed.wall_s - opened.wall_s
+    seconds = window_s * _cores()
     others, stolen = None, None
-    if None not in (opened.busy_s, closed.busy_s, opened.stolen_s, closed.stolen_s) and seconds > 0:
+    if None not in (opened.busy_s, closed.busy_s, opened.stolen_s, closed.stolen_s) and window_s >= MIN_COUNTED_S:
         own = closed.own_cpu_s - opened.own_cpu_s
         others = max(0.0, closed.busy_s - opened.busy_s - own) / seconds  # type: ignore[operator]
         stolen = max(0.0, closed.stolen_s - opened.stolen_s) / seconds  # type: ignore[operator]

@@ -20,7 +20,6 @@ from tasks.spec import Batch, Evaluation, Preset
 
 Clock = Callable[[], float]
 
-MIN_WINDOW_S = 1.0
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
 CURVE_POINTS = 50
 
@@ -60,14 +59,15 @@ def measure(
     preset: Preset,
     *,
     clock: Clock,
-    min_window_s: float = MIN_WINDOW_S,
+    min_window_s: float | None = None,
     around: AbstractContextManager[object] | None = None,
 ) -> Window:
     """Times the first step, the warm-up, and then blocks of `preset.block_steps` updates with a barrier each.
 
     Copying a batch to the device belongs to a step; building it does not. The window has at least `preset.blocks` blocks
-    and lasts at least `min_window_s`; `around` is entered just before it and left just after.
+    and lasts at least `min_window_s`, by default the preset's; `around` is entered just before it and left just after.
     """
+    shortest_s = preset.min_window_s if min_window_s is None else min_window_s
     wanted = 1 + preset.warmup_steps + preset.block_steps * preset.blocks
     batches = list(islice(preset.task.train_batches(seed=0), min(wanted, DISTINCT_BATCHES)))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
@@ -91,7 +91,7 @@ def measure(
     compiled = session.compilations()
     with around or nullcontext():
         opened = block_start = clock()
-        while len(window.blocks_s) < preset.blocks or block_start - opened < min_window_s:
+        while len(window.blocks_s) < preset.blocks or block_start - opened < shortest_s:
             for batch, items, of_tokens in islice(upcoming, preset.block_steps):
                 step(session, batch)
                 window.items += items
