@@ -307,9 +307,7 @@ def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
 ) -> None:
     known = {"pytorch": MISSING, NAME: Entry(NAME)}
     monkeypatch.setattr(backends, "BACKENDS", known)
-    done = bench(
-        "run", "--task", NAME, "--device", "cpu", "--rounds", 2, "--seeds", 1, "--output", "run"
-    )
+    done = bench("run", "--task", NAME, "--device", "cpu", "--rounds", 2, "--seeds", 1, "--output", "run")
     assert done.code == 0, done.error
     why = 'no_such_module not installed; add it with: pip install -c constraints.txt -e ".[pytorch]"'
     assert f"pytorch is not in the comparison: {why}" in done.out
@@ -353,9 +351,7 @@ def test_a_cell_that_fails_makes_the_exit_code_1_and_stands_in_the_table(
     assert "no session today" in Path("run/table.md").read_text()
 
 
-def test_the_output_is_a_new_folder_of_results_unless_named(
-    bench: Callable[..., Done], misbehave: Misbehave
-) -> None:
+def test_the_output_is_a_new_folder_of_results_unless_named(bench: Callable[..., Done], misbehave: Misbehave) -> None:
     misbehave("raises in open")
     bench("run", *FAKE, "--rounds", 1, "--seeds", 1)
     (folder,) = Path("results/local").iterdir()
@@ -428,7 +424,9 @@ def test_a_run_with_other_options_into_the_same_folder_is_refused(
 RUN = [sys.executable, "-m", "bench", "run", *FAKE, "--rounds", "2", "--seeds", "1", "--output"]
 
 
-def hanging(tmp_path: Path, misbehave: Misbehave, *, interruptible: bool) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def hanging(
+    tmp_path: Path, misbehave: Misbehave, *, interruptible: bool
+) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A run whose first speed process hangs, and all processes below it."""
     misbehave("hangs with a grandchild")
 
@@ -517,9 +515,7 @@ def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], misbe
     done = bench("verify", *FAKE)
     assert done.code == 1
     (line,) = done.error.splitlines()
-    assert line.startswith(
-        f"framework-bench: {NAME} {NAME}: parity: fell at rung 5 (one update)"
-    )
+    assert line.startswith(f"framework-bench: {NAME} {NAME}: parity: fell at rung 5 (one update)")
     assert "FAILED float64 on cpu  5 one update" in done.out
 
 

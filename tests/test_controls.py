@@ -9,7 +9,7 @@ from bench.records.record import Record
 from bench.report import grouping, markdown
 from bench.worker.answer import too_good
 from tasks.spec import Target
-from tests.builders import a_ladder, changed, a_timing
+from tests.builders import a_ladder, a_timing, changed
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.fakes.campaign import a_plan
 
@@ -46,7 +46,9 @@ def test_leaked_labels_are_flagged_as_too_good(tmp_path: Path) -> None:
     records = trained("tests.children.leaked_labels", tmp_path)
     (section,) = grouping.sections(records)
     assert section.ranked == []
-    assert "is too good, accuracy >= 0.84 and <= 0.97: were the answers in the inputs?" in records[-1].outcome.remarks[0]
+    assert (
+        "is too good, accuracy >= 0.84 and <= 0.97: were the answers in the inputs?" in records[-1].outcome.remarks[0]
+    )
     assert "were the answers in the inputs?" in markdown.render(records)
 
 

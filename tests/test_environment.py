@@ -33,7 +33,7 @@ HARMFUL = {
 }  # fmt: skip
 """What a user's shell may hold -> a value of it. A framework, a library or Python obeys each of them."""
 
-TELLS = f"""
+TELLS = """
 import json, os, sys
 from pathlib import Path
 from tests.fakes import backend
@@ -41,8 +41,8 @@ versions = backend.versions
 
 def open_session(*arguments):
     Path(os.environ["TMPDIR"], "left by a backend").write_text("")
-    names = {{name: value for name, value in os.environ.items()}}
-    Path(os.environ["XDG_CACHE_HOME"], f"told-{{os.getpid()}}.json").write_text(json.dumps(names))
+    names = {name: value for name, value in os.environ.items()}
+    Path(os.environ["XDG_CACHE_HOME"], f"told-{os.getpid()}.json").write_text(json.dumps(names))
     return backend.open_session(*arguments)
 """
 
@@ -243,7 +243,7 @@ def test_an_arms_variables_are_in_its_records_and_its_row_and_the_shell_does_not
         ("env.PYTHONHASHSEED=0", "is set by framework-bench itself"),
         ("env.CUDA_VISIBLE_DEVICES=0", "is set by framework-bench itself"),
         ("env.LD_LIBRARY_PATH=x", "is set by framework-bench itself"),
-        (f"env.{VARIABLE}=1,2", "is set by framework-bench itself"),
+        (f"env.{VARIABLE}=1", "is set by framework-bench itself"),
         ("env.=1", "is no name of a variable"),
         ("env.A B=1", "is no name of a variable"),
         ("env.1A=1", "is no name of a variable"),

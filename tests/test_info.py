@@ -127,7 +127,10 @@ def test_verify_as_json_is_the_records_of_the_climbs(
 
 
 def test_run_as_json_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, misbehave: Callable[[str], None]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    misbehave: Callable[[str], None],
 ) -> None:
     misbehave("raises in open")
     run = ("run", *FAKE, "--rounds", "1", "--seeds", "1", "--json", "--output")

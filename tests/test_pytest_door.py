@@ -105,9 +105,7 @@ def test_the_rounds_are_the_workers_own_blocks_in_seconds_per_step(session: tupl
     assert done.out
     (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
     (speed,) = [
-        one
-        for one in on_disk(folder / "run").values()
-        if (one.cell.kind, one.cell.arm.name) == ("speed", GOOD_ONE)
+        one for one in on_disk(folder / "run").values() if (one.cell.kind, one.cell.arm.name) == ("speed", GOOD_ONE)
     ]
     timings = speed.outcome.timings
     assert timings is not None

@@ -147,7 +147,9 @@ def test_rounds_that_do_not_vary_say_nothing_about_noise() -> None:
     test = a_test(rates=[(1000.0, 1000.0, 900.0)] * 3)
     found = judge(test.rates)
     assert (found.noise, found.smallest_effect) == (None, None)
-    assert words.selftest_faults(test) == ["a planted slow-down of 10 % was missed"]  # without an interval nothing is decided
+    assert words.selftest_faults(test) == [
+        "a planted slow-down of 10 % was missed"
+    ]  # without an interval nothing is decided
     assert words.selftest(test)[0] == "noise: none was seen in 3 rounds, so nothing is known about it"
 
 

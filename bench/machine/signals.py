@@ -23,5 +23,5 @@ def deferred() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in dict.fromkeys(caught):  # the first may be one that is ignored
-            signal.raise_signal(number)
+        for got in dict.fromkeys(caught):  # the first may be one that is ignored
+            signal.raise_signal(got)

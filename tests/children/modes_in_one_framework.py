@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.children.modes_in_one_framework BACKEND MODE TASK` prints JSON for test_modes.py."""
+"""`python -m tests.children.modes_in_one_framework BACKEND MODE TASK`, one framework per process: JSON for test_modes.py."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.children.plants_memory BACKEND MIB` measures memory as a worker does, with so many MiB
+"""`python -m tests.children.plants_memory BACKEND MIB` measures one framework's memory as a worker does, with so many MiB
 planted by the framework itself in the middle of training, and prints the figures as JSON for test_memory.py.
 """
 

@@ -108,8 +108,8 @@ def serve() -> None:
     from bench.machine import locks  # noqa: F401
     from bench.process import launch
     from bench.report import markdown, table_csv, terminal  # noqa: F401
-    from tests.fakes import backend  # noqa: F401
     from tests.builders import GOOD_FIGURES
+    from tests.fakes import backend  # noqa: F401
 
     figures = json.dumps(msgspec.to_builtins(GOOD_FIGURES))
     command = [sys.executable, "-I", "-S", "-c", WORKER, figures]

@@ -1,4 +1,4 @@
-"""Choices, plans and campaigns of the fake task, and what stands in the place of processes: `Campaign(..., execute=Answers())`."""
+"""Choices, plans and campaigns of the fake task, and what stands in the place of processes: `execute=Answers()`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
