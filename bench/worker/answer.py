@@ -19,7 +19,7 @@ from typing import Any
 import backends
 import tasks
 from backends import BackendMissing
-from backends.api import Backend, Options, Session, Unsupported
+from backends.api import DEFAULT_MODE, Backend, Options, Session, Unsupported
 from bench.machine import cores, describe
 from bench.process import phases
 from bench.process.request import Request
@@ -252,7 +252,7 @@ def _finished(
     asked: Cell, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: Any
 ) -> Outcome:
     """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
-    settings = {"mode": "default", **session.settings(), "cores": cores.in_force()}
+    settings: dict[str, Any] = {"mode": DEFAULT_MODE, **session.settings(), "cores": cores.in_force()}
     arm, found = asked.arm, list(faults)
     declared = {
         "device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or settings["cores"],
