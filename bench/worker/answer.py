@@ -25,7 +25,7 @@ import backends
 import tasks
 from backends import BackendMissing
 from backends.api import Backend, Options, Session, Unsupported
-from bench.machine import cores, describe
+from bench.machine import cores
 from bench.process import phases
 from bench.records import record
 from bench.records.record import Kind, Ladder, Memory, Model, Quality, Record, Status, Timings
@@ -143,6 +143,7 @@ def describe_fall(ladders: list[Ladder]) -> str:
 
 
 def _speed(asked: Record, preset: Preset, *, slow_down: float) -> Record:
+    watch = disturbance.Watch(gpu=asked.device == "gpu")
     start = time.perf_counter()
     backend = _load(asked)
     imported = time.perf_counter()
@@ -153,7 +154,6 @@ def _speed(asked: Record, preset: Preset, *, slow_down: float) -> Record:
     built = time.perf_counter()
     if slow_down:
         session = slowdown.slowed(session, slow_down)
-    watch = disturbance.Watch(gpu=asked.device == "gpu")
     phases.enter("first step")
     meter = energy.Meter(device=asked.device) if asked.energy is not None else None
     window = loop.measure(session, preset, clock=time.perf_counter, **around(watch, meter))
@@ -173,7 +173,7 @@ def _speed(asked: Record, preset: Preset, *, slow_down: float) -> Record:
     probe = precision_probe.probe(session, device=asked.device, clock=time.perf_counter)
     if not precision_probe.agrees(asked.precision, probe.error):
         faults.append(f"{asked.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
-    allowed = describe.usable_cores()
+    allowed = cores.granted()
     if watch.cpu_s > MOST_CPU * allowed * window.window_s:
         faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {allowed}")
     unsteady = loop.unsteady(window.blocks_s)
