@@ -54,11 +54,11 @@ def test_info_says_what_is_installed_and_what_would_add_the_rest(monkeypatch: py
     monkeypatch.setattr(backends, "BACKENDS", known)
     monkeypatch.setattr(backends, "modes", lambda name: {"default": "as it is", "fast": f"{name}, but faster"})
     lines = info.text().splitlines()
-    (here,) = [line.split() for line in lines if line.startswith("  here")]
+    (here,) = [line.split() for line in lines if line.startswith("  here ")]
     assert here[1] == "numpy"
     assert here[2][0].isdigit()
     assert "no-such-distribution" not in here
-    (absent,) = [line for line in lines if line.startswith("  absent")]
+    (absent,) = [line for line in lines if line.startswith("  absent ")]
     assert 'no_such_module not installed; add it with: pip install -c constraints.txt -e ".[absent]"' in absent
     assert "  here:fast           here, but faster" in lines
 

@@ -151,8 +151,9 @@ def assess(inside: Counters, *, load: float | None, gpu: GpuState | None) -> Dis
     core_s = inside.wall_s * _cores()
 
     def share(taken_s: float | None) -> float | None:
-        known = taken_s is not None and inside.wall_s >= MIN_COUNTED_S
-        return max(0.0, taken_s) / core_s if known else None
+        if taken_s is None or inside.wall_s < MIN_COUNTED_S:
+            return None
+        return max(0.0, taken_s) / core_s
 
     frequency = None
     with suppress(Exception):  # psutil raises what the platform raises
