@@ -10,7 +10,7 @@ from scipy.stats import ttest_ind
 
 from bench.records.record import Disturbance, Record
 from bench.report import compare
-from tests.conftest import a_record, a_row, a_run
+from tests.builders import a_record, a_row, a_run
 from tests.test_report import FAST, SLOW, TWO, replaced, tables
 
 KEY = ("mnist_mlp", "quick", "cpu", "float32")

@@ -14,7 +14,7 @@ from bench.records.record import Record
 from bench.report import grouping, markdown, summary, table_csv, table_json
 from bench.stats import intervals
 from bench.stats.equivalence import Equivalence, compare_all
-from tests.conftest import a_quality, a_run
+from tests.builders import a_quality, a_run
 
 MARGIN = 0.01
 THREE = [[0.951, 0.953, 0.948], [0.944, 0.951, 0.949], [0.957, 0.956, 0.952], [0.949, 0.955, 0.941]]

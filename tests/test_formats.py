@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from bench.records import record
 from bench.records.record import Bytes, Record
 from bench.report import compare, grouping, latex, markdown, page, plots, summary, table_csv, table_json
-from tests.conftest import a_memory, a_record, a_run
+from tests.builders import a_memory, a_record, a_run
 from tests.test_report import FAST, HOSTILE, TWO, hostile_records, hostile_texts, in_terminal, many_records
 
 FORMATS = (markdown.render, table_csv.render, latex.render, table_json.render, page.render, in_terminal)
@@ -310,7 +310,7 @@ def test_figures_at_the_ends_of_their_ranges_are_shown(render: Callable[[list[Re
                 value = [1e150, -1e150, 5e-324][one.seed]
                 curve = [[2**62, 1e150, 1e150], [-5, -1e150, -1e150]]
                 plain["quality"] |= {"metrics": {"accuracy": value}, "curve": curve}
-            made.append(record.decode(record.encode(plain)))
+            made.append(files.decode(files.encode(plain)))
     render(made).encode()
 
 
@@ -318,5 +318,5 @@ def test_figures_at_the_ends_of_their_ranges_are_shown(render: Callable[[list[Re
 def test_figures_beyond_their_ranges_are_refused_when_they_are_read(spoil: dict[str, float]) -> None:
     plain = msgspec.to_builtins(a_record())
     plain["timings"] |= spoil
-    with pytest.raises(record.RecordError, match="<= 1e"):
-        record.decode(json.dumps(plain).encode())
+    with pytest.raises(files.RecordError, match="<= 1e"):
+        files.decode(json.dumps(plain).encode())

@@ -7,7 +7,7 @@ import pytest
 
 from bench.report import page
 from tests import chromium
-from tests.conftest import a_run
+from tests.builders import a_run
 from tests.test_report import FAST, HOSTILE, SLOW, hostile_records
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason=chromium.WITHOUT)

@@ -16,7 +16,7 @@ from bench.records import record
 from bench.records.record import Disturbance, Record, RecordError, RoundsPlan
 from bench.report import grouping, markdown, table_csv
 from bench.stats import intervals, power
-from tests.conftest import a_ladder, a_memory, a_quality, a_record, a_run, a_timing
+from tests.builders import a_ladder, a_memory, a_quality, a_record, a_run, a_timing
 
 TASK = "tests.fake_backend"
 QUIET = Disturbance(None, None, None, None, None, None)
@@ -171,7 +171,7 @@ def test_the_pilot_comes_after_parity_and_fixes_the_rounds_before_the_first_one(
     assert [done for _, done, _ in watcher.begun] == list(range(len(kinds)))
     assert {total for kind, _, total in watcher.begun if kind in ("speed", "memory", "quality")} == {len(kinds)}
     # And every record is on the disk as it was.
-    read, problems = record.read_folder(tmp_path)
+    read, problems = files.read_folder(tmp_path)
     assert problems == []
     assert len(read) == len(running.records)
     assert f"Rounds: {pilot.describe(speeds[0].rounds_plan or expected)}" in markdown.render(read).replace("\\", "")
@@ -207,4 +207,4 @@ def test_the_first_schema_had_no_pilots() -> None:
     old = (Path(__file__).parent / "golden" / "record-schema-1.json").read_text()
     assert '"kind": "speed"' in old
     with pytest.raises(RecordError, match="schema 1 has no kind 'pilot'"):
-        record.decode(old.replace('"kind": "speed"', '"kind": "pilot"').encode())
+        files.decode(old.replace('"kind": "speed"', '"kind": "pilot"').encode())

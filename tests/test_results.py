@@ -7,7 +7,7 @@ import pytest
 
 from bench.records import record
 from bench.report import publish
-from tests.conftest import a_run
+from tests.builders import a_run
 from tests.test_report import FAST, SLOW
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ def test_the_index_lists_every_run_and_what_supersedes_it(tmp_path):
         (tmp_path / name / "records").mkdir(parents=True)
         for number, one in enumerate(made):
             one = msgspec.structs.replace(one, order_seed=order_seed)
-            record.write(tmp_path / name / "records" / f"{number:02}.json", one)
+            files.write(tmp_path / name / "records" / f"{number:02}.json", one)
     (tmp_path / "corrections.md").write_text("The old one was wrong.\n")
     index = publish.tables(tmp_path)[tmp_path / "README.md"]
     other, new, old = (index.index(f"## {name}\n") for name in ("2026-03-01-other", "2026-02-01-new", "2026-01-01-old"))
@@ -54,13 +54,13 @@ def test_the_index_lists_every_run_and_what_supersedes_it(tmp_path):
     assert "<b>" not in index
     assert index[old:].index("## Corrections\n\nThe old one was wrong.\n") > 0
     (tmp_path / "2026-01-01-old" / "records" / "half.json").write_text("{")
-    with pytest.raises(record.RecordError, match=r"half\.json"):
+    with pytest.raises(files.RecordError, match=r"half\.json"):
         publish.tables(tmp_path)
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_records_are_complete_and_hold_nothing_private(folder):
-    records, _ = record.read_folder(folder)
+    records, _ = files.read_folder(folder)
     assert {entry.status for entry in records} == {"ok"}
     for path in sorted((folder / "records").iterdir()):
         text = path.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 
 from bench.records.record import Record
 from bench.report import grouping, totals
-from tests.conftest import a_run
+from tests.builders import a_run
 from tests.test_report import FAST, SLOW, TWO, only_section, replaced
 
 
