@@ -1,14 +1,22 @@
-"""The backends that can be compared, by name. Importing this module imports no framework."""
+"""The backends that can be compared, by name. Importing this module imports no framework.
 
+A backend is a package here, or a module of your own under its dotted name. Its `ENTRY` says how its process starts and its
+`MODES` how it can be used; both are read without importing the framework.
+"""
+
+import ast
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.api import DEFAULT_MODE, BackendMissing, Entry
 
 if TYPE_CHECKING:
     from backends.api import Backend
 
+__all__ = ["BACKENDS", "PRECISIONS", "REFERENCE", "BackendMissing", "Entry", "find", "load", "modes", "package"]
 
 PRECISIONS: Mapping[str, str] = {
     "float32": "IEEE single precision in every backend",
@@ -18,73 +26,54 @@ PRECISIONS: Mapping[str, str] = {
 }
 """The precisions that can be asked for -> what each means."""
 
-
-class BackendMissing(RuntimeError):
-    """The framework is not installed; the message has the command that installs it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How a backend is found and what its process needs before the framework is imported."""
-
-    module: str
-    needs: tuple[str, ...] = ()  # importable names; all must be installed
-    extra: str = ""  # the extra of this distribution that installs them
-    brings: tuple[str, ...] = ()  # importable names of its dependencies that the harness has a use for too
-    distributions: tuple[str, ...] = ()  # whose versions decide what is computed
-    env: Mapping[str, str] = field(default_factory=dict)  # in every process of this backend
-    env_cpu: Mapping[str, str] = field(default_factory=dict)  # added when the device is the CPU
-    env_memory: Mapping[str, str] = field(default_factory=dict)  # added when memory is measured: no preallocation
-
-    def missing(self) -> list[str]:
-        """The needed modules that this interpreter cannot find."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
-
-    @property
-    def install_command(self) -> str:
-        """The command that makes this backend available, from a clone."""
-        return f'pip install -c constraints.txt -e ".[{self.extra}]"'
-
-
-BACKENDS: Mapping[str, Entry] = {
-    "pytorch": Entry(
-        module="backends.pytorch",
-        needs=("torch",),
-        extra="pytorch",
-        distributions=("torch", "transformers"),
-    ),
-    "tensorflow": Entry(
-        module="backends.tensorflow",
-        needs=("tensorflow", "keras"),
-        extra="tensorflow",
-        distributions=("tensorflow", "keras"),
-        env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
-        env_memory={"TF_FORCE_GPU_ALLOW_GROWTH": "true"},
-    ),
-    "jax": Entry(
-        module="backends.jax",
-        needs=("jax", "flax", "optax"),
-        extra="jax",
-        brings=("scipy",),
-        distributions=("jax", "jaxlib", "flax", "optax"),
-        env_cpu={"JAX_PLATFORMS": "cpu"},
-        env_memory={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-    ),
-}
-
-REFERENCE = Entry(
-    module="backends.reference", needs=("numpy", "autograd", "scipy"), distributions=("numpy", "autograd")
+NAMES = (
+    "pytorch",
+    "tensorflow",
+    "jax",
 )
+"""The packages in this folder that are compared when none is named."""
+
+BACKENDS: Mapping[str, Entry] = {name: importlib.import_module(f"backends.{name}").ENTRY for name in NAMES}
+
+REFERENCE: Entry = importlib.import_module("backends.reference").ENTRY
 """The arbiter of parity. It is not among BACKENDS because it is never timed."""
 
 
 def find(name: str) -> Entry:
-    """The entry of a backend, or one for a dotted module name (`mypackage.mybackend`); KeyError for neither."""
+    """The entry of a backend, built-in or under a dotted name (`mypackage.mybackend`); KeyError for neither.
+
+    A module of your own may have an `ENTRY`, an `Entry(...)` of literals; without one it needs and brings nothing.
+    """
     if name == "reference":
         return REFERENCE
-    if "." in name:
+    if "." not in name:
+        return BACKENDS[name]
+    call = _assigned(name, "ENTRY")
+    if call is None:
         return Entry(module=name)
-    return BACKENDS[name]
+    if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func).rpartition(".")[2] != "Entry":
+        raise ValueError(f"{name}.ENTRY: expected Entry(...) with keyword arguments")
+    return Entry(
+        **{"module": name, **{str(keyword.arg): _literal(name, "ENTRY", keyword.value) for keyword in call.keywords}}
+    )
+
+
+def modes(name: str) -> Mapping[str, str]:
+    """The modes of a backend -> what each does; KeyError for a name that is no backend's.
+
+    A module of your own may have `MODES`, a dict of literals; without it there is only "default".
+    """
+    if "." not in name:
+        find(name)
+        found: Mapping[str, str] = importlib.import_module(package(name)).MODES
+        return found
+    literal = _assigned(name, "MODES")
+    return {DEFAULT_MODE: "the only one"} if literal is None else dict(_literal(name, "MODES", literal))
+
+
+def package(name: str) -> str:
+    """The importable name of the package or module that holds a backend's files, its `ENTRY` and its `MODES`."""
+    return name if "." in name else f"backends.{name}"
 
 
 def load(name: str) -> "Backend":
@@ -95,3 +84,26 @@ def load(name: str) -> "Backend":
         raise BackendMissing(f"{', '.join(missing)} not installed; add it with: {entry.install_command}")
     backend: Backend = importlib.import_module(entry.module)
     return backend
+
+
+def _assigned(module: str, variable: str) -> ast.expr | None:
+    """What a module assigns to a variable, from its source: importing it could import a framework into this process."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None  # `load` will say so
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == variable for target in targets):
+                return node.value
+    return None
+
+
+def _literal(module: str, variable: str, value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError as error:
+        raise ValueError(f"{module}.{variable} is read without importing the module: write it with literals") from error

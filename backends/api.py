@@ -1,16 +1,47 @@
 """What a backend must offer. A module with `versions` and `open_session` is a backend; there is no base class."""
 
+import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 from tasks.spec import Array, Batch, Params, Task
+
+DEFAULT_MODE = "default"
+"""The mode that every backend has: what the framework's own tutorial writes."""
 
 NO_TF32 = "tf32 is a mode of a GPU's tensor cores, and this is a CPU: ask for float32"
 
 
+class BackendMissing(RuntimeError):
+    """The framework is not installed; the message has the command that installs it."""
+
+
 class Unsupported(RuntimeError):
     """The backend cannot do what was asked (no such device, no such model, no such precision), and says why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a backend is found and what its process needs before the framework is imported."""
+
+    module: str  # is imported in a process of this backend, framework and all; has the functions of Backend
+    needs: tuple[str, ...] = ()  # importable names; all must be installed
+    extra: str = ""  # the extra of this distribution that installs them
+    brings: tuple[str, ...] = ()  # importable names of its dependencies that the harness has a use for too
+    distributions: tuple[str, ...] = ()  # whose versions decide what is computed
+    env: Mapping[str, str] = field(default_factory=dict)  # in every process of this backend
+    env_cpu: Mapping[str, str] = field(default_factory=dict)  # added when the device is the CPU
+    env_memory: Mapping[str, str] = field(default_factory=dict)  # added when memory is measured: no preallocation
+
+    def missing(self) -> list[str]:
+        """The needed modules that this interpreter cannot find."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+    @property
+    def install_command(self) -> str:
+        """The command that makes this backend available, from a clone."""
+        return f'pip install -c constraints.txt -e ".[{self.extra}]"'
 
 
 @dataclass(frozen=True)
@@ -20,6 +51,27 @@ class Options:
     device: str = "cpu"  # "cpu" or "gpu"
     precision: str = "float32"  # one of backends.PRECISIONS
     seed: int = 0  # of the dropout masks
+    mode: str = DEFAULT_MODE  # one of the backend's MODES
+
+
+def check_mode(mode: str, modes: Mapping[str, str]) -> None:
+    """Unsupported for a mode that is not among a backend's MODES; the message names them."""
+    if mode not in modes:
+        raise Unsupported(f"there is no mode {mode!r}; the modes are: {', '.join(modes)}")
+
+
+class Settings(TypedDict):
+    """What is in force in a session, as the framework tells it.
+
+    These and any others that a backend can tell under names of its own; all values are str, int, float, bool or None.
+    """
+
+    device: str  # "cpu" or "gpu"
+    precision: str  # one of backends.PRECISIONS, or what was found in its place
+    mode: str  # one of the backend's MODES, or what was found in its place
+    compile: str  # what turns the step into a program: "eager", "torch.compile", "tf.function, XLA", ...
+    kernels: NotRequired[str | None]  # of a training step, dropout on; None before the first one
+    threads: NotRequired[int | None]  # of one operation; None where the framework takes all cores that it may use
 
 
 class DeviceMemory(NamedTuple):
@@ -79,9 +131,10 @@ class Session(Protocol):
         ...
 
     def compilations(self) -> int | None:
-        """How often something was traced or compiled since the session was opened; None if nothing ever is.
+        """How often something was traced or compiled in this process so far; None if nothing ever is.
 
-        A difference over the timed window makes the record invalid.
+        A difference over the timed window makes the record invalid. RuntimeError if a step was compiled and not counted: the
+        framework no longer tells, and a count that stands still would prove nothing.
         """
         ...
 
@@ -89,8 +142,8 @@ class Session(Protocol):
         """The allocator's peaks; None on a CPU, where no framework keeps them."""
         ...
 
-    def settings(self) -> Mapping[str, str | int | float | bool | None]:
-        """What is in force, read back: device, precision, threads, compile mode, kernels, determinism."""
+    def settings(self) -> Settings:
+        """What is in force, read back from the framework; no option is echoed. It leaves the training as it is."""
         ...
 
 

@@ -4,7 +4,19 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tasks.spec import Array, Batch
+from tasks.spec import Array, Batch, SpecError, Task
+
+
+def endless(task: Task, seed: int) -> Iterator[Batch]:
+    """The task's training batches; SpecError where they end, because no number of steps may run out of them."""
+    count = 0
+    for batch in task.train_batches(seed):
+        yield batch
+        count += 1
+    raise SpecError(
+        f"{task.name}: train_batches ended after {count:,} batches, expected batches without end; begin another pass over "
+        "the examples there, as tasks.batching.shuffled does"
+    )
 
 
 def shuffled(inputs: Mapping[str, Array], labels: Array, *, batch_size: int, seed: int) -> Iterator[Batch]:

@@ -23,13 +23,14 @@ A padded position has weight exactly 0 in every softmax, so it changes nothing a
 first of its pair: token type 0.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tasks.spec import Array, SpecError
+from tasks.spec import MAX_LAYERS, Array, SpecError, check_parameters, check_real, check_whole
 
 CLASSES = 2
 LARGEST_SIZE = 1_000_000  # of any one dimension in a config.json; beyond it the file is damaged or hostile
@@ -52,6 +53,22 @@ class BertConfig:
     classifier_dropout: float = 0.1
     initializer_range: float = 0.02  # standard deviation of fresh matrices
     pad_token: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "hidden", "heads", "intermediate", "positions", "token_types"):
+            check_whole(name, getattr(self, name), most=LARGEST_SIZE)
+        check_whole("layers", self.layers, most=MAX_LAYERS)
+        check_whole("pad_token", self.pad_token, least=0, most=self.vocabulary - 1)
+        if self.hidden % self.heads:
+            raise SpecError(
+                f"hidden is {self.hidden:,}, not a multiple of heads, {self.heads:,}: expected {self.heads:,} heads of one "
+                "size; change one of the two"
+            )
+        check_real("layer_norm_eps", self.layer_norm_eps, least=0, below=1)
+        for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
+            check_real(name, getattr(self, name), least=0, below=1)
+        check_real("initializer_range", self.initializer_range, least=0)
+        check_parameters(sum(map(math.prod, self.shapes().values())))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical parameter name -> shape; kernels are [in, out]."""
@@ -124,11 +141,20 @@ def read_config(fields: Mapping[str, Any], *, origin: str) -> BertConfig:
     classifier_dropout = hidden_dropout
     if fields.get("classifier_dropout") is not None:
         classifier_dropout = number("classifier_dropout", hidden_dropout, 1)
-    config = BertConfig(
-        vocabulary=size("vocab_size"),
-        hidden=size("hidden_size"),
+    vocabulary, pad_token = size("vocab_size"), size("pad_token_id", 0, smallest=0)
+    if pad_token >= vocabulary:
+        raise SpecError(f"{origin}: pad_token_id {pad_token} is outside the vocabulary of {vocabulary}")
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    if hidden % heads:
+        raise SpecError(
+            f"{origin}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}; "
+            "the file is damaged or not BERT's"
+        )
+    return BertConfig(
+        vocabulary=vocabulary,
+        hidden=hidden,
         layers=size("num_hidden_layers"),
-        heads=size("num_attention_heads"),
+        heads=heads,
         intermediate=size("intermediate_size"),
         positions=size("max_position_embeddings"),
         token_types=size("type_vocab_size", 2),
@@ -137,13 +163,5 @@ def read_config(fields: Mapping[str, Any], *, origin: str) -> BertConfig:
         attention_dropout=number("attention_probs_dropout_prob", 0.1, 1),
         classifier_dropout=classifier_dropout,
         initializer_range=number("initializer_range", 0.02, 1),
-        pad_token=size("pad_token_id", 0, smallest=0),
+        pad_token=pad_token,
     )
-    if config.hidden % config.heads:
-        raise SpecError(
-            f"{origin}: hidden_size {config.hidden} is not a multiple of num_attention_heads {config.heads}; "
-            "the file is damaged or not BERT's"
-        )
-    if config.pad_token >= config.vocabulary:
-        raise SpecError(f"{origin}: pad_token_id {config.pad_token} is outside the vocabulary of {config.vocabulary}")
-    return config

@@ -67,6 +67,7 @@ class Checkpoint:
     strip_accents: bool
     split_chinese: bool
     folder: Path = field(metadata={"spec": False})
+    config: BertConfig = field(metadata={"spec": False})  # the sizes that its weights have
 
     @property
     def name(self) -> str:
@@ -119,7 +120,7 @@ def open_folder(folder: Path, *, sha256: str | None = None) -> tuple[Checkpoint,
             f"edition: remove it and install or download it again, or set {BERT_VARIABLE} to use your own"
         )
     config = read_config(_read_json(folder / CONFIG), origin=str(folder / CONFIG))
-    vocabulary = _read_text(folder / VOCABULARY).splitlines()
+    vocabulary = read_vocabulary(folder / VOCABULARY)
     if len(vocabulary) > config.vocabulary:
         raise SpecError(
             f"{folder / VOCABULARY}: {len(vocabulary):,} pieces, but {CONFIG} says vocab_size {config.vocabulary:,}; "
@@ -132,6 +133,7 @@ def open_folder(folder: Path, *, sha256: str | None = None) -> tuple[Checkpoint,
     accents = settings.get("strip_accents")
     checkpoint = Checkpoint(
         folder=folder,
+        config=config,
         sha256=found,
         vocabulary_sha256=_hash_file(folder / VOCABULARY, MAX_TEXT_BYTES),
         lower_case=lower_case,
@@ -139,6 +141,15 @@ def open_folder(folder: Path, *, sha256: str | None = None) -> tuple[Checkpoint,
         split_chinese=bool(settings.get("tokenize_chinese_chars", True)),
     )
     return checkpoint, config
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    r"""The pieces of a vocab.txt; a piece's number is that of its line, from 0. Raises SpecError.
+
+    Lines end at "\n" or "\r\n" alone: other characters at which Python would split, such as U+2028, are pieces themselves.
+    """
+    lines = _read_text(path).removesuffix("\n").split("\n")
+    return [line.removesuffix("\r") for line in lines]
 
 
 class Source(NamedTuple):
@@ -302,7 +313,7 @@ def _read_text(path: Path) -> str:
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise SpecError(f"{path}: {path.stat().st_size:,} bytes, at most {MAX_TEXT_BYTES:,} are accepted")
     try:
-        return path.read_text("utf-8")
+        return path.read_bytes().decode("utf-8")  # read_text would turn every "\r" into a line's end
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); copy it again") from error
 

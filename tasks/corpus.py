@@ -9,11 +9,18 @@
     tinyshakespeare  1,115,394 characters of Shakespeare's plays (Karpathy, https://github.com/karpathy/char-rnn; public
                      domain). Every character is a token; the first nine tenths train, as in nanoGPT.
 
+A text is called by its published name only where the content of its files has the published sha256; another one is the user's
+own, and the held-out lines of MIN_LINE or more characters that also stand in its training text are counted. (Shorter ones are
+headings and names, which any text repeats. Of the published texts, WikiText-2 has 1 such line of 1,785, the heading
+"Taxonomy , phylogeny , and naming", and tiny Shakespeare none.)
+
 The vocabulary has the most frequent tokens of the training split, in descending order of their count, equal counts in the
 order of their code points; <unk> stands for all others and always has a place, at the end where the text does not use it.
 """
 
+import contextlib
 import gzip
+import hashlib
 import importlib.util
 import io
 import os
@@ -31,6 +38,8 @@ import numpy as np
 
 from tasks.sources import DATA_VARIABLE, DataError, RemoteFile, locate
 from tasks.spec import Array, DataDir, SpecError, hash_arrays
+
+MIN_LINE = 40  # characters
 
 UNKNOWN = "<unk>"
 END_OF_LINE = "<eos>"
@@ -61,6 +70,8 @@ SHAKESPEARE = RemoteFile(
     max_bytes=2 << 20,
 )
 
+OWN = "own text"
+
 Tokens = Callable[[], Iterator[str]]
 """A split of a text: each call yields its tokens anew, one by one, so that two million of them are never all in memory."""
 
@@ -68,12 +79,18 @@ Tokens = Callable[[], Iterator[str]]
 class Text(NamedTuple):
     """A text in its two splits, and how to cut a text like it into tokens and to put it together again."""
 
+    name: str  # one of TEXTS, or "own text"
     description: str  # for the reader of a table
     train: Tokens
     held_out: Tokens
     start: str  # the token that the first one is predicted from
     tokenize: Callable[[str], list[str]]
     separator: str  # between the tokens of a printed text
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a text of the user's, and none that has been published under a name."""
+        return self.name == OWN
 
 
 class Corpus(NamedTuple):
@@ -126,6 +143,26 @@ def number(text: Text, *, vocabulary: int, limit: tuple[int, int] | None = None)
     return Corpus(train, held_out, words, start=known.get(text.start, unknown))
 
 
+def repeated_lines(text: Text, *, limit: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(held-out lines that also stand in the training text, held-out lines); lines of MIN_LINE or more characters."""
+    keep_train, keep_held_out = limit or (None, None)
+    seen = set(_long_lines(text, islice(text.train(), keep_train)))
+    found = [line in seen for line in _long_lines(text, islice(text.held_out(), keep_held_out))]
+    return sum(found), len(found)
+
+
+def _long_lines(text: Text, tokens: Iterator[str]) -> Iterator[str]:
+    """The lines of MIN_LINE or more characters; a text starts as each of its lines does, after the token that ends one."""
+    line: list[str] = []
+    for token in chain(tokens, [text.start]):
+        if token != text.start:
+            line.append(token)
+            continue
+        if len(whole := text.separator.join(line)) >= MIN_LINE:
+            yield whole
+        line.clear()
+
+
 def most_frequent(counts: Mapping[str, int], size: int) -> tuple[str, ...]:
     """The vocabulary of the module docstring: `size` tokens, <unk> among them."""
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
@@ -153,20 +190,36 @@ def check_length(ids: Array, *, split: str, batch_size: int, window: int) -> Non
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file without their ends, compressed with gzip or not. Raises DataError."""
+    r"""The lines of a UTF-8 file, compressed with gzip or not; a line ends at "\n" or "\r\n" alone. Raises DataError."""
     number = 0
     try:
-        with path.open("rb") as raw:
-            compressed = raw.peek(2)[:2] == b"\x1f\x8b"  # the content decides, not the name
-            stream: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if compressed else raw
+        with _opened(path) as stream:
             for number, line in enumerate(stream, start=1):  # noqa: B007  # `number` is for the message below
-                yield line.decode("utf-8").rstrip("\r\n")
+                yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise DataError(
             f"{path}: line {number:,} is not UTF-8 (byte 0x{byte:02x}): expected UTF-8 text; convert the file or "
             f"replace it by an intact copy"
         ) from error
+
+
+def content_sha256(path: Path) -> str:
+    """Of what is in a file, compressed with gzip or not. Raises DataError."""
+    digest = hashlib.sha256()
+    with _opened(path) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """A file's content; what goes wrong while it is read is a DataError."""
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.peek(2)[:2] == b"\x1f\x8b"  # the content decides, not the name
+            yield gzip.GzipFile(fileobj=raw) if compressed else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: expected a complete gzip file, found a damaged one; replace it") from error
     except OSError as error:
@@ -174,10 +227,14 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def _wikitext(data_dir: DataDir) -> Text:
+    train = _find("wikitext-2", WIKITEXT_TRAIN, also="wiki.train.tokens", data_dir=data_dir)
+    valid = _find("wikitext-2", WIKITEXT_VALID, also="wiki.valid.tokens", data_dir=data_dir)
+    published = (content_sha256(train), content_sha256(valid)) == (WIKITEXT_TRAIN.sha256, WIKITEXT_VALID.sha256)
     return Text(
-        description="WikiText-2, its words as published",
-        train=partial(_words, _find("wikitext-2", WIKITEXT_TRAIN, also="wiki.train.tokens", data_dir=data_dir)),
-        held_out=partial(_words, _find("wikitext-2", WIKITEXT_VALID, also="wiki.valid.tokens", data_dir=data_dir)),
+        name="wikitext-2" if published else OWN,
+        description="WikiText-2, its words as published" if published else "the words of your own text, NOT WikiText-2",
+        train=partial(_words, train),
+        held_out=partial(_words, valid),
         start=END_OF_LINE,
         tokenize=str.split,
         separator=" ",
@@ -192,10 +249,13 @@ def _words(path: Path) -> Iterator[str]:
 
 def _shakespeare(data_dir: DataDir) -> Text:
     path = _find("tinyshakespeare", SHAKESPEARE, data_dir=data_dir)
+    published = content_sha256(path) == SHAKESPEARE.sha256
     text = "".join(line + "\n" for line in lines(path))
     cut = len(text) * 9 // 10
+    plays = "Shakespeare's plays, character by character, from tiny Shakespeare"
     return Text(
-        description="Shakespeare's plays, character by character, from tiny Shakespeare",
+        name="tinyshakespeare" if published else OWN,
+        description=plays if published else "your own text, character by character, NOT tiny Shakespeare",
         train=lambda: iter(text[:cut]),
         held_out=lambda: iter(text[cut:]),
         start="\n",
@@ -222,6 +282,7 @@ def _pydoc(_: DataDir) -> Text:
     # Every tenth paragraph is held out: the last tenth would be other topics than those trained on.
     train = [words for number, words in enumerate(kept) if number % 10 != 9]
     return Text(
+        name="pydoc",
         description="real English, CPython's language reference from pydoc_data, NOT WikiText-2",
         train=lambda: chain.from_iterable(train),
         held_out=lambda: chain.from_iterable(kept[9::10]),

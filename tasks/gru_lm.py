@@ -44,7 +44,24 @@ from pathlib import Path
 import numpy as np
 
 from tasks import batching, corpus
-from tasks.spec import AdamW, Array, Batch, Data, DataDir, Evaluation, Params, Preset, SpecError, Target
+from tasks.spec import (
+    MAX_LAYERS,
+    MAX_STEPS,
+    AdamW,
+    Array,
+    Batch,
+    Data,
+    DataDir,
+    Evaluation,
+    Params,
+    Preset,
+    SpecError,
+    Target,
+    check_parameters,
+    check_real,
+    check_whole,
+    shown,
+)
 
 ADAM = AdamW(learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, clip_norm=0.25)
 
@@ -59,12 +76,22 @@ class GruLmConfig:
     layers: int = 2
     dropout: float = 0.1  # probability, on the outputs of every layer but the last
 
+    def __post_init__(self) -> None:
+        check_whole("vocabulary", self.vocabulary, least=2)  # <unk>, and one to tell from it
+        check_whole("embedding", self.embedding)
+        check_whole("hidden", self.hidden)
+        check_whole("layers", self.layers, most=MAX_LAYERS)
+        check_real("dropout", self.dropout, least=0, below=1)
+        widths = [self.embedding] + [self.hidden] * (self.layers - 1)
+        cells = sum((width + self.hidden + 2) * 3 * self.hidden for width in widths)
+        check_parameters(cells + self.vocabulary * (self.embedding + self.hidden + 1))
+
 
 @dataclass(frozen=True)
 class GruLm:
     """The task; `steps` updates are its budget."""
 
-    source: str  # one of tasks.corpus.TEXTS
+    source: str = field(metadata={"set": False})  # one of tasks.corpus.TEXTS
     batch_size: int  # B, streams side by side
     window: int  # T, tokens through which gradients flow back
     steps: int
@@ -74,6 +101,20 @@ class GruLm:
     data_dir: DataDir = field(default=None, metadata={"spec": False})
 
     unit = "tokens"
+
+    def __post_init__(self) -> None:
+        if self.source not in corpus.TEXTS:
+            raise SpecError(f"source is {shown(self.source)}: expected one of {', '.join(corpus.TEXTS)}")
+        check_whole("batch_size", self.batch_size)
+        check_whole("window", self.window)
+        check_whole("steps", self.steps, most=MAX_STEPS)
+        if self.limit is not None:
+            if not isinstance(self.limit, tuple) or len(self.limit) != 2:
+                raise SpecError(
+                    f"limit is {shown(self.limit)}: expected two numbers of tokens, to train on and held out"
+                )
+            for tokens in self.limit:
+                check_whole("a limit", tokens)
 
     @property
     def name(self) -> str:
@@ -91,9 +132,6 @@ class GruLm:
     @cached_property
     def corpus(self) -> corpus.Corpus:
         """Both splits as ids, and the vocabulary. Raises SpecError if the text does not do for these sizes."""
-        for what, value in (("batch_size", self.batch_size), ("window", self.window), ("layers", self.model.layers)):
-            if value < 1:
-                raise SpecError(f"{what} is {value}: expected 1 or more; set it to the size that you want")
         numbered = corpus.number(self.text, vocabulary=self.model.vocabulary, limit=self.limit)
         for split, ids in (("training", numbered.train), ("held-out", numbered.held_out)):
             corpus.check_ids(ids, self.model.vocabulary)
@@ -104,7 +142,11 @@ class GruLm:
     def data(self) -> Data:
         counts = f"{len(self.corpus.train):,} training and {len(self.corpus.held_out):,} held-out tokens"
         description = f"{self.text.description}; {counts}, a vocabulary of {self.model.vocabulary:,}"
-        return Data(name=self.source, description=description, sha256=self.corpus.sha256)
+        if self.text.is_own:
+            repeated, held_out = corpus.repeated_lines(self.text, limit=self.limit)
+            if repeated:
+                description += f"; {repeated:,} of {held_out:,} held-out lines also stand in the training text"
+        return Data(name=self.text.name, description=description, sha256=self.corpus.sha256)
 
     def init_params(self, seed: int) -> Params:
         rng = np.random.default_rng(seed)
@@ -155,18 +197,26 @@ class GruLm:
 
     def for_parity(self) -> "GruLm":
         # 12 windows an epoch, so that 20 steps cross its end; 39 held-out columns in windows of 7: a ragged end.
+        optimizer = replace(
+            self.optimizer,
+            clip_norm=None if self.optimizer.clip_norm is None else PARITY_CLIP_NORM,
+            learning_rate=min(self.optimizer.learning_rate, PARITY_LEARNING_RATE),
+        )
+        layers = min(self.model.layers, PARITY_LAYERS)
         return replace(
             self,
             batch_size=6,
             window=7,
             limit=(520, 230),
-            model=GruLmConfig(vocabulary=30, embedding=8, hidden=12, layers=max(2, self.model.layers), dropout=0.0),
-            optimizer=replace(self.optimizer, clip_norm=PARITY_CLIP_NORM),
+            model=GruLmConfig(vocabulary=30, embedding=8, hidden=12, layers=layers, dropout=0.0),
+            optimizer=optimizer,
         )
 
 
 PARITY_CLIP_NORM = 0.05
 """Below the gradient's norm in every step of the ladder's trajectory, so that clipping is always at work."""
+PARITY_LEARNING_RATE = 1e-2  # at most: a rate at which training is chaotic would part two right backends
+PARITY_LAYERS = 6  # at most: the layers after the second are all alike
 
 
 def preset(name: str, data_dir: Path | None = None) -> Preset:

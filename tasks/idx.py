@@ -8,6 +8,7 @@ Files may be compressed with gzip or not, whatever their names say. Any N > 0 is
 """
 
 import gzip
+import hashlib
 import io
 import math
 import struct
@@ -56,6 +57,13 @@ TEST_LABELS = _remote(
     max_bytes=1 << 20,
 )
 
+PUBLISHED = (  # sha256 of the four files' content, uncompressed, in the order of the fields of Mnist
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
+
 
 class Mnist(NamedTuple):
     """60,000 training and 10,000 test examples, or as many as the files of a data folder hold."""
@@ -64,6 +72,11 @@ class Mnist(NamedTuple):
     train_labels: Array  # uint8[N], 0..9
     test_images: Array  # uint8[M, 28, 28]
     test_labels: Array  # uint8[M], 0..9
+
+    @property
+    def is_published(self) -> bool:
+        """Whether these are MNIST's own four files, byte for byte, and not others of the same form."""
+        return tuple(map(_content_sha256, self)) == PUBLISHED
 
 
 def read_mnist(data_dir: DataDir) -> Mnist:
@@ -136,6 +149,13 @@ def _parse(path: Path, stream: io.BufferedIOBase, *, magic: int, item_shape: tup
     if stream.read(1):  # this also takes gzip to its end, where the checksum is
         raise _error(path, expected=f"{size:,} bytes after the header", found="more")
     return np.frombuffer(values, np.uint8).reshape(count, *item_shape)
+
+
+def _content_sha256(values: Array) -> str:
+    """Of the IDX file of this content: nothing is in one but its magic number, its dimensions and its values."""
+    magic = LABELS_MAGIC if values.ndim == 1 else IMAGES_MAGIC
+    header = struct.pack(f">{1 + values.ndim}I", magic, *values.shape)
+    return hashlib.sha256(header + values.tobytes()).hexdigest()
 
 
 def _error(path: Path, *, expected: str, found: str) -> DataError:

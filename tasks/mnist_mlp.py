@@ -8,25 +8,48 @@ Kernels start from U(-s, s), s = sqrt(6 / (in + out)) (Glorot & Bengio, 2010), b
 1e-3, beta1 0.9, beta2 0.999, eps 1e-8. The size, the batch of 32 and the 5 epochs of the preset `full` are those of the
 Keras beginners' tutorial (https://www.tensorflow.org/tutorials/quickstart/beginner), without its dropout.
 
-Data: MNIST (LeCun, Cortes & Burges; 60,000 training and 10,000 test images; CC BY-SA 3.0) in `standard` and `full`.
+Data: MNIST (LeCun, Cortes & Burges; 60,000 training and 10,000 test images; CC BY-SA 3.0) in `standard` and `full`. Files of
+the same form but of other content are called the user's own, and test images that also stand in their training set are
+counted; MNIST has none, and no image twice.
 `smoke` and `quick` need no download: they use the 1,797 digits of the UCI "Optical Recognition of Handwritten Digits" test
 set that scikit-learn carries, each of the 8x8 pixels drawn as a 3x3 square inside a border of 2, which gives 28x28.
 """
 
 import gzip
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.machinery import PathFinder
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tasks import batching
-from tasks.idx import read_mnist
-from tasks.spec import AdamW, Array, Batch, Data, DataDir, Evaluation, Params, Preset, SpecError, Target, hash_arrays
+from tasks.idx import CLASSES, IMAGE_SHAPE, read_mnist
+from tasks.spec import (
+    MAX_LAYERS,
+    MAX_STEPS,
+    AdamW,
+    Array,
+    Batch,
+    Data,
+    DataDir,
+    Evaluation,
+    Params,
+    Preset,
+    SpecError,
+    Target,
+    check_batch,
+    check_parameters,
+    check_whole,
+    hash_arrays,
+    shown,
+)
 
+PIXELS = math.prod(IMAGE_SHAPE)
 DIGITS_HELD_OUT = 360  # of 1,797, chosen by a fixed permutation: the file's order groups the writers
 
 
@@ -34,7 +57,16 @@ DIGITS_HELD_OUT = 360  # of 1,797, chosen by a fixed permutation: the file's ord
 class MlpConfig:
     """Widths of the layers, from the input to the logits."""
 
-    widths: tuple[int, ...] = (784, 128, 10)
+    widths: tuple[int, ...] = (PIXELS, 128, CLASSES)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.widths, tuple) or not 2 <= len(self.widths) <= MAX_LAYERS:
+            raise SpecError(
+                f"widths is {shown(self.widths)}: expected a tuple of 2 to {MAX_LAYERS:,} sizes, the input's and each layer's"
+            )
+        for width in self.widths:
+            check_whole("a width", width)
+        check_parameters(sum((rows + 1) * columns for rows, columns in pairwise(self.widths)))
 
 
 class _Examples(NamedTuple):
@@ -48,7 +80,7 @@ class _Examples(NamedTuple):
 class MnistMlp:
     """The task; `epochs` over the training set are its budget."""
 
-    source: str  # "digits" or "mnist"
+    source: str = field(metadata={"set": False})  # "digits" or "mnist"
     batch_size: int
     epochs: int
     model: MlpConfig = MlpConfig()
@@ -58,20 +90,40 @@ class MnistMlp:
     name = "mnist_mlp"
     unit = "images"
 
-    @cached_property
-    def _examples(self) -> _Examples:
-        images = _digits() if self.source == "digits" else _mnist(self.data_dir)
-        return images
+    def __post_init__(self) -> None:
+        if self.source not in ("digits", "mnist"):
+            raise SpecError(f"source is {shown(self.source)}: expected 'digits' or 'mnist'")
+        check_whole("batch_size", self.batch_size)
+        check_whole("epochs", self.epochs, most=MAX_STEPS)
+        widths = self.model.widths
+        if (widths[0], widths[-1]) != (PIXELS, CLASSES):
+            raise SpecError(
+                f"widths is {shown(widths)}: expected {PIXELS} pixels first and {CLASSES} digits last, such as "
+                f"{PIXELS},128,{CLASSES}"
+            )
 
     @cached_property
+    def _read(self) -> tuple[_Examples, Data]:
+        if self.source == "digits":
+            name, kind = "digits", "real handwritten digits of 8x8 pixels scaled to 28x28, from scikit-learn, NOT MNIST"
+            examples, own = _digits(), False
+        else:
+            examples, own = _mnist(self.data_dir)
+            name, kind = ("own images", "your own IDX files") if own else ("mnist", "MNIST")
+        train, test = len(examples.train_labels), len(examples.test_labels)
+        check_batch(self.batch_size, train, "images")
+        description = f"{kind}; {train:,} training and {test:,} test images"
+        if own and (repeated := _repeated(examples)):
+            description += f"; {repeated:,} of {test:,} test images also stand in the training set"
+        return examples, Data(name=name, description=description, sha256=hash_arrays(*examples))
+
+    @property
+    def _examples(self) -> _Examples:
+        return self._read[0]
+
+    @property
     def data(self) -> Data:
-        train, test = len(self._examples.train_labels), len(self._examples.test_labels)
-        counts = f"{train:,} training and {test:,} test images"
-        description = {
-            "digits": f"real handwritten digits of 8x8 pixels scaled to 28x28, from scikit-learn, NOT MNIST; {counts}",
-            "mnist": f"MNIST; {counts}",
-        }[self.source]
-        return Data(name=self.source, description=description, sha256=hash_arrays(*self._examples))
+        return self._read[1]
 
     @property
     def train_steps(self) -> int:
@@ -80,7 +132,7 @@ class MnistMlp:
     def init_params(self, seed: int) -> Params:
         rng = np.random.default_rng(seed)
         params: dict[str, Array] = {}
-        for layer, (rows, columns) in enumerate(zip(self.model.widths, self.model.widths[1:], strict=False)):
+        for layer, (rows, columns) in enumerate(pairwise(self.model.widths)):
             limit = np.sqrt(6 / (rows + columns))
             params[f"dense_{layer}/kernel"] = rng.uniform(-limit, limit, (rows, columns)).astype(np.float32)
             params[f"dense_{layer}/bias"] = np.zeros(columns, np.float32)
@@ -104,11 +156,24 @@ class MnistMlp:
     @property
     def step_flops(self) -> int:
         """2 per multiplication and addition, forward, and twice that backward, but no gradient of the images."""
-        products = [rows * columns for rows, columns in zip(self.model.widths, self.model.widths[1:], strict=False)]
+        products = [rows * columns for rows, columns in pairwise(self.model.widths)]
         return 2 * self.batch_size * (3 * sum(products) - products[0])
 
     def for_parity(self) -> "MnistMlp":
-        return self  # small enough as it is, and without dropout
+        """As it is, without dropout and small enough; layers of other sizes are cut to PARITY_WIDTH."""
+        inner = tuple(min(width, PARITY_WIDTH) for width in self.model.widths[1:-1])
+        small = replace(
+            self,
+            batch_size=min(self.batch_size, PARITY_BATCH),
+            model=replace(self.model, widths=(PIXELS, *inner, CLASSES)),
+            # A rate at which training is chaotic would part two right backends; `lr` itself is one factor of the update.
+            optimizer=replace(self.optimizer, learning_rate=min(self.optimizer.learning_rate, PARITY_LEARNING_RATE)),
+        )
+        return self if small == self else small  # which has read its data already
+
+
+PARITY_WIDTH, PARITY_BATCH, PARITY_LEARNING_RATE = 128, 128, 1e-2
+"""The largest of each on the ladder, where float64 NumPy takes seconds; those of the presets are not above them."""
 
 
 def preset(name: str, data_dir: Path | None = None) -> Preset:
@@ -138,14 +203,22 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     }[name]()  # fmt: skip
 
 
-def _mnist(data_dir: Path | None) -> _Examples:
+def _mnist(data_dir: Path | None) -> tuple[_Examples, bool]:
+    """The examples, and whether they are the user's own and not MNIST."""
     mnist = read_mnist(data_dir)
-    return _Examples(
+    examples = _Examples(
         _pixels(mnist.train_images),
         mnist.train_labels.astype(np.int32),
         _pixels(mnist.test_images),
         mnist.test_labels.astype(np.int32),
     )
+    return examples, not mnist.is_published
+
+
+def _repeated(examples: _Examples) -> int:
+    """How many test images also stand in the training set, pixel by pixel."""
+    seen = {image.tobytes() for image in examples.train_images}
+    return sum(image.tobytes() in seen for image in examples.test_images)
 
 
 def _pixels(images: Array) -> Array:

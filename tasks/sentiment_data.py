@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.checkpoint import read_vocabulary
 from tasks.sources import DATA_VARIABLE, DataError, RemoteFile, locate
 from tasks.spec import Array, DataDir, SpecError
 
@@ -120,7 +121,7 @@ def tokenize(
         from tokenizers import BertWordPieceTokenizer
     except ImportError as error:
         raise SpecError("WordPiece needs the package tokenizers; add it with: pip install tokenizers") from error
-    pieces = vocabulary.read_text("utf-8").splitlines() if isinstance(vocabulary, Path) else vocabulary
+    pieces = read_vocabulary(vocabulary) if isinstance(vocabulary, Path) else vocabulary
     numbers = {piece: number for number, piece in enumerate(pieces)}
     if absent := [special for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if special not in numbers]:
         raise SpecError(f"{vocabulary}: the vocabulary has no {', '.join(absent)}; use the one of a BERT checkpoint")

@@ -9,7 +9,10 @@ over every position i of the batch, where w_i = 0 marks padding that counts for 
 """
 
 import hashlib
+import inspect
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -22,8 +25,61 @@ Params = Mapping[str, Array]
 """Canonical parameters: "dense_0/kernel" -> float32[in, out]. The names and layouts are Flax's, and are the contract."""
 
 
+MAX_PARAMETERS = 2_000_000_000
+"""Of a model: in float32, with gradients and Adam's two moments, 32 GB; BERT-large has 340 million."""
+MAX_SIZE = 1_000_000_000  # of any one dimension, batch or window: what is larger is a slip of the finger
+MAX_LAYERS = 1_000
+MAX_STEPS = 100_000_000  # updates of a training
+MAX_BLOCKS = 1_000_000
+MAX_PROCESSES = 10_000  # of one kind, per backend
+
+
 class SpecError(ValueError):
     """A task, preset or data set cannot be used as asked. The message says what was expected and what to do next."""
+
+
+def check_whole(name: str, value: object, *, least: int = 1, most: int = MAX_SIZE) -> None:
+    """Raises SpecError unless `value` is a plain int in least..most."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SpecError(f"{name} is {shown(value)}: expected a whole number of {least:,} or more")
+    if value > most:
+        raise SpecError(f"{name} is {shown(value)}: expected a whole number of {most:,} or less")
+
+
+def check_real(
+    name: str, value: object, *, above: float | None = None, least: float | None = None, below: float | None = None
+) -> None:
+    """Raises SpecError unless `value` is a plain, finite number within the bounds: above < value < below, least <= value."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        inside = (above is None or value > above) and (least is None or value >= least)
+        if inside and (below is None or value < below):
+            return
+    bounds = [f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", least), ("<", below)) if bound is not None]
+    raise SpecError(f"{name} is {shown(value)}: expected a finite number {' and '.join(bounds)}".rstrip())
+
+
+def check_parameters(count: int) -> None:
+    """Raises SpecError for a model of so many parameters that it would fit nowhere."""
+    if count > MAX_PARAMETERS:
+        raise SpecError(
+            f"the model would have {count:,} parameters: expected {MAX_PARAMETERS:,} or less (32 GB in float32, with "
+            "gradients and Adam's moments); make it smaller"
+        )
+
+
+def check_batch(batch_size: int, examples: int, what: str) -> None:
+    """Raises SpecError for a batch that is larger than the training set: most of each step would be padding."""
+    if batch_size > examples:
+        raise SpecError(
+            f"batch_size is {batch_size:,}: larger than the training set of {examples:,} {what}; set it to {examples:,} "
+            "or less"
+        )
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value as a message quotes it: on one line, and never longer than a reader's patience."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class Batch(NamedTuple):
@@ -79,6 +135,23 @@ class AdamW:
     warmup_steps: int = 0
     decay_steps: int | None = None
 
+    def __post_init__(self) -> None:
+        check_real("learning_rate", self.learning_rate, above=0)
+        check_real("beta1", self.beta1, least=0, below=1)
+        check_real("beta2", self.beta2, least=0, below=1)
+        check_real("eps", self.eps, least=0)
+        check_real("weight_decay", self.weight_decay, least=0)
+        if self.clip_norm is not None:
+            check_real("clip_norm", self.clip_norm, above=0)
+        check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
+        if self.decay_steps is not None:
+            check_whole("decay_steps", self.decay_steps, most=MAX_STEPS)
+            if self.warmup_steps >= self.decay_steps:
+                raise SpecError(
+                    f"warmup_steps is {self.warmup_steps:,}: expected fewer than the {self.decay_steps:,} decay_steps, "
+                    "at whose end the learning rate is 0"
+                )
+
     def learning_rate_at(self, update: int) -> float:
         """The learning rate of update number `update`, counted from 1."""
         factor = 1.0
@@ -117,6 +190,26 @@ class Target:
     at_least: float | None = None
     at_most: float | None = None
     margin: float | None = None  # means of two backends that are no further apart are equivalent
+
+    def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise SpecError(f"the target for {self.metric} has no bound: give at_least, at_most or both")
+        for name, bound in (("at_least", self.at_least), ("at_most", self.at_most)):
+            if bound is not None:
+                check_real(f"the target's {name}", bound)
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise SpecError(f"the target {self} cannot be reached: at_least is above at_most")
+        if self.margin is not None:
+            check_real("the target's margin", self.margin, above=0)
+
+    def value_in(self, metrics: Mapping[str, float]) -> float:
+        """The figure that the target is about; SpecError where a task's metrics lack it or it is no finite number."""
+        if self.metric not in metrics:
+            raise SpecError(
+                f"metrics() returned no {self.metric!r}, which the target is about; it has: {', '.join(metrics) or 'nothing'}"
+            )
+        check_real(f"{self.metric} in what metrics() returned", metrics[self.metric])
+        return metrics[self.metric]
 
     def reached(self, value: float) -> bool:
         """Whether `value` is inside the target; NaN never is.
@@ -185,6 +278,12 @@ class Task(Protocol):
         ...
 
 
+def missing_members(task: object) -> list[str]:
+    """The required members of Task that an object lacks; none of them is evaluated, so that no data is read."""
+    required = [name for name in vars(Task) if not name.startswith("_")]
+    return [name for name in required if inspect.getattr_static(task, name, None) is None]
+
+
 @dataclass(frozen=True)
 class Preset:
     """A task at a declared size, and how long it is measured."""
@@ -197,25 +296,46 @@ class Preset:
     seeds: int  # quality processes per backend
     target: Target
 
+    def __post_init__(self) -> None:
+        check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
+        check_whole("block_steps", self.block_steps, most=MAX_STEPS)
+        check_whole("blocks", self.blocks, least=10, most=MAX_BLOCKS)
+        check_whole("rounds", self.rounds, most=MAX_PROCESSES)
+        check_whole("seeds", self.seeds, most=MAX_PROCESSES)
 
-def describe(value: Any) -> Any:
-    """A spec as plain JSON values: a dataclass becomes its fields, except those marked metadata={"spec": False}."""
+
+def describe(value: Any, where: str = "") -> Any:
+    """A spec as plain JSON values: a dataclass becomes its fields, except those marked metadata={"spec": False}.
+
+    Raises SpecError for anything else, naming the field: `where` is the dotted path of `value`.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        described = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.metadata.get("spec", True)}
+        chosen = [f.name for f in fields(value) if f.metadata.get("spec", True)]
+        described = {name: describe(getattr(value, name), f"{where}.{name}") for name in chosen}
         return {"type": type(value).__name__, **described}
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {str(key): describe(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [describe(item) for item in value]
+        return [describe(item, where) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{_field(where)} is {value!r}: expected a finite number")
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"a spec holds plain values and dataclasses, not {type(value).__name__}: {value!r}")
+    raise SpecError(
+        f"{_field(where)} is {shown(value)}, a {type(value).__name__}: a spec holds plain values and dataclasses; "
+        'exclude it with field(metadata={"spec": False}), or hold its hash'
+    )
+
+
+def _field(where: str) -> str:
+    return f"the task's field {where[1:]}" if where else "the task"
 
 
 def describe_task(task: Task) -> dict[str, Any]:
-    """Everything that decides what a task computes: its fields, its budget and the hash of its data."""
+    """Everything that decides what a task computes: its fields, its budget and the hash of its data. Raises SpecError."""
     spec: dict[str, Any] = describe(task)
-    return {"task": task.name, **spec, "train_steps": task.train_steps, "data": describe(task.data)}
+    check_whole("train_steps", task.train_steps, most=MAX_STEPS)
+    return {"task": task.name, **spec, "train_steps": task.train_steps, "data": describe(task.data, ".data")}
 
 
 def hash_json(value: Any) -> str:

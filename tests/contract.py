@@ -121,7 +121,9 @@ def test_settings_are_read_back(session):
     settings = session.settings()
     assert settings["device"] == "cpu"
     assert settings["precision"] in PRECISIONS
+    assert settings["mode"] == "default"
     assert settings["compile"]
+    assert all(value is None or isinstance(value, str | int | float | bool) for value in settings.values())
 
 
 def test_precision_is_what_was_asked_for(task):
@@ -225,6 +227,8 @@ def test_what_a_backend_cannot_do_it_declines():
 
     with pytest.raises(Unsupported, match="UnknownConfig"):
         BACKEND.open_session(replace(task, model=UnknownConfig()), task.init_params(0), Options())
+    with pytest.raises(Unsupported, match=", ".join(backends.modes(NAME))):
+        BACKEND.open_session(task, task.init_params(0), Options(mode="no-such-mode"))
     if NAME != "reference":
         with pytest.raises(Unsupported, match="float8"):
             BACKEND.open_session(task, task.init_params(0), Options(precision="float8"))

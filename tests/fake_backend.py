@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.api import Options
-from backends.reference import versions
-from backends.reference.session import ReferenceSession
+from backends.api import Options, Settings
+from backends.reference.session import ReferenceSession, versions
 from bench.process import phases
 from bench.worker import disturbance, loop
 from tasks import batching
@@ -101,10 +100,10 @@ class MisbehavingSession(ReferenceSession):
         precision = "float32" if self.misbehaviour == "computes in float32" else self.options.precision
         return rounded(product, BITS[precision]) if precision in BITS else product.astype(precision)
 
-    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+    def settings(self) -> Settings:
         device = "tpu" if self.misbehaviour == "wrong device" else self.options.device
         precision = "bfloat16" if self.misbehaviour == "wrong precision" else self.options.precision
-        return {"device": device, "precision": precision, "compile": "none"}
+        return {"device": device, "precision": precision, "mode": self.options.mode, "compile": "none"}
 
 
 def _raise(error: Exception) -> Callable[[], None]:

@@ -1,9 +1,12 @@
 """Batches, the digits, and the hash of a spec."""
 
 import dataclasses
+import math
 import sys
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -16,7 +19,9 @@ from tasks import batching
 from tasks.mnist_mlp import DIGITS_HELD_OUT, MlpConfig, MnistMlp, preset
 from tasks.spec import (
     AdamW,
+    Batch,
     Evaluation,
+    SpecError,
     Target,
     describe,
     describe_task,
@@ -212,14 +217,16 @@ def changed(value: object) -> object:
     match value:
         case bool():
             return not value
-        case int() | float():
+        case int():
             return value + 1
+        case float():
+            return 0.5 * value + 0.1
         case str():
             return {"digits": "mnist"}.get(value, value + "x")
         case tuple():
-            return (*value[:-1], value[-1] + 1)
+            return (value[0], value[1] + 1, *value[2:])
         case None:
-            return 1.0
+            return 7
     raise TypeError(value)
 
 
@@ -236,7 +243,9 @@ def test_every_size_of_the_model_is_in_the_hash(field: str) -> None:
 
 
 def test_every_field_of_the_task_but_the_folder_is_in_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.mnist_mlp._mnist", lambda data_dir: DIGITS._examples)  # the same data under another name
+    monkeypatch.setattr(
+        "tasks.mnist_mlp._mnist", lambda data_dir: (DIGITS._examples, True)
+    )  # the same data under another name
     for field in dataclasses.fields(MnistMlp):
         if field.name in ("model", "optimizer"):
             continue
@@ -269,11 +278,160 @@ def test_the_hash_of_an_array_sees_shape_type_and_values(other: np.ndarray) -> N
 
 
 def test_a_spec_refuses_what_is_not_plain() -> None:
-    with pytest.raises(TypeError, match="not ndarray"):
-        describe({"a": np.zeros(2)})
+    with pytest.raises(SpecError, match=r"the task's field a\.b is array\(.*, a ndarray: a spec holds plain values"):
+        describe({"a": {"b": np.zeros(2)}})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_spec_refuses_what_is_not_finite(value: float) -> None:
+    with pytest.raises(SpecError, match=f"the task's field model is {value}: expected a finite number"):
+        describe({"model": [1.0, value]})
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, np.int64(3), True, None])
+def test_a_training_of_no_whole_number_of_steps_is_refused(steps: object) -> None:
+    class Odd(MnistMlp):
+        train_steps = steps
+
+    with pytest.raises(SpecError, match=r"train_steps is .*: expected a whole number of 1 or more"):
+        describe_task(Odd(source="digits", batch_size=32, epochs=1))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_batches_that_end_are_named_with_how_many_there_were(count: int) -> None:
+    class Ending(MnistMlp):
+        def train_batches(self, seed: int) -> Iterator[Batch]:
+            return islice(super().train_batches(seed), count)
+
+    batches = batching.endless(Ending(source="digits", batch_size=32, epochs=1), seed=0)
+    assert len(list(islice(batches, count))) == count
+    with pytest.raises(
+        SpecError, match=f"mnist_mlp: train_batches ended after {count} batches, expected batches without"
+    ):
+        next(batches)
+
+
+def test_batches_without_end_are_the_tasks_own() -> None:
+    mine, own = batching.endless(DIGITS, seed=3), DIGITS.train_batches(seed=3)
+    for one, other in islice(zip(mine, own, strict=False), 50):
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+# Sizes and constants that no task can have.
+
+
+def refused(make: Callable[[], object]) -> str:
+    with pytest.raises(SpecError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: expected a finite number > 0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan: expected a finite number > 0"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
+        ({"beta1": 1.0}, "beta1 is 1.0: expected a finite number >= 0 and < 1"),
+        ({"beta2": -0.1}, "beta2 is -0.1"),
+        ({"eps": -1e-8}, "eps is -1e-08"),
+        ({"eps": math.nan}, "eps is nan"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1: expected a finite number >= 0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0: expected a finite number > 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1: expected a whole number of 0 or more"),
+        ({"decay_steps": 0}, "decay_steps is 0: expected a whole number of 1 or more"),
+        ({"decay_steps": 10**400}, "decay_steps is 1000"),
+        ({"warmup_steps": 5, "decay_steps": 5}, "warmup_steps is 5: expected fewer than the 5 decay_steps"),
+    ],
+)
+def test_an_optimizer_that_cannot_train_is_refused(change: dict[str, Any], said: str) -> None:
+    assert said in refused(lambda: dataclasses.replace(DIGITS.optimizer, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: expected a whole number of 1 or more"),
+        ({"batch_size": 32.0}, "batch_size is 32.0"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 10**9}, "epochs is 1000000000: expected a whole number of 100,000,000 or less"),
+        ({"source": "cifar"}, "source is 'cifar': expected 'digits' or 'mnist'"),
+        ({"model": MlpConfig((783, 10))}, "widths is (783, 10): expected 784 pixels first and 10 digits last"),
+        ({"model": MlpConfig((784, 9))}, "widths is (784, 9)"),
+    ],
+)
+def test_a_perceptron_that_cannot_learn_digits_is_refused(change: dict[str, Any], said: str) -> None:
+    assert said in refused(lambda: dataclasses.replace(DIGITS, **change))
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        ((), "widths is (): expected a tuple of 2 to 1,000 sizes"),
+        ((784,), "widths is (784,)"),
+        ([784, 10], "widths is [784, 10]: expected a tuple"),
+        ((784, 0, 10), "a width is 0: expected a whole number of 1 or more"),
+        ((784, 1.5, 10), "a width is 1.5"),
+        ((784, 10**9, 10**9, 10), "parameters: expected 2,000,000,000 or less"),
+        ((1,) * 1001, "expected a tuple of 2 to 1,000 sizes"),
+    ],
+)
+def test_layers_that_cannot_be_built_are_refused(widths: Any, said: str) -> None:
+    assert said in refused(lambda: MlpConfig(widths))
+
+
+def test_a_batch_larger_than_the_training_set_is_refused_and_one_of_its_size_is_not() -> None:
+    said = refused(lambda: dataclasses.replace(DIGITS, batch_size=1438).data)
+    assert said == ("batch_size is 1,438: larger than the training set of 1,437 images; set it to 1,437 or less")
+    assert dataclasses.replace(DIGITS, batch_size=1437).train_steps == 2
+
+
+def test_the_ladder_takes_the_layers_that_were_asked_for_at_sizes_that_it_can_afford() -> None:
+    assert DIGITS.for_parity() is DIGITS
+    asked = dataclasses.replace(DIGITS, batch_size=1000, model=MlpConfig((784, 4096, 64, 4096, 10)))
+    small = asked.for_parity()
+    assert (small.model.widths, small.batch_size) == ((784, 128, 64, 128, 10), 128)
+    assert small.optimizer == asked.optimizer
+    fast = dataclasses.replace(DIGITS, optimizer=dataclasses.replace(DIGITS.optimizer, learning_rate=3.0, beta1=0.5))
+    assert fast.for_parity().optimizer == dataclasses.replace(fast.optimizer, learning_rate=1e-2)
 
 
 # Targets.
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "has no bound: give at_least, at_most or both"),
+        ({"at_least": math.nan}, "at_least is nan: expected a finite number"),
+        ({"at_most": math.inf}, "at_most is inf"),
+        ({"at_least": 0.9, "at_most": 0.8}, "accuracy >= 0.9 and <= 0.8 cannot be reached"),
+        ({"at_least": 0.9, "margin": 0.0}, "margin is 0.0: expected a finite number > 0"),
+        ({"at_least": 0.9, "margin": math.nan}, "margin is nan"),
+    ],
+)
+def test_a_target_that_says_nothing_is_refused(change: dict[str, Any], said: str) -> None:
+    assert said in refused(lambda: Target("accuracy", **change))
+
+
+def test_a_targets_figure_must_be_there_and_be_finite() -> None:
+    target = Target("accuracy", at_least=0.9)
+    assert target.value_in({"loss": 1.0, "accuracy": 0.5}) == 0.5
+    assert refused(lambda: target.value_in({"loss": 1.0})) == (
+        "metrics() returned no 'accuracy', which the target is about; it has: loss"
+    )
+    for value in (math.nan, math.inf, None, "0.9", np.float32(0.9)):
+        assert "accuracy in what metrics() returned is" in refused(lambda: target.value_in({"accuracy": value}))  # type: ignore[dict-item]  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    "change", [{"blocks": 9}, {"block_steps": 0}, {"warmup_steps": -1}, {"rounds": 0}, {"seeds": 10**6}]
+)
+def test_a_preset_that_measures_nothing_or_for_ever_is_refused(change: dict[str, int]) -> None:
+    assert next(iter(change)) in refused(lambda: dataclasses.replace(preset("smoke"), **change))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors.numpy import save_file
 import tasks
 from tasks import checkpoint, reviews, sentiment_data
 from tasks.bert import BertConfig, fresh, read_config
-from tasks.bert_sentiment import BertSentiment
+from tasks.bert_sentiment import BertSentiment, Generated
 from tasks.sources import DATA_VARIABLE, OFFLINE_VARIABLE, DataError
 from tasks.spec import Array, Batch, Evaluation, SpecError, describe_task, hash_json
 
@@ -31,6 +32,9 @@ SIZES: Mapping[str, Any] = {
     "max_position_embeddings": 10, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02, "pad_token_id": 0,
 }  # fmt: skip
+
+
+REAL_DATA = os.environ.get(DATA_VARIABLE)
 
 
 @pytest.fixture(autouse=True)
@@ -538,7 +542,8 @@ def spec_hash(task: BertSentiment) -> str:
 
 def with_checkpoint(folder: Path, data_dir: Path) -> BertSentiment:
     found, config = checkpoint.open_folder(folder)
-    return replace(quick(), model=config, checkpoint=found, generated=None, max_length=8, data_dir=data_dir)
+    sizes: dict[str, Any] = {"model": config, "max_length": 8, "batch_size": 2}
+    return replace(quick(), checkpoint=found, generated=None, data_dir=data_dir, **sizes)
 
 
 def test_the_spec_hash_covers_weights_vocabulary_and_data_but_no_path(tmp_path: Path) -> None:
@@ -572,3 +577,166 @@ def test_the_task_of_the_ladder_has_what_the_ladder_needs() -> None:
     assert list(task.eval_batches())[-1].items < task.batch_size, "a last batch that is not full"
     assert task.optimizer.warmup_steps < 20 < task.train_steps
     assert task.model.hidden_dropout == task.model.attention_dropout == task.model.classifier_dropout == 0
+
+
+# Sizes that no task can have.
+
+
+def refused(make: Callable[[], object]) -> str:
+    with pytest.raises(SpecError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": 0}, "layers is 0: expected a whole number of 1 or more"),
+        ({"layers": 1001}, "layers is 1001: expected a whole number of 1,000 or less"),
+        ({"hidden": 0}, "hidden is 0"),
+        ({"heads": 3}, "hidden is 32, not a multiple of heads, 3"),
+        ({"intermediate": 10**7}, "intermediate is 10000000: expected a whole number of 1,000,000 or less"),
+        ({"positions": 2.0}, "positions is 2.0"),
+        ({"pad_token": 200}, "pad_token is 200: expected a whole number of 1"),
+        ({"hidden_dropout": 1.0}, "hidden_dropout is 1.0: expected a finite number >= 0 and < 1"),
+        ({"attention_dropout": -0.1}, "attention_dropout is -0.1"),
+        ({"classifier_dropout": math.nan}, "classifier_dropout is nan"),
+        ({"layer_norm_eps": math.inf}, "layer_norm_eps is inf"),
+        ({"initializer_range": -0.02}, "initializer_range is -0.02"),
+        ({"hidden": 32_000, "intermediate": 128_000}, "parameters: expected 2,000,000,000 or less"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(change: dict[str, Any], said: str) -> None:
+    assert said in refused(lambda: replace(quick().model, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"train_steps": 0}, "train_steps is 0"),
+        ({"max_length": 2}, "max_length 2: the model has 32 positions"),
+        ({"max_length": 16.5}, "max_length is 16.5"),
+    ],
+)
+def test_a_task_that_cannot_be_trained_is_refused(change: dict[str, Any], said: str) -> None:
+    assert said in refused(lambda: replace(quick(), **change))
+
+
+@pytest.mark.parametrize("sizes", [{"train": 0}, {"held_out": -1}, {"train": 10**9}, {"seed": -1}])
+def test_a_number_of_reviews_that_cannot_be_generated_is_refused(sizes: dict[str, int]) -> None:
+    assert next(iter(sizes)) in refused(lambda: Generated(**{"train": 10, "held_out": 10, **sizes}))
+
+
+def test_a_batch_larger_than_the_training_set_is_refused() -> None:
+    assert "batch_size is 257: larger than the training set of 256 sentences; set it to 256 or less" in refused(
+        lambda: replace(quick(), batch_size=257).data
+    )
+
+
+def test_a_vocabulary_with_fewer_places_than_pieces_is_refused_and_a_padded_one_is_not() -> None:
+    task, pieces = quick(), len(reviews.vocabulary())
+    assert f"vocabulary is {pieces - 1}: expected {pieces} or more" in refused(
+        lambda: replace(task, model=replace(task.model, vocabulary=pieces - 1))
+    )
+    padded = replace(task, model=replace(task.model, vocabulary=pieces + 7))
+    assert padded.init_params(0)["embeddings/word/embedding"].shape == (pieces + 7, 32)
+    np.testing.assert_array_equal(
+        next(padded.train_batches(0)).inputs["tokens"], next(task.train_batches(0)).inputs["tokens"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden": 8}, "hidden is 8, but the weights of weights with sha256"),
+        ({"heads": 1}, "heads is 1"),
+        ({"layers": 1}, "layers is 1"),
+        ({"positions": 9}, "positions is 9"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
+    ],
+)
+def test_sizes_that_a_checkpoint_does_not_have_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    task = with_checkpoint(write_checkpoint(tmp_path / "c", stored_tensors(CONFIG)), tmp_path)
+    message = refused(lambda: replace(task, model=replace(task.model, **change)))
+    assert said in message
+    assert "only hidden_dropout, attention_dropout, classifier_dropout, initializer_range can be chosen" in message
+    replace(task, model=replace(task.model, hidden_dropout=0.0, classifier_dropout=0.5))
+
+
+@pytest.mark.parametrize(("layers", "on_the_ladder"), [(1, 2), (2, 2), (3, 3), (6, 4)])
+def test_the_ladder_has_the_structure_that_was_asked_for(layers: int, on_the_ladder: int) -> None:
+    task = quick()
+    small = replace(task, model=replace(task.model, layers=layers, heads=1, layer_norm_eps=1e-3)).for_parity()
+    assert (small.model.layers, small.model.heads, small.model.layer_norm_eps) == (on_the_ladder, 1, 1e-3)
+    plain = replace(task.optimizer, clip_norm=None, weight_decay=0.0, beta1=0.5)
+    optimizer = replace(task, optimizer=plain).for_parity().optimizer
+    assert (optimizer.clip_norm, optimizer.weight_decay, optimizer.beta1) == (None, 0.0, 0.5)
+
+
+# Lines, and numbers of pieces.
+
+ODD = ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e")
+"""At each of these, str.splitlines ends a line; each is a piece of some real vocabulary."""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_piece_may_be_any_character_but_a_line_feed(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(end.join([*PIECES, *ODD, "", "last"]).encode())
+    assert checkpoint.read_vocabulary(path) == [*PIECES, *ODD, "", "last"]
+    path.write_bytes(path.read_bytes() + end.encode())
+    assert checkpoint.read_vocabulary(path) == [*PIECES, *ODD, "", "last"]
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_a_sound_checkpoint_with_such_pieces_is_read_and_no_number_shifts(tmp_path: Path, padding: int) -> None:
+    pieces = (*PIECES[:5], *ODD, *PIECES[5:])
+    config = replace(CONFIG, vocabulary=len(pieces) + padding)
+    folder = write_checkpoint(tmp_path / "c", stored_tensors(config), vocab_size=config.vocabulary)
+    (folder / "vocab.txt").write_bytes("\n".join([*pieces, ""]).encode())
+    found, _ = checkpoint.open_folder(folder)
+    tokens, _ = sentiment_data.tokenize(
+        ["very good film"], found.vocabulary_path,
+        max_length=5, lower_case=True, strip_accents=True, split_chinese=True,
+    )  # fmt: skip
+    assert [pieces[number] for number in tokens[0]] == ["[CLS]", "very", "good", "film", "[SEP]"]
+
+
+def test_a_sentence_may_hold_any_character_but_a_line_feed() -> None:
+    sentence = f"a{'b'.join(ODD)}c\rd"
+    sentences, labels = sentiment_data.parse(f"sentence\tlabel\n{sentence}\t1\n".encode(), origin="x")
+    assert (sentences, labels.tolist()) == ([sentence], [1])
+
+
+# Data under another's name.
+
+
+def own_sentences(folder: Path, *, train: bytes, dev: bytes) -> str:
+    """The description of the user's own two files."""
+    for name, content in (("train", train), ("dev", dev)):
+        (folder / f"{name}.tsv").write_bytes(content)
+    data = replace(quick(), generated=None, data_dir=folder, batch_size=1).data
+    assert data.name == "own sentences"
+    return data.description
+
+
+def test_held_out_sentences_that_stand_in_the_training_set_are_counted(tmp_path: Path) -> None:
+    fresh = b"sentence\tlabel\nnew\t1\nfilm\t1\n"
+    counts = "your train.tsv and dev.tsv; 2 training and 2 held-out sentences"
+    start = "; starting from random weights"
+    assert own_sentences(tmp_path, train=GOOD, dev=fresh) == counts + start
+    one = own_sentences(tmp_path, train=GOOD, dev=fresh.replace(b"film\t1", b" a good film .\t0"))
+    assert one == f"{counts}; 1 of 2 held-out sentences also stand in the training set{start}"
+    assert "2 of 2 held-out" in own_sentences(tmp_path, train=GOOD, dev=GOOD)
+
+
+def test_the_real_sentences_have_earned_their_name_and_none_that_is_held_out_is_trained_on() -> None:
+    folder = REAL_DATA
+    if not folder or not (Path(folder) / "sst2").is_dir():
+        pytest.skip("set FRAMEWORK_BENCH_DATA to a folder that holds sst2/ to read the real files")
+    train, dev = (sentiment_data.read_split(split, Path(folder)) for split in ("train", "dev"))
+    assert train.is_glue
+    assert dev.is_glue
+    assert not set(train.sentences) & set(dev.sentences), "what the docstring of tasks/bert_sentiment.py says"

@@ -56,6 +56,22 @@ def test_only_usable_cores_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cores.first(1) == [6]
 
 
+@pytest.mark.parametrize(
+    ("physical", "bound", "beside"),
+    [
+        ({0: 0, 1: 0, 2: 1, 3: 1}, {0}, {1}),
+        ({0: 0, 1: 1, 2: 0, 3: 1}, {0, 1}, {2, 3}),
+        ({0: 0, 1: 1, 2: 0, 3: 1}, {0, 2}, set()),
+        ({0: 0, 1: 1}, {0}, set()),
+        ({}, {0}, set()),  # the system does not tell
+    ],
+)
+def test_siblings_share_a_physical_core_and_are_not_among_the_bound_ones(
+    tmp_path: Path, physical: dict[int, int], bound: set[int], beside: set[int]
+) -> None:
+    assert cores.siblings(bound, topology=a_topology(tmp_path, physical)) == beside
+
+
 def test_a_module_runs_on_the_named_cores_from_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = "import os, sys; print(sys.argv[1:], sorted(os.sched_getaffinity(0)), 'numpy' in sys.modules)"
     (tmp_path / "told.py").write_text(told)

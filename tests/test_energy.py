@@ -124,16 +124,6 @@ def test_a_card_without_a_counter_and_a_machine_without_a_driver_are_told(
     assert measured(tmp_path, lambda: None, device="gpu") == Energy(None, reason=energy.NO_CARD)
 
 
-@pytest.mark.parametrize(
-    ("visible", "asked_for"), [("", 0), ("-1", 0), ("2,0", 2), ("GPU-8a0c", "GPU-8a0c"), ("MIG-1", "MIG-1")]
-)
-def test_the_card_is_the_first_that_cuda_sees(monkeypatch: pytest.MonkeyPatch, visible: str, asked_for: object) -> None:
-    driver = fake_nvml.install(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=[1])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    energy.read_card()
-    assert driver.asked_for == [asked_for]
-
-
 # In a run.
 
 

@@ -1,10 +1,13 @@
 """The language model's text, vocabulary, streams, floor and bad input: everything that needs no framework."""
 
 import gzip
+import os
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,8 +272,117 @@ def test_a_python_without_the_bundled_text_is_told_what_to_do(monkeypatch: pytes
         corpus.read("pydoc", None)
 
 
-def test_sizes_that_are_not_positive_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: expected a whole number of 1 or more"),
+        ({"window": -1}, "window is -1"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"limit": (5,)}, "limit is (5,): expected two numbers of tokens"),
+        ({"limit": (5, 0)}, "a limit is 0"),
+        ({"source": "bible"}, "source is 'bible': expected one of pydoc, wikitext-2, tinyshakespeare"),
+    ],
+)
+def test_a_task_that_cannot_be_trained_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     task = wikitext(tmp_path)
-    assert "batch_size is 0: expected 1 or more" in refused(replace(task, batch_size=0))
-    assert "window is -1: expected 1 or more" in refused(replace(task, window=-1))
-    assert "layers is 0: expected 1 or more" in refused(replace(task, model=replace(task.model, layers=0)))
+    with pytest.raises(SpecError, match=re.escape(said)):
+        replace(task, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": 0}, "layers is 0: expected a whole number of 1 or more"),
+        ({"layers": 1001}, "layers is 1001: expected a whole number of 1,000 or less"),
+        ({"hidden": -4}, "hidden is -4"),
+        ({"embedding": 0}, "embedding is 0"),
+        ({"vocabulary": 1}, "vocabulary is 1: expected a whole number of 2 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0: expected a finite number >= 0 and < 1"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"hidden": 50_000}, "parameters: expected 2,000,000,000 or less"),
+    ],
+)
+def test_sizes_that_no_model_can_have_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(said)):
+        replace(GruLmConfig(), **change)
+
+
+def test_the_bound_counts_the_parameters_that_the_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr("tasks.gru_lm.check_parameters", counted.append)
+    model = GruLmConfig(vocabulary=11, embedding=3, hidden=5, layers=3)
+    params = GruLm("pydoc", batch_size=1, window=1, steps=1, model=model).init_params(0)
+    assert counted == [sum(value.size for value in params.values())]
+
+
+@pytest.mark.parametrize(("layers", "on_the_ladder"), [(1, 1), (2, 2), (3, 3), (40, 6)])
+def test_the_ladder_has_the_layers_that_were_asked_for(layers: int, on_the_ladder: int) -> None:
+    task = tasks.load("gru_lm", "quick").task
+    small = replace(task, model=replace(task.model, layers=layers)).for_parity()
+    assert small.model.layers == on_the_ladder
+
+
+def test_the_ladder_clips_where_the_training_clips_and_learns_at_its_rate_unless_that_is_chaotic() -> None:
+    task = tasks.load("gru_lm", "quick").task
+    assert replace(task, optimizer=replace(task.optimizer, clip_norm=None)).for_parity().optimizer.clip_norm is None
+    assert task.for_parity().optimizer == replace(task.optimizer, clip_norm=0.05)
+    for asked, expected in ((2e-3, 2e-3), (5.0, 1e-2)):
+        changed = replace(task, optimizer=replace(task.optimizer, learning_rate=asked))
+        assert changed.for_parity().optimizer.learning_rate == expected
+
+
+# Texts of the user's own.
+
+LONG = "a line of the text that is long enough to be told from a heading"
+
+
+def test_a_text_of_the_users_own_is_not_called_wikitext(tmp_path: Path) -> None:
+    data = wikitext(tmp_path).data
+    assert data.name == "own text"
+    assert data.description == (
+        "the words of your own text, NOT WikiText-2; 240 training and 96 held-out tokens, a vocabulary of 6"
+    )
+
+
+def test_characters_of_the_users_own_are_not_called_shakespeare(tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text("ab\nba\n" * 50, encoding="utf-8")
+    text = corpus.read("tinyshakespeare", tmp_path)
+    assert (text.name, text.is_own) == ("own text", True)
+    assert "your own text, character by character, NOT tiny Shakespeare" in text.description
+
+
+def test_held_out_lines_that_stand_in_the_training_text_are_counted(tmp_path: Path) -> None:
+    train = f"{LONG}\n= Heading =\nand another line of at least forty characters\n" + WORDS * 10
+    valid = f"{LONG}\n= Heading =\nthis line is new and has more than forty characters\n" + WORDS * 5
+    description = wikitext(tmp_path, train=train, valid=valid).data.description
+    assert description.endswith("; 1 of 2 held-out lines also stand in the training text")
+    assert str(tmp_path) not in description
+    one = wikitext(tmp_path, train=f"{LONG}\n{LONG} again\n" * 9, valid=f"{LONG}\n{LONG} again\n" * 3)
+    assert corpus.repeated_lines(one.text) == (6, 6)
+    assert corpus.repeated_lines(one.text, limit=(3, 200)) == (0, 6)
+
+
+def test_repeated_lines_are_found_among_characters_too(tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text(f"{LONG}\n" * 30, encoding="utf-8")
+    repeated, held_out = corpus.repeated_lines(corpus.read("tinyshakespeare", tmp_path))
+    assert held_out == 3
+    assert repeated == held_out
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    inside = "a\u2028b\x85c\x0bd\x0ce\x1cf\rg"
+    path = tmp_path / "text"
+    path.write_bytes(f"{inside}\r\nlast".encode())
+    assert list(corpus.lines(path)) == [inside, "last"]
+
+
+def test_the_real_texts_have_earned_their_names() -> None:
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder or not all((Path(folder) / name).is_dir() for name in ("wikitext-2", "tinyshakespeare")):
+        pytest.skip(f"set {DATA_VARIABLE} to a folder that holds wikitext-2/ and tinyshakespeare/")
+    for source, repeated in (("wikitext-2", (1, 1_785)), ("tinyshakespeare", (0, 1_488))):
+        text = corpus.read(source, Path(folder))
+        assert text.name == source
+        assert "own" not in text.description
+        assert corpus.repeated_lines(text) == repeated, "what the docstring of tasks/corpus.py says"

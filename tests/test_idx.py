@@ -12,6 +12,7 @@ import pytest
 
 from tasks import idx
 from tasks.idx import read_images, read_labels, read_mnist
+from tasks.mnist_mlp import MnistMlp
 from tasks.sources import DATA_VARIABLE, DataError
 
 IMAGES = np.arange(3 * 784, dtype=np.uint64).reshape(3, 28, 28).astype(np.uint8)  # no two rows alike: order shows
@@ -184,9 +185,67 @@ def test_the_real_files() -> None:
     if not folder or not (Path(folder) / "mnist").is_dir():
         pytest.skip(f"set {DATA_VARIABLE} to a folder that holds mnist/ to read the real files")
     mnist = read_mnist(Path(folder))
+    assert mnist.is_published
     assert mnist.train_images.shape == (60_000, 28, 28)
     assert mnist.test_images.shape == (10_000, 28, 28)
     # Known figures: the pixel mean that tutorials subtract (0.1307), and how often each digit is among the test labels.
     assert mnist.train_images.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
     assert np.bincount(mnist.train_labels).sum() == 60_000
     assert np.bincount(mnist.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+# Data under another's name.
+
+
+def own_folder(folder: Path, mnist: idx.Mnist) -> MnistMlp:
+    """The task on the user's own four files."""
+    (folder / "mnist").mkdir()
+    files = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    for name, values in zip(files, mnist, strict=True):
+        content = labels_bytes(values) if values.ndim == 1 else images_bytes(values)
+        (folder / "mnist" / f"{name}-ubyte").write_bytes(content)
+    return MnistMlp(source="mnist", batch_size=2, epochs=1, data_dir=folder)
+
+
+def test_other_files_in_mnists_form_are_the_users_own(tmp_path: Path) -> None:
+    data = own_folder(tmp_path, idx.Mnist(IMAGES[:2], LABELS[:2], IMAGES[2:], LABELS[2:])).data
+    assert data.name == "own images"
+    assert data.description == "your own IDX files; 2 training and 1 test images"
+
+
+def test_test_images_that_stand_in_the_training_set_are_counted_whatever_their_labels(tmp_path: Path) -> None:
+    test_images = np.concatenate([IMAGES[1:], IMAGES[:1, ::-1], IMAGES[1:2]])
+    data = own_folder(tmp_path, idx.Mnist(IMAGES[:2], LABELS[:2], test_images, np.array([1, 2, 3, 4], np.uint8))).data
+    assert data.description.endswith("2 training and 4 test images; 2 of 4 test images also stand in the training set")
+    assert str(tmp_path) not in data.description
+
+
+def the_real_mnist() -> idx.Mnist:
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder or not (Path(folder) / "mnist").is_dir():
+        pytest.skip(f"set {DATA_VARIABLE} to a folder that holds mnist/ to read the real files")
+    return read_mnist(Path(folder))
+
+
+@pytest.mark.parametrize("changed", ["mirrored", "tested on the training images", "one label"])
+def test_the_real_images_changed_are_not_called_mnist(tmp_path: Path, changed: str) -> None:
+    mnist = the_real_mnist()
+    if changed == "mirrored":
+        mnist = mnist._replace(train_images=mnist.train_images[..., ::-1], test_images=mnist.test_images[..., ::-1])
+    elif changed == "one label":
+        mnist = mnist._replace(test_labels=np.where(np.arange(10_000) == 7, 0, mnist.test_labels).astype(np.uint8))
+    else:
+        mnist = mnist._replace(test_images=mnist.train_images, test_labels=mnist.train_labels)
+    data = own_folder(tmp_path, mnist).data
+    assert data.name == "own images"
+    assert data.description.startswith("your own IDX files; 60,000 training")
+    whole = "60,000 of 60,000 test images also stand in the training set"
+    assert (whole in data.description) == (changed == "tested on the training images")
+
+
+def test_the_real_files_unpacked_are_still_mnist_and_no_test_image_is_trained_on(tmp_path: Path) -> None:
+    mnist = the_real_mnist()
+    data = own_folder(tmp_path, mnist).data
+    assert (data.name, data.description) == ("mnist", "MNIST; 60,000 training and 10,000 test images")
+    images = [image.tobytes() for image in np.concatenate([mnist.train_images, mnist.test_images])]
+    assert len(set(images)) == 70_000, "what the docstring of tasks/mnist_mlp.py says"

@@ -64,3 +64,9 @@ def test_the_rate_counts_the_first_chain_that_is_long_enough() -> None:
     rate = precision_probe.rate(session, 64, seconds=0.3, clock=clock)  # type: ignore[arg-type]
     assert session.chains == [1, 1, 2, 4, 8, 16, 32]
     assert rate == pytest.approx(2 * 64**3 / 0.01)
+
+
+def test_a_chain_of_products_keeps_its_norm() -> None:
+    factor = precision_probe.orthogonal(300).astype(np.float64)
+    np.testing.assert_allclose(factor @ factor.T, np.eye(300), atol=1e-6)
+    assert np.abs(factor).min() > 0  # zeros would be faster, on some cards

@@ -66,7 +66,10 @@ def a_card(monkeypatch: pytest.MonkeyPatch, *, used: Sequence[int | None], proce
     fake_nvml.install(
         monkeypatch,
         nvmlDeviceGetMemoryInfo=[None if size is None else SimpleNamespace(used=size) for size in used],
-        nvmlDeviceGetComputeRunningProcesses=processes,
+        nvmlDeviceGetComputeRunningProcesses=[
+            None if sizes is None else [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in sizes.items()]
+            for sizes in processes
+        ],
     )
 
 
@@ -77,18 +80,35 @@ def watched() -> Bytes:
     return watch.peak()
 
 
+OWN = 4711  # the id that the driver gives this process, which in a container is another one than its own
+
+
 @pytest.mark.parametrize("used", [[300, 800, 1300], [300, 1300, 700]])
 def test_a_cards_peak_is_the_most_in_use_less_the_idle_baseline(
     monkeypatch: pytest.MonkeyPatch, used: list[int]
 ) -> None:
-    a_card(monkeypatch, used=used, processes=[[], ["this one"], ["this one"]])
+    a_card(monkeypatch, used=used, processes=[{}, {OWN: 500}, {OWN: 1000}])
+    assert watched() == Bytes(1000)
+
+
+def test_what_was_on_the_card_before_and_stays_as_it_was_belongs_to_the_baseline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a_card(monkeypatch, used=[300, 1300], processes=[{7: 200}, {7: 200, OWN: 500}, {7: 200, OWN: 1000}])
     assert watched() == Bytes(1000)
 
 
 @pytest.mark.parametrize(
-    "processes", [[["other"]], [[], ["this one", "other"]], [[], ["this one"], ["this one", "other"]]]
+    "processes",
+    [
+        [{}, {OWN: 500, 8: 100}],  # it came meanwhile
+        [{}, {OWN: 500}, {OWN: 500, 8: 100}],
+        [{7: 200}, {7: 300, OWN: 500}],  # it was there, and grew
+        [{7: 200}, {OWN: 500}],  # it was there, and ended
+        [{7: 200}, {8: 200, OWN: 500}],
+    ],
 )
-def test_what_another_process_uses_is_not_counted_as_this_ones(
+def test_what_another_process_takes_meanwhile_is_not_counted_as_this_ones(
     monkeypatch: pytest.MonkeyPatch, processes: list[Any]
 ) -> None:
     a_card(monkeypatch, used=[300, 1300], processes=processes)
@@ -102,12 +122,12 @@ def test_a_driver_that_lists_no_processes_still_has_the_cards_memory(monkeypatch
 
 @pytest.mark.parametrize("used", [[None], [300, None], [300, 1300, None]])
 def test_a_driver_that_does_not_tell_is_no_zero(monkeypatch: pytest.MonkeyPatch, used: list[int | None]) -> None:
-    a_card(monkeypatch, used=used, processes=[[]])
+    a_card(monkeypatch, used=used, processes=[{}])
     assert watched() == Bytes(None, memory.NO_DRIVER)
 
 
 def test_a_card_that_nothing_was_taken_from_is_not_the_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    a_card(monkeypatch, used=[300], processes=[[]])
+    a_card(monkeypatch, used=[300], processes=[{}])
     assert watched() == Bytes(None, memory.NOTHING_TAKEN)
 
 

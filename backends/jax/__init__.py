@@ -1,8 +1,26 @@
 """The JAX backend: Flax nnx modules and optax in one jitted step with donated buffers.
 
-Needs: jax, flax, optax.
+Needs: jax, flax, optax. What is here is read without any of them.
 """
 
-from backends.jax.session import open_session, versions
+from collections.abc import Mapping
 
-__all__ = ["open_session", "versions"]
+from backends.api import Entry
+
+ENTRY = Entry(
+    module="backends.jax.session",
+    needs=("jax", "flax", "optax"),
+    extra="jax",
+    brings=("scipy",),
+    distributions=("jax", "jaxlib", "flax", "optax"),
+    env_cpu={"JAX_PLATFORMS": "cpu"},
+    env_memory={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+)
+
+MODES: Mapping[str, str] = {
+    "default": "jax.jit, with dropout masks from threefry (https://docs.jax.dev/en/latest/jax.random.html)",
+    "rbg": (
+        "jax.jit, with dropout masks from XLA's own random bit generator, which is cheaper: jax_default_prng_impl=rbg "
+        "(https://docs.jax.dev/en/latest/jax.random.html#advanced-rng-configuration)"
+    ),
+}

@@ -11,13 +11,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, check_mode
+from backends.jax import MODES
 from backends.jax.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest", "float64": "highest"}
 """Precision -> JAX's matmul precision, of products of float32 matrices. bfloat16 is Flax's `dtype` of the layers, whose
 `param_dtype` stays float32 (https://flax.readthedocs.io/en/stable/guides/flax_basics.html)."""
+
+KEYS: Mapping[str, str] = {"threefry2x32": "default", "rbg": "rbg"}
+"""Implementation of the dropout keys -> the mode that it makes."""
 
 DETERMINISM = ("xla_gpu_deterministic_ops", "xla_gpu_exclude_nondeterministic_ops")
 """XLA's flags; JAX has no other account of them than the environment."""
@@ -39,6 +43,7 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     """Builds the module with `params` as its weights on the device."""
     if options.precision not in MATMUL:
         raise Unsupported(f"the JAX backend computes in {', '.join(MATMUL)}, not {options.precision}")
+    check_mode(options.mode, MODES)
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
     try:
@@ -48,6 +53,7 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     jax.config.update("jax_enable_x64", options.precision == "float64")
     # float32 means IEEE float32: JAX's own default on a GPU is TF32.
     jax.config.update("jax_default_matmul_precision", MATMUL[options.precision])
+    jax.config.update("jax_default_prng_impl", {mode: keys for keys, mode in KEYS.items()}[options.mode])
     with jax.default_device(device):
         return JaxSession(task, params, options, device)
 
@@ -143,7 +149,7 @@ class JaxSession:
         statistics = self._device.memory_stats()
         return DeviceMemory(statistics["peak_bytes_in_use"], None)
 
-    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+    def settings(self) -> Settings:
         flags = set(os.environ.get("XLA_FLAGS", "").split())
         return {
             "device": "cpu" if self._weights[0].device.platform == "cpu" else "gpu",
@@ -152,10 +158,19 @@ class JaxSession:
             "parameters": str(self._weights[0].dtype),
             "matmul precision": jax.config.jax_default_matmul_precision,
             **{flag: bool({f"--{flag}", f"--{flag}=true"} & flags) for flag in DETERMINISM},
+            "mode": self._mode(),
             "compile": "jax.jit, XLA",
             "optimizer": "optax.adamw",
             "kernels": self._kernels(),
         }
+
+    def _mode(self) -> str:
+        """Read back from the dropout keys; in a model without dropout, from what keys would be made of."""
+        keys = {
+            str(jax.random.key_impl(leaf)) for leaf in self._rest if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        }
+        found = "/".join(sorted(keys)) or jax.config.jax_default_prng_impl
+        return KEYS.get(found, found)
 
     def _precision(self) -> str:
         """Read back from the layers and the flag."""

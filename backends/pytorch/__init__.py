@@ -1,8 +1,23 @@
-"""The PyTorch backend: `torch.nn` modules, run eagerly, with the fused AdamW of `torch.optim`.
+"""The PyTorch backend: `torch.nn` modules and the fused AdamW of `torch.optim`.
 
-Needs: torch.
+Needs: torch; BERT also transformers. What is here is read without either.
 """
 
-from backends.pytorch.session import open_session, versions
+from collections.abc import Mapping
 
-__all__ = ["open_session", "versions"]
+from backends.api import Entry
+
+ENTRY = Entry(
+    module="backends.pytorch.session",
+    needs=("torch",),
+    extra="pytorch",
+    distributions=("torch", "transformers"),
+)
+
+MODES: Mapping[str, str] = {
+    "default": "eager: every operation runs as Python reaches it (https://docs.pytorch.org/docs/stable/nn.html)",
+    "compile": (
+        "torch.compile of the module; loss and optimizer stay eager, and so does nn.GRU inside it, which torch.compile leaves "
+        "to its own kernels (https://docs.pytorch.org/docs/stable/generated/torch.compile.html)"
+    ),
+}

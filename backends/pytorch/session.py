@@ -3,13 +3,15 @@
 import contextlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, check_mode
+from backends.pytorch import MODES
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
@@ -33,6 +35,7 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     """Builds the module, loads `params` into it and puts it on the device."""
     if options.precision not in DTYPES:
         raise Unsupported(f"the PyTorch backend computes in {', '.join(DTYPES)}, not {options.precision}")
+    check_mode(options.mode, MODES)
     if options.device == "gpu" and not torch.cuda.is_available():
         raise Unsupported("PyTorch sees no GPU: torch.cuda.is_available() is False; install a CUDA build of torch")
     if options.precision == "tf32" and options.device != "gpu":
@@ -65,6 +68,13 @@ class TorchSession:
         self._model: Model = build(task.model)
         self._load(params)
         self._model.to(self._device, self._dtype)
+        self._net: torch.nn.Module = self._model  # what is called
+        self._compiler: ModuleType | None = None
+        if options.mode == "compile":
+            from backends.pytorch import compiled  # with torch's compiler, which eager mode does without
+
+            self._compiler, self._net = compiled, compiled.compiled(self._model, self._device)
+        self._called = False
         self._parameters = list(self._model.parameters())
         self._optimizer = _optimizer(task.optimizer, self._parameters)
         self._schedule = (
@@ -88,8 +98,7 @@ class TorchSession:
         return self._example
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
-        if not self._model.training:  # the call walks through every module
-            self._model.train()
+        self._switch(training=True)
         self._optimizer.zero_grad(set_to_none=True)
         logits, state = self._forward(batch, self._carried(batch))
         self._state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
@@ -104,17 +113,17 @@ class TorchSession:
 
     @torch.no_grad()
     def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        self._model.eval()  # torch's word for: dropout off
+        self._switch(training=False)
         logits, self._state = self._forward(batch, self._carried(batch))
         return _losses(logits, batch.labels), logits.argmax(-1)
 
     @torch.no_grad()
     def logits(self, batch: DeviceBatch) -> Array:
-        self._model.eval()  # torch's word for: dropout off
+        self._switch(training=False)
         return self.fetch(self._forward(batch, self._zero_state(batch))[0])
 
     def gradients(self, batch: DeviceBatch) -> Params:
-        self._model.train()
+        self._switch(training=True)
         logits, _ = self._forward(batch, self._zero_state(batch))
         gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
         names = [name for name, _ in self._model.named_parameters()]
@@ -145,14 +154,14 @@ class TorchSession:
         return product
 
     def compilations(self) -> int | None:
-        return None  # eager
+        return self._compiler.compilations(called=self._called) if self._compiler else None  # eager
 
     def device_memory(self) -> DeviceMemory | None:
         if not self._on_gpu:
             return None
         return DeviceMemory(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
 
-    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+    def settings(self) -> Settings:
         return {
             "device": "gpu" if self._on_gpu else "cpu",
             "device name": torch.cuda.get_device_name() if self._on_gpu else None,
@@ -163,11 +172,16 @@ class TorchSession:
             "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
             "cuDNN deterministic": torch.backends.cudnn.deterministic,
             "cuDNN benchmark": torch.backends.cudnn.benchmark,
-            "compile": "eager",
+            "mode": "compile" if self._is_compiled() else "default",
+            "compile": "torch.compile" if self._is_compiled() else "eager",
+            "compile cache": self._compiler.cache() if self._compiler else None,
             "optimizer": "torch.optim.AdamW, fused",
-            "intra-op threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads(),
             "kernels": self._kernels(),
         }
+
+    def _is_compiled(self) -> bool:
+        return self._compiler is not None and self._compiler.is_compiled(self._net, called=self._called)
 
     def _precision(self) -> str:
         """Read back from autocast, the parameters and the flags, as a step finds them."""
@@ -195,12 +209,18 @@ class TorchSession:
         return ", ".join(sorted(fused)) or f"ATen, {len(names):,} operators in the forward graph"
 
     def _forward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
+        self._called = True
         if self._autocast is None:
-            logits, state = self._model(batch.inputs, state)
+            logits, state = self._net(batch.inputs, state)
             return logits, state
         with self._autocast:
-            logits, state = self._model(batch.inputs, state)
+            logits, state = self._net(batch.inputs, state)
         return logits.float(), state  # the loss is taken in the parameters' precision
+
+    def _switch(self, *, training: bool) -> None:
+        """Turns dropout on or off; torch's call walks through every module."""
+        if self._model.training != training:
+            self._model.train(training)
 
     def _to_device(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)

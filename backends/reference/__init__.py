@@ -5,6 +5,14 @@ code of `models.py`; the ladder of parity checks them against central difference
 automatic differentiation is trusted unseen.
 """
 
-from backends.reference.session import open_session, versions
+from collections.abc import Mapping
 
-__all__ = ["open_session", "versions"]
+from backends.api import Entry
+
+ENTRY = Entry(
+    module="backends.reference.session",
+    needs=("numpy", "autograd", "scipy"),
+    distributions=("numpy", "autograd"),
+)
+
+MODES: Mapping[str, str] = {"default": "NumPy (https://numpy.org/doc/stable)"}

@@ -8,7 +8,8 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import value_and_grad
 
-from backends.api import DeviceMemory, Options
+from backends.api import DeviceMemory, Options, Settings, check_mode
+from backends.reference import MODES
 from backends.reference.adamw import adamw
 from backends.reference.models import build
 from tasks.spec import Array, Batch, Params, Task
@@ -21,6 +22,7 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "ReferenceSession":
     """A session for any task that has a forward pass here."""
+    check_mode(options.mode, MODES)
     return ReferenceSession(task, params)
 
 
@@ -123,8 +125,8 @@ class ReferenceSession:
     def device_memory(self) -> DeviceMemory | None:
         return None
 
-    def settings(self) -> Mapping[str, str | int | float | bool | None]:
-        return {"device": "cpu", "precision": "float64", "compile": "none", "kernels": "NumPy"}
+    def settings(self) -> Settings:
+        return {"device": "cpu", "precision": "float64", "mode": "default", "compile": "none", "kernels": "NumPy"}
 
 
 def _unboxed(state: Any) -> Any:

@@ -1,8 +1,29 @@
 """The TensorFlow backend: Keras layers and optimizer in a `tf.function` training step.
 
-Needs: tensorflow, keras (with KERAS_BACKEND=tensorflow, which the harness sets).
+Needs: tensorflow, keras (with KERAS_BACKEND=tensorflow, which the harness sets). What is here is read without either.
 """
 
-from backends.tensorflow.session import open_session, versions
+from collections.abc import Mapping
 
-__all__ = ["open_session", "versions"]
+from backends.api import Entry
+
+ENTRY = Entry(
+    module="backends.tensorflow.session",
+    needs=("tensorflow", "keras"),
+    extra="tensorflow",
+    distributions=("tensorflow", "keras"),
+    env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
+    env_memory={"TF_FORCE_GPU_ALLOW_GROWTH": "true"},
+)
+
+MODES: Mapping[str, str] = {
+    "default": (
+        "tf.function, with XLA where that was measured to be faster: the perceptron everywhere, BERT on a GPU, the GRU "
+        "nowhere (https://www.tensorflow.org/guide/function)"
+    ),
+    "xla": "tf.function(jit_compile=True) for every model; the GRU then without cuDNN (https://openxla.org/xla/tf2xla)",
+    "no-xla": (
+        "tf.function(jit_compile=False) for every model: TensorFlow's own kernels "
+        "(https://www.tensorflow.org/api_docs/python/tf/function)"
+    ),
+}

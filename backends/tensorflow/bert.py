@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from backends.api import DEFAULT_MODE
 from backends.tensorflow.models import Leaf, Model
 from tasks.bert import CLASSES, BertConfig
 
@@ -93,7 +94,7 @@ def _gelu(value: tf.Tensor) -> tf.Tensor:
     return 0.5 * value * (1 + tf.math.erf(value * math.sqrt(0.5)))
 
 
-def build(config: BertConfig) -> Model:
+def build(config: BertConfig, mode: str = DEFAULT_MODE) -> Model:
     """Embeddings, encoder, pooler and classifier; the variables' paths are the canonical names up to Keras's own words."""
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = keras.Input((None,), dtype="bool", name="mask")

@@ -4,16 +4,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from backends.api import DEFAULT_MODE
 from backends.tensorflow.models import Leaf, Model
 from tasks.gru_lm import GruLmConfig
 from tasks.spec import Array
 
 
-def build(config: GruLmConfig) -> Model:
+def build(config: GruLmConfig, mode: str = DEFAULT_MODE) -> Model:
     """keras.layers.GRU in the form that cuDNN can compute; states go in and come out as tensors."""
     computing = keras.config.dtype_policy().compute_dtype  # of the carried state too
     # Keras takes cuDNN wherever TensorFlow sees a GPU, even for a model that is built on the CPU beside it.
-    use_cudnn = "auto" if "GPU" in tf.zeros(()).device else False
+    # XLA cannot contain cuDNN's kernels.
+    use_cudnn = "auto" if "GPU" in tf.zeros(()).device and mode != "xla" else False
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     state = [keras.Input((config.hidden,), dtype=computing, name=f"state_{i}") for i in range(config.layers)]
     steps = keras.layers.Embedding(config.vocabulary, config.embedding, name="embedding")(tokens)  # [B, T, D]
@@ -52,7 +54,7 @@ def build(config: GruLmConfig) -> Model:
     def initial_state(batch_size: int) -> tuple[tf.Tensor, ...]:
         return tuple(tf.zeros((batch_size, config.hidden), computing) for _ in range(config.layers))
 
-    # XLA cannot contain cuDNN's kernels, and on a CPU it took 1.6 times as long for a step of the published size.
+    # On a GPU this is cuDNN, which XLA cannot contain; on a CPU XLA took 1.6 times as long for a step of the published size.
     return Model(model, apply=apply, initial_state=initial_state, layout=layout, xla=False)
 
 

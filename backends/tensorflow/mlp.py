@@ -2,11 +2,12 @@
 
 import keras
 
+from backends.api import DEFAULT_MODE
 from backends.tensorflow.models import Leaf, Model
 from tasks.mnist_mlp import MlpConfig
 
 
-def build(config: MlpConfig) -> Model:
+def build(config: MlpConfig, mode: str = DEFAULT_MODE) -> Model:
     """Dense layers with ReLU between them; the variables' paths are the canonical names."""
     image = keras.Input((config.widths[0],), name="image")
     hidden = image  # [B, 784]

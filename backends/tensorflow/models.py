@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from backends.api import Unsupported
+from backends.api import DEFAULT_MODE, Unsupported
 from tasks.spec import Array
 
 State = tuple[tf.Tensor, ...]
@@ -33,7 +33,9 @@ class Model(NamedTuple):
     apply: Callable[[Mapping[str, tf.Tensor], State, bool], tuple[tf.Tensor, State]]
     initial_state: Callable[[int], State]
     layout: Mapping[str, Leaf]
-    xla: bool = True  # False where XLA's code was measured to be slower than TensorFlow's own kernels
+    xla: bool = (
+        True  # in the default mode; False where XLA's code was measured to be slower than TensorFlow's own kernels
+    )
 
 
 MODULES: Mapping[str, str] = {
@@ -44,10 +46,10 @@ MODULES: Mapping[str, str] = {
 """Type of the task's `model` field -> module with a `build` function; imported only when a session needs it."""
 
 
-def build(config: Any) -> Model:
-    """The model for a task's configuration; Unsupported if this backend has none."""
+def build(config: Any, mode: str = DEFAULT_MODE) -> Model:
+    """The model for a task's configuration in one of this backend's MODES; Unsupported if this backend has none."""
     module = MODULES.get(type(config).__name__)
     if module is None:
         raise Unsupported(f"the TensorFlow backend has no model for {type(config).__name__}")
-    model: Model = importlib.import_module(module).build(config)
+    model: Model = importlib.import_module(module).build(config, mode)
     return model

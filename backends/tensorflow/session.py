@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled  # tf.config has only the switch
 
-from backends.api import NO_TF32, DeviceMemory, Options, Unsupported
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, check_mode
+from backends.tensorflow import MODES
 from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
@@ -27,6 +28,7 @@ def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSes
     """Builds the Keras model on the device and assigns `params` to its variables."""
     if options.precision not in POLICIES:
         raise Unsupported(f"the TensorFlow backend computes in {', '.join(POLICIES)}, not {options.precision}")
+    check_mode(options.mode, MODES)
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
@@ -88,7 +90,7 @@ class TensorFlowSession:
     def __init__(self, task: Task, params: Params, options: Options) -> None:
         self._device = "/GPU:0" if options.device == "gpu" else "/CPU:0"
         self._dtype = np.dtype(keras.config.floatx())
-        self._model = build(task.model)
+        self._model = build(task.model, options.mode)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
         self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
@@ -96,11 +98,14 @@ class TensorFlowSession:
         self._state: State | None = None
         self._no_padding: tf.Tensor | None = None
         self._example: DeviceBatch | None = None  # the last batch, to find the graph that it ran through
-        # Keras compiles with XLA where its layers allow it (`jit_compile="auto"`), and so does this step, where it pays.
-        self._xla = self._model.xla and all(layer.supports_jit for layer in self._model.keras.layers)
-        self._train = tf.function(self._train_graph, jit_compile=self._xla)
-        self._evaluate = tf.function(self._evaluate_graph, jit_compile=self._xla)
-        self._differentiate = tf.function(self._gradients_graph, jit_compile=self._xla)
+        self._asked = options.mode
+        self._jit = {"default": self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
+        jit = self._jit[options.mode]
+        if unable := [layer.name for layer in self._model.keras.layers if jit and not layer.supports_jit]:
+            raise Unsupported(f"XLA cannot compile {', '.join(unable)}: Keras says so in the layer's `supports_jit`")
+        self._train = tf.function(self._train_graph, jit_compile=jit)
+        self._evaluate = tf.function(self._evaluate_graph, jit_compile=jit)
+        self._differentiate = tf.function(self._gradients_graph, jit_compile=jit)
         if options.device == "gpu":
             tf.config.experimental.reset_memory_stats("GPU:0")
 
@@ -154,7 +159,7 @@ class TensorFlowSession:
             return None  # TensorFlow would answer 0
         return DeviceMemory(tf.config.experimental.get_memory_info("GPU:0")["peak"], None)
 
-    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+    def settings(self) -> Settings:
         gpus = tf.config.list_physical_devices("GPU") if self._device == "/GPU:0" else []
         return {
             "device": "gpu" if "GPU" in self._variables[0].value.device else "cpu",
@@ -163,12 +168,31 @@ class TensorFlowSession:
             "parameters": self._variables[0].value.dtype.name,
             "TF32": tf.config.experimental.tensor_float_32_execution_enabled(),
             "op determinism": is_op_determinism_enabled(),
-            "compile": "tf.function, XLA" if self._xla else "tf.function",
+            "mode": self._mode(),
+            "compile": "tf.function, XLA" if self._compiled_by_xla() else "tf.function",
             "optimizer": "keras.optimizers.AdamW, eps after bias correction",
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
-            "intra-op threads": tf.config.threading.get_intra_op_parallelism_threads() or "all",
+            "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
             "kernels": self._kernels(),
         }
+
+    def _mode(self) -> str:
+        """Read back from the training step; where two modes are the same program, the one that was asked for."""
+        xla = self._compiled_by_xla()
+        return self._asked if self._jit[self._asked] == xla else {True: "xla", False: "no-xla"}[xla]
+
+    def _compiled_by_xla(self) -> bool:
+        """By the account of the traced training step, and before there is one, of what will be traced."""
+        if self._concrete is None:
+            return bool(self._train._jit_compile)
+        return bool(self._concrete.function_def.attr["_XlaMustCompile"].b)
+
+    @property
+    def _concrete(self) -> Any:
+        """The training step as it was traced; None before the first one."""
+        if self._example is None or not self._train.experimental_get_tracing_count():
+            return None
+        return self._train.get_concrete_function(*self._example, *self._zero_state(self._example))
 
     def _precision(self) -> str:
         """Read back from the layers and the flag."""
@@ -182,13 +206,13 @@ class TensorFlowSession:
 
     def _kernels(self) -> str | None:
         """Read from the traced graph of the training step; None before the first one."""
-        if self._example is None or not self._train.experimental_get_tracing_count():
+        concrete = self._concrete
+        if concrete is None:
             return None
-        concrete = self._train.get_concrete_function(*self._example, *self._zero_state(self._example))
         graph = concrete.graph.as_graph_def()
         nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
         operations = {node.op for node in nodes}
-        owner = "XLA" if self._xla else "TensorFlow"
+        owner = "XLA" if self._compiled_by_xla() else "TensorFlow"
         if any(operation.startswith("CudnnRNN") for operation in operations):
             return "cuDNN RNN"
         if operations & {"While", "StatelessWhile"}:

@@ -10,7 +10,10 @@ import contextlib
 import os
 import runpy
 import sys
+from collections.abc import Collection
 from pathlib import Path
+
+from bench.machine import quota
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -29,6 +32,31 @@ def first(count: int, *, topology: Path = TOPOLOGY) -> list[int]:
         ranked.append((taken.setdefault(physical, 0), core))
         taken[physical] += 1
     return [core for _, core in sorted(ranked)[:count]]
+
+
+def granted() -> int:
+    """How many cores a process may keep busy: those of its affinity, or as many whole ones as a quota pays for."""
+    usable_count = len(usable()) or os.cpu_count() or 1
+    paid = quota.cores()
+    return usable_count if paid is None else max(1, min(usable_count, int(paid)))
+
+
+def chosen(threads: int | None) -> list[int]:
+    """The cores to bind a process to: as many as it was asked to use, or as a quota grants; empty where it may use all.
+
+    More threads than a quota pays for are stopped by the kernel again and again, all of them at once.
+    """
+    count = threads or granted()
+    return first(count) if threads or count < len(usable()) else []
+
+
+def siblings(cores: Collection[int], *, topology: Path = TOPOLOGY) -> set[int]:
+    """The logical cores that share a physical one with any of these, and are not among them."""
+    physical = {_physical(core, topology) for core in cores}
+    with contextlib.suppress(OSError):
+        others = {int(folder.name[3:]) for folder in topology.glob("cpu[0-9]*")} - set(cores)
+        return {core for core in others if _physical(core, topology) in physical}
+    return set()
 
 
 def in_force() -> int | None:

@@ -127,7 +127,7 @@ def ask(backend: str, typed: str, *, said: str) -> Interpreter:
         raise InterpreterError(f"{said}: there is no such program")
     entry = backends.find(backend)
     asked = {
-        "oldest": OLDEST, "needs": entry.needs, "module": entry.module,
+        "oldest": OLDEST, "needs": entry.needs, "module": backends.package(backend),
         "harness": ["bench.worker.answer", "bench.worker.parity"],
         "distributions": [*DISTRIBUTIONS, *entry.distributions],
     }  # fmt: skip

@@ -134,8 +134,11 @@ class GpuState(Strict, frozen=True):
     clock_mhz: Count | None
     temperature_celsius: int | None
     power_watts: float | None
-    throttle_reasons: list[str] | None
-    other_processes: Annotated[int, Meta(ge=0)] | None  # that use the card besides this one
+    throttle_reasons: list[str] | None  # in the window; at its end where the card does not count them
+    other_processes: Annotated[int, Meta(ge=0)] | None  # that use the card and are not of this run
+    throttled_shares: dict[str, Share] | None = (
+        None  # reason -> share of the window; None where the card does not count
+    )
 
 
 class Disturbance(Strict, frozen=True):
@@ -147,6 +150,8 @@ class Disturbance(Strict, frozen=True):
     involuntary_switches: Annotated[int, Meta(ge=0)] | None
     major_page_faults: Annotated[int, Meta(ge=0)] | None
     cpu_mhz: float | None
+    siblings_share: float | None = None  # used by any process on the other threads of the same physical cores
+    withheld_share: float | None = None  # by a control group's quota; None without one
     gpu: GpuState | None = None
     disturbed: str | None = None  # why the rule excludes this round; None where it does not
 
@@ -231,11 +236,12 @@ class Machine(Strict, frozen=True):
 
     cpu: str
     cores: Count  # logical cores that this process may use
-    memory_bytes: Count
+    memory_bytes: Count  # to the nearest GiB
     gpu: str | None
     gpu_driver: str | None
     os: str
     python: str
+    cpu_quota: Window | None = None  # cores' time that a control group grants, 1.5 for example; None: no quota
 
 
 class Arm(Strict, frozen=True):

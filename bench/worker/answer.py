@@ -19,8 +19,8 @@ from typing import Any
 import backends
 import tasks
 from backends import BackendMissing
-from backends.api import Backend, Options, Session, Unsupported
-from bench.machine import cores, describe
+from backends.api import DEFAULT_MODE, Backend, Options, Session, Unsupported
+from bench.machine import cores
 from bench.process import phases
 from bench.process.request import Request
 from bench.records import files
@@ -122,6 +122,7 @@ def describe_fall(ladders: list[Ladder]) -> str:
 
 
 def _speed(asked: Cell, preset: Preset) -> Outcome:
+    watch = disturbance.Watch(gpu=asked.arm.device == "gpu")
     start = time.perf_counter()
     backend = _load(asked)
     imported = time.perf_counter()
@@ -132,7 +133,6 @@ def _speed(asked: Cell, preset: Preset) -> Outcome:
     built = time.perf_counter()
     if asked.arm.slow_down:
         session = slowdown.slowed(session, asked.arm.slow_down)
-    watch = disturbance.Watch(gpu=asked.arm.device == "gpu")
     phases.enter("first step")
     meter = energy.Meter(device=asked.arm.device) if asked.energy else None
     window = loop.measure(session, preset, clock=time.perf_counter, **around(watch, meter))
@@ -152,7 +152,7 @@ def _speed(asked: Cell, preset: Preset) -> Outcome:
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
     if not precision_probe.agrees(asked.arm.precision, probe.error):
         faults.append(f"{asked.arm.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
-    allowed = describe.usable_cores()
+    allowed = cores.granted()
     if watch.cpu_s > MOST_CPU * allowed * window.window_s:
         faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {allowed}")
     unsteady = loop.unsteady(window.blocks_s)
@@ -252,7 +252,7 @@ def _finished(
     asked: Cell, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: Any
 ) -> Outcome:
     """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
-    settings = {"mode": "default", **session.settings(), "cores": cores.in_force()}
+    settings: dict[str, Any] = {"mode": DEFAULT_MODE, **session.settings(), "cores": cores.in_force()}
     arm, found = asked.arm, list(faults)
     declared = {
         "device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or settings["cores"],

@@ -1,158 +1,279 @@
 """What else the machine did while a window was timed, from the kernel's and the driver's own counters.
 
-The rule, stated before anything is measured: a window is disturbed if other processes and the hypervisor together took more
-than MOST_TAKEN of the usable cores' time, if another process used the GPU, or if the GPU throttled for heat or by its hardware
-(its power cap is a limit that it always has, and only recorded). A round with a disturbed window is kept and shown, and takes
-part in no ratio. Where a counter cannot be had, its part of the rule does not apply, and the record says None.
+The rule, stated before anything is measured: a window is disturbed
 
-Sources: /proc/stat (all processors' time; `steal` is what the hypervisor took), getrusage(2) and `time.process_time` (this
-process), getloadavg(3), NVML.
+- if more than MOST_TAKEN of the usable cores' time went to other processes on them, to processes on the other threads of the
+  same physical cores, to the hypervisor, or was withheld by a control group's quota, all together;
+- if a process used the GPU that neither was there before the run nor belongs to it, or one that was there computed;
+- if heat or the hardware's own protection slowed the GPU down for more than MOST_TAKEN of the window. The power cap is a limit
+  that a card always has, and only recorded.
+
+MOST_TAKEN follows from the margin of the verdicts: the same loss may slow down one arm by all of it and another not at all, so
+that a larger one could move their ratio by more than the margin. Each arm's record says what was lost and what it used itself.
+A round with a disturbed window is kept and shown, and takes part in no ratio. Where a counter cannot be had, its part of the
+rule does not apply, and the record says None.
+
+Sources: /proc/stat (each processor's time; `steal` is what the hypervisor took), cpu.stat of the control groups
+(bench/machine/quota.py), getrusage(2) and `time.process_time` (this process), getloadavg(3), NVML.
 """
 
 import os
 import resource
 import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
-from bench.machine import nvml
+from bench.machine import cores, nvml, quota
 from bench.records.record import Disturbance, GpuState
 
-MOST_TAKEN = 0.1
-POWER_CAP = "power cap"
+MARGIN = 0.03
+"""bench.stats.verdict.MARGIN, which needs SciPy and so is not imported here."""
 
 
-class Reading(NamedTuple):
-    """The counters at one moment."""
+def most_taken(margin: float) -> float:
+    """The share of its time that an arm may lose, so that its speed, and a ratio with it, moves by no more than the margin."""
+    return margin / (1 + margin)
 
-    wall_s: float
-    own_cpu_s: float
-    busy_s: float | None  # of the usable cores, by any process
-    stolen_s: float | None
-    involuntary_switches: int
-    major_page_faults: int
+
+MOST_TAKEN = most_taken(MARGIN)
+
+POWER_CAP, HEAT = "power cap", "heat"
+
+THROTTLE_FIELDS = {
+    "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP": POWER_CAP,
+    "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN": HEAT,
+    "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN": "heat, by hardware",
+    "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN": "power brake",
+}
+"""NVML's counters of the nanoseconds for which a card was slower than it could be -> words."""
+
+VIOLATIONS = {"NVML_PERF_POLICY_POWER": POWER_CAP, "NVML_PERF_POLICY_THERMAL": HEAT}
+"""The same from nvmlDeviceGetViolationStatus, for drivers without those fields."""
+
+
+class Counters(NamedTuple):
+    """What the counters say at one moment, or what they counted between two."""
+
+    wall_s: float = 0.0
+    own_cpu_s: float = 0.0
+    busy_s: float | None = 0.0  # of the usable cores, by any process
+    stolen_s: float | None = 0.0  # of the usable cores
+    siblings_s: float | None = 0.0  # of the other threads of the same physical cores, by any process
+    withheld_s: float | None = 0.0  # by a quota, summed over cores; None without one
+    involuntary_switches: int = 0
+    major_page_faults: int = 0
+    throttled_s: Mapping[str, float] | None = None  # reason -> how long the GPU was slowed down for it
 
 
 class Watch:
-    """A context around the window; afterwards `cpu_s` and `disturbance` say what happened in it."""
+    """A context around the window, or around each of its parts; afterwards `cpu_s` and `disturbance` say what happened inside.
 
-    def __init__(self, *, gpu: bool) -> None:
-        self.gpu = gpu
-        self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        self.cpu_s = 0.0
+    Made before the framework is imported, so that it knows which processes the GPU had before; or `before` are the ids of those
+    (`nvml.processes`), when `arms` processes of the same run use the card and this is not the first one.
+    """
+
+    def __init__(self, *, gpu: bool, before: Collection[int] | None = None, arms: int = 1) -> None:
+        self._card = nvml.card() if gpu else None
+        self._before = nvml.processes(self._card) or () if before is None else before
+        self._arms = arms
+        self._siblings = cores.siblings(cores.usable())
+        self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        self._inside = Counters()
+        self._since_us = 0  # when the first part began, by the wall clock
         self.disturbance: Disturbance | None = None
 
+    @property
+    def cpu_s(self) -> float:
+        """This process's processor time inside, all threads."""
+        return self._inside.own_cpu_s
+
     def __enter__(self) -> "Watch":
-        self.opened = read()
+        self._since_us = self._since_us or time.time_ns() // 1000
+        self._opened = read(self._siblings, self._card)
         return self
 
     def __exit__(self, *_: object) -> None:
-        closed = read()
-        self.cpu_s = closed.own_cpu_s - self.opened.own_cpu_s
-        self.disturbance = compare(self.opened, closed, load=self.load, gpu=gpu_state() if self.gpu else None)
+        part = between(self._opened, read(self._siblings, self._card))
+        self._inside = both(self._inside, part) if self.disturbance else part
+        gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
+        self.disturbance = assess(self._inside, load=self._load, gpu=gpu)
+
+    def _others_on_the_card(self) -> int | None:
+        now = nvml.processes(self._card)
+        if now is None:
+            return None
+        samples = nvml.ask(self._card, "nvmlDeviceGetProcessUtilization", self._since_us) or ()
+        computed = {sample.pid for sample in samples if sample.smUtil}
+        return max(0, len(set(now) - set(self._before)) - self._arms) + len(computed & set(self._before))
 
 
-def read() -> Reading:
+def read(siblings: Collection[int], card: Any | None) -> Counters:
     """The counters now."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    busy, stolen = None, None
+    busy, stolen, beside = None, None, None
     with suppress(AttributeError, OSError, IndexError):
         processors = psutil.cpu_times(percpu=True)
-        usable = [processors[core] for core in os.sched_getaffinity(0)]
-        busy = sum(p.user + p.system + p.nice + p.irq + p.softirq for p in usable)
-        stolen = sum(p.steal for p in usable)
-    return Reading(
+        usable = [processors[core] for core in cores.usable()]
+        beside = sum(_busy(processors[core]) for core in siblings)
+        busy, stolen = sum(map(_busy, usable)), sum(processor.steal for processor in usable)
+    withheld = quota.throttled()
+    return Counters(
         wall_s=time.perf_counter(),
         own_cpu_s=time.process_time(),
         busy_s=busy,
         stolen_s=stolen,
+        siblings_s=beside,
+        withheld_s=None if withheld is None else withheld.core_s,
         involuntary_switches=usage.ru_nivcsw,
         major_page_faults=usage.ru_majflt,
+        throttled_s=_throttled_s(card),
     )
 
 
-def compare(opened: Reading, closed: Reading, *, load: float | None, gpu: GpuState | None) -> Disturbance:
-    """The disturbance between two readings, judged by the rule."""
-    seconds = (closed.wall_s - opened.wall_s) * _cores()
-    others, stolen = None, None
-    if None not in (opened.busy_s, closed.busy_s, opened.stolen_s, closed.stolen_s) and seconds > 0:
-        own = closed.own_cpu_s - opened.own_cpu_s
-        others = max(0.0, closed.busy_s - opened.busy_s - own) / seconds  # type: ignore[operator]
-        stolen = max(0.0, closed.stolen_s - opened.stolen_s) / seconds  # type: ignore[operator]
+def between(opened: Counters, closed: Counters) -> Counters:
+    """What was counted from one moment to another."""
+    return _combined(opened, closed, lambda before, after: after - before)
+
+
+def both(first: Counters, second: Counters) -> Counters:
+    """What was counted in two stretches of time."""
+    return _combined(first, second, lambda one, other: one + other)
+
+
+def assess(inside: Counters, *, load: float | None, gpu: GpuState | None) -> Disturbance:
+    """The disturbance of a window, judged by the rule."""
+    core_s = inside.wall_s * _cores()
+
+    def share(taken_s: float | None) -> float | None:
+        return None if taken_s is None or core_s <= 0 else max(0.0, taken_s) / core_s
+
     frequency = None
     with suppress(Exception):  # psutil raises what the platform raises
         frequency = psutil.cpu_freq().current or None
+    shares = {
+        "others_share": share(None if inside.busy_s is None else inside.busy_s - inside.own_cpu_s),
+        "siblings_share": share(inside.siblings_s),
+        "stolen_share": share(inside.stolen_s),
+        "withheld_share": share(inside.withheld_s),
+    }
     return Disturbance(
         load=load,
-        others_share=others,
-        stolen_share=stolen,
-        involuntary_switches=closed.involuntary_switches - opened.involuntary_switches,
-        major_page_faults=closed.major_page_faults - opened.major_page_faults,
+        **shares,
+        involuntary_switches=inside.involuntary_switches,
+        major_page_faults=inside.major_page_faults,
         cpu_mhz=frequency,
         gpu=gpu,
-        disturbed=judge(others, stolen, gpu),
+        disturbed=judge(**shares, own_share=share(inside.own_cpu_s), gpu=gpu),
     )
 
 
-def judge(others_share: float | None, stolen_share: float | None, gpu: GpuState | None) -> str | None:
+def judge(
+    *,
+    others_share: float | None,
+    siblings_share: float | None,
+    stolen_share: float | None,
+    withheld_share: float | None,
+    own_share: float | None,
+    gpu: GpuState | None,
+) -> str | None:
     """Why a round is excluded, by the rule at the head of this module; None if it is not."""
-    taken = (others_share or 0.0) + (stolen_share or 0.0)
-    if taken > MOST_TAKEN:
-        return f"other processes and the hypervisor took {taken:.0%} of the cores' time"
-    if gpu is not None and gpu.other_processes:
+    lost = {
+        "other processes": others_share or 0.0,
+        "processes on the same physical cores": siblings_share or 0.0,
+        "the hypervisor": stolen_share or 0.0,
+        "the quota": withheld_share or 0.0,
+    }
+    if sum(lost.values()) > MOST_TAKEN:
+        told = ", ".join(f"{share:.1%} to {whom}" for whom, share in lost.items() if share >= 0.0005)
+        used = f"; used by this process: {own_share:.1%}" if own_share is not None else ""
+        return f"lost of the cores' time: {told} (limit {MOST_TAKEN:.1%}){used}"
+    if gpu is None:
+        return None
+    if gpu.other_processes:
         return f"{gpu.other_processes} other process{'es' if gpu.other_processes > 1 else ''} on the GPU"
-    throttles = [reason for reason in (gpu.throttle_reasons or [] if gpu else []) if reason != POWER_CAP]
-    if throttles:
-        return f"the GPU throttled: {', '.join(throttles)}"
-    return None
+    throttles = [reason for reason in gpu.throttle_reasons or [] if reason != POWER_CAP]
+    if gpu.throttled_shares is not None:
+        long = {reason: gpu.throttled_shares[reason] for reason in throttles}
+        throttles = [f"{reason} for {share:.1%} of the window" for reason, share in long.items() if share > MOST_TAKEN]
+    return f"the GPU throttled: {', '.join(throttles)}" if throttles else None
 
 
-THROTTLES = {
+THROTTLES_NOW = {
     "SwPowerCap": POWER_CAP,
     "HwSlowdown": "hardware slow-down",
-    "SwThermalSlowdown": "heat",
+    "SwThermalSlowdown": HEAT,
     "HwThermalSlowdown": "heat, by hardware",
     "HwPowerBrakeSlowdown": "power brake",
 }
-"""NVML's names of clock event reasons that make a card slower than it could be -> words."""
+"""NVML's names of what slows a card down at this moment -> words; asked where a card has no counters of it."""
 
 
-def gpu_state() -> GpuState | None:
-    """The first visible GPU through NVML; a figure that the driver does not give is None."""
+def gpu_state(card: Any, inside: Counters, *, others: int | None) -> GpuState:
+    """A card at the end of the window, and what slowed it down inside; a figure that the driver does not give is None."""
     import pynvml
 
-    card = nvml.card()
-    if card is None:
-        return None
-
-    def ask(question: str, *arguments: object) -> int | None:
-        try:
-            return int(getattr(pynvml, question)(card, *arguments))
-        except (pynvml.NVMLError, AttributeError):
-            return None
-
-    power = ask("nvmlDeviceGetPowerUsage")  # milliwatts
-    reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
-    processes = None
-    with suppress(pynvml.NVMLError):
-        running = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
-        processes = sum(process.pid != os.getpid() for process in running)
+    power = nvml.ask(card, "nvmlDeviceGetPowerUsage")  # milliwatts
+    shares = None
+    if inside.throttled_s is not None and inside.wall_s > 0:
+        shares = {reason: min(1.0, seconds / inside.wall_s) for reason, seconds in inside.throttled_s.items()}
     return GpuState(
-        clock_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM) or None,
-        temperature_celsius=ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+        clock_mhz=nvml.ask(card, "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM) or None,
+        temperature_celsius=nvml.ask(card, "nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
         power_watts=None if power is None else power / 1000,
-        throttle_reasons=None if reasons is None else _throttles(reasons),
-        other_processes=processes,
+        throttle_reasons=_throttles_now(card) if shares is None else [name for name in shares if shares[name] > 0],
+        throttled_shares=shares,
+        other_processes=others,
     )
 
 
-def _throttles(reasons: int) -> list[str]:
+def _throttled_s(card: Any | None) -> dict[str, float] | None:
+    """Reason -> seconds for which it has slowed the card down since the driver was loaded; None where nothing is counted."""
     import pynvml
 
-    return [words for name, words in THROTTLES.items() if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}", 0)]
+    found = {}
+    for name, reason in THROTTLE_FIELDS.items():
+        (value,) = nvml.ask(card, "nvmlDeviceGetFieldValues", [getattr(pynvml, name, 0)]) or (None,)
+        if value is not None and value.nvmlReturn == pynvml.NVML_SUCCESS:
+            found[reason] = value.value.ullVal / 1e9
+    for name, reason in VIOLATIONS.items():
+        if reason not in found and (status := nvml.ask(card, "nvmlDeviceGetViolationStatus", getattr(pynvml, name))):
+            found[reason] = status.violationTime / 1e9
+    return found or None
+
+
+def _throttles_now(card: Any) -> list[str] | None:
+    import pynvml
+
+    now = nvml.ask(card, "nvmlDeviceGetCurrentClocksEventReasons")
+    names = THROTTLES_NOW.items()
+    return (
+        now
+        if now is None
+        else [words for name, words in names if now & getattr(pynvml, f"nvmlClocksEventReason{name}", 0)]
+    )
+
+
+def _busy(processor: Any) -> float:
+    return float(processor.user + processor.system + processor.nice + processor.irq + processor.softirq)
+
+
+def _combined(first: Counters, second: Counters, combine: Callable[[Any, Any], Any]) -> Counters:
+    """Field by field; what one of the two does not have is not known of both."""
+    values: dict[str, Any] = {}
+    one: Any
+    other: Any
+    for name, one, other in zip(Counters._fields, first, second, strict=True):
+        if one is None or other is None:
+            values[name] = None
+        elif isinstance(one, Mapping):
+            values[name] = {key: combine(one[key], other[key]) for key in one if key in other}
+        else:
+            values[name] = combine(one, other)
+    return Counters(**values)
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(cores.usable()) or os.cpu_count() or 1

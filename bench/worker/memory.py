@@ -25,7 +25,7 @@ NO_ACCELERATOR = "the framework keeps no allocator figures on a CPU"
 NOT_REPORTED = "the framework does not report it"
 NO_CARD = "a CPU has no memory of its own"
 NO_DRIVER = "the GPU's driver does not tell"
-SHARED_CARD = "another process used the card, and the driver's figure is of both"
+SHARED_CARD = "another process took of the card's memory meanwhile, and the driver's figure is of both"
 NOTHING_TAKEN = "the card in use is not the one that the driver was asked about"
 
 
@@ -63,11 +63,18 @@ class CardWatch:
     def __init__(self, *, device: str) -> None:
         self._missing = NO_CARD if device == "cpu" else None
         self._card = nvml.card() if device != "cpu" else None
-        self._peak = self._baseline = self._used(processes=0)
+        self._before = nvml.processes(self._card)
+        self._peak = self._baseline = self._used()
 
     def look(self) -> None:
         """To be called when memory may be at its peak."""
-        self._peak = max(self._peak, self._used(processes=1))  # this process is there now
+        self._peak = max(self._peak, self._used())
+        now = nvml.processes(self._card)
+        # What was there before may stay, as it was; beside it there is this process, by an id that need not be its own here.
+        if self._missing is None and self._before is not None and now is not None:
+            kept = {pid: size for pid, size in now.items() if pid in self._before}
+            if kept != self._before or len(now) > len(kept) + 1:
+                self._missing = SHARED_CARD
 
     def peak(self) -> Bytes:
         """The most that was seen, less the idle baseline."""
@@ -75,16 +82,13 @@ class CardWatch:
             self._missing = NOTHING_TAKEN
         return Bytes(None, self._missing) if self._missing else Bytes(self._peak - self._baseline)
 
-    def _used(self, *, processes: int) -> int:
-        """Bytes in use on the card, by no more than so many processes."""
+    def _used(self) -> int:
+        """Bytes in use on the card, by any process."""
         if self._missing is not None:
             return 0
         info = nvml.ask(self._card, "nvmlDeviceGetMemoryInfo")
-        running = nvml.ask(self._card, "nvmlDeviceGetComputeRunningProcesses")
         if info is None:
             self._missing = NO_DRIVER
-        elif running is not None and len(running) > processes:
-            self._missing = SHARED_CARD
         return int(info.used) if info is not None else 0
 
 

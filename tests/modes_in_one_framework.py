@@ -1,0 +1,32 @@
+"""One framework per process: `python -m tests.modes_in_one_framework BACKEND MODE TASK` prints JSON for test_modes.py."""
+
+import json
+import sys
+from itertools import islice
+from typing import Any
+
+import backends
+import tasks
+from backends.api import Options
+from bench import loop, parity
+
+STEPS = 12
+
+
+def main(name: str, mode: str, task_name: str) -> dict[str, Any]:
+    """What a mode reads back and counts over some steps, and how far it climbs."""
+    backend, task = backends.load(name), tasks.load(task_name, "smoke").task
+    session = backend.open_session(task, task.init_params(0), Options(mode=mode))
+    found: dict[str, Any] = {"before": session.settings()["mode"], "counted": [], "losses": []}
+    for batch in islice(task.train_batches(0), STEPS):
+        found["losses"].append(float(session.fetch(loop.step(session, batch))))
+        found["counted"].append(session.compilations())
+    found["settings"] = session.settings()
+    ladders = [parity.climb(backend, task, Options(precision=each, mode=mode)) for each in ("float64", "float32")]
+    found["fell"] = [str(ladder.rungs[-1]) for ladder in ladders if not ladder.passed]
+    found["rungs"] = [len(ladder.rungs) for ladder in ladders]
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

@@ -1,0 +1,162 @@
+"""The modes of a backend: how they are named and found, and that each climbs the ladder and reads itself back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import backends
+import tasks
+from backends.api import Options, Unsupported, check_mode
+from bench import parity
+from tests.conftest import BACKENDS_UNDER_TEST
+from tests.test_backends import in_child
+
+ROOT = Path(__file__).parent.parent
+OTHER_MODES = [(name, mode) for name in BACKENDS_UNDER_TEST for mode in backends.modes(name) if mode != "default"]
+
+
+# What is read without a framework.
+
+
+def test_entries_and_modes_are_read_without_any_framework():
+    frameworks = {module for entry in backends.BACKENDS.values() for module in entry.needs} | {
+        "transformers",
+        "autograd",
+    }
+    code = "import sys, backends; [backends.modes(name) for name in [*backends.BACKENDS, 'reference']]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not frameworks & set(done.stdout.split())
+    assert "backends.pytorch" in done.stdout.split()
+
+
+@pytest.mark.parametrize("name", [*backends.BACKENDS, "reference"])
+def test_every_backend_has_a_default_mode_and_says_what_each_does_and_where_it_is_documented(name):
+    found = backends.modes(name)
+    assert next(iter(found)) == "default"
+    assert all("https://" in sentence for sentence in found.values())
+
+
+def test_a_name_that_is_no_backends_has_no_modes():
+    with pytest.raises(KeyError):
+        backends.modes("torch")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module of the user's; importing it fails, so that what is found was read from its source."""
+
+    def write(source, name="mode_users.softmax"):
+        path = tmp_path / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source + "\nraise ImportError('nobody should import this')\n", encoding="utf-8")
+        return name
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mode_users", raising=False)
+    return write
+
+
+def test_a_module_of_ones_own_may_have_modes_and_an_entry(module):
+    name = module(
+        "from backends.api import Entry\n"
+        "ENTRY: Entry = Entry(needs=('numpy', 'no_such'), env={'A': 'b'})\n"
+        "MODES = {'default': 'plain', 'fast': 'faster'}\n"
+    )
+    assert backends.modes(name) == {"default": "plain", "fast": "faster"}
+    assert backends.find(name) == backends.Entry(module=name, needs=("numpy", "no_such"), env={"A": "b"})
+    with pytest.raises(backends.BackendMissing, match="no_such not installed"):
+        backends.load(name)
+
+
+def test_a_module_of_ones_own_without_modes_has_the_default_one(module):
+    name = module("")
+    assert list(backends.modes(name)) == ["default"]
+    assert backends.find(name) == backends.Entry(module=name)
+
+
+def test_a_module_that_is_not_there_is_missed_when_it_is_loaded_and_not_before():
+    assert backends.find("no_such_package.softmax") == backends.Entry(module="no_such_package.softmax")
+    assert list(backends.modes("no_such_package.softmax")) == ["default"]
+    with pytest.raises(ModuleNotFoundError):
+        backends.load("no_such_package.softmax")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["MODES = make()", "MODES = {'default': text}", "ENTRY = make()\nENTRY.x = 1", "ENTRY = Entry(needs=NEEDS)"],
+)
+def test_modes_and_entries_that_only_an_import_would_tell_are_refused(module, source):
+    name = module(source)
+    with pytest.raises(ValueError, match=r"mode_users\.softmax\.(MODES|ENTRY)"):
+        (backends.modes if "MODES" in source else backends.find)(name)
+
+
+def test_an_unknown_mode_is_refused_with_the_names_of_the_others():
+    with pytest.raises(Unsupported, match="no mode 'fats'; the modes are: default, fast"):
+        check_mode("fats", {"default": "", "fast": ""})
+    task = tasks.load("mnist_mlp", "smoke").task
+    with pytest.raises(Unsupported, match="the modes are: default"):
+        parity.climb(backends.load("reference"), task, Options(precision="float64", mode="fast"))
+
+
+# What a framework does in each.
+
+
+@pytest.mark.parametrize("task", list(tasks.TASKS))
+@pytest.mark.parametrize(("name", "mode"), OTHER_MODES)
+def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_the_first_steps(name, mode, task):
+    done = in_child(name, "-m", "tests.modes_in_one_framework", name, mode, task)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["fell"] == []
+    assert found["rungs"] == [7, 7]
+    assert found["before"] == found["settings"]["mode"] == mode
+    counted = found["counted"]
+    assert counted[0] >= 1
+    assert len(set(counted[2:])) == 1, counted
+
+
+@pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os.environ['CXX'] = 'no-such-compiler'", "apt-get install g++"),
+        ("", "no exception"),
+    ],
+)
+def test_torch_compile_asks_for_the_compiler_that_it_lacks(code, said):
+    program = (
+        f"import os; {code}\n"
+        "import backends, tasks\nfrom backends.api import Options, Unsupported\n"
+        "task = tasks.load('mnist_mlp', 'smoke').task\n"
+        "try:\n    backends.load('pytorch').open_session(task, task.init_params(0), Options(mode='compile'))\n"
+        "    print('no exception')\nexcept Unsupported as error:\n    print(error)\n"
+    )
+    assert said in in_child("pytorch", "-c", program).stdout
+
+
+@pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_nothing_is_an_error():
+    program = (
+        "import backends, tasks\nfrom backends.api import Options\nfrom bench import loop\n"
+        "task = tasks.load('mnist_mlp', 'smoke').task\n"
+        "session = backends.load('pytorch').open_session(task, task.init_params(0), Options(mode='compile'))\n"
+        "batch = next(task.train_batches(0))\n"
+        "def step(batch):\n    loop.step(session, batch)\n    return session.compilations()\n"
+        "inputs = {name: value[:-1] for name, value in batch.inputs.items()}\n"
+        "shorter = batch._replace(inputs=inputs, labels=batch.labels[:-1], weights=batch.weights[:-1])\n"
+        "counts = [step(each) for each in (batch, batch, shorter, shorter)]\n"
+        "print([after - before for before, after in zip(counts, counts[1:])])\n"
+        "from backends.pytorch import compiled\ncompiled._COMPILED.clear()\n"
+        "print(session.settings()['mode'])\n"
+        "try:\n    session.compilations()\nexcept RuntimeError as error:\n    print(error)\n"
+    )
+    differences, mode, said = in_child("pytorch", "-c", program).stdout.splitlines()[-3:]
+    same, another, again = json.loads(differences)
+    assert (same, again) == (0, 0)
+    assert another >= 1
+    assert mode == "default"
+    assert "cannot be seen" in said
