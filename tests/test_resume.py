@@ -26,13 +26,14 @@ from bench.records import files
 from bench.records.record import Arm, Cell, Outcome, Record, Target
 from tests.builders import a_cell
 from tests.children.quick_runs import QuickRuns
-from tests.conftest import assert_gone, wait_until
+from tests.conftest import assert_gone, started, wait_until
 from tests.fakes.campaign import FAKE, Answers, a_campaign, a_plan, a_planned_cell, an_arm, good
 from tests.test_campaign import which
 
 ROOT = Path(__file__).parent.parent
 RUN = ("run", "--task", FAKE, "--backend", FAKE, "--device", "cpu")
-AND_ANOTHER = ("--backend", "backends.reference")
+AND_FAST = ("--arm", f"{FAKE}:fast")
+"""A second arm of the same backend; it comes first."""
 
 
 @pytest.fixture
@@ -353,12 +354,13 @@ def test_a_changed_installation_is_another_comparison(
 
 def test_the_order_of_the_first_start_is_kept(folder: Folder, quick: QuickRuns) -> None:
     """Each start draws a seed; the command line takes the stored one."""
-    command = (*RUN, *AND_ANOTHER, "--rounds", 9, "--seeds", 1, "--output", folder.path)
+    command = (*RUN, *AND_FAST, "--rounds", 9, "--seeds", 1, "--output", folder.path)
     assert quick.run(*command, fate=("killed", 30))[0] == -signal.SIGKILL
     (run_id,) = {done.run.id for done in on_disk(folder.path)}
     assert quick.run(*command)[0] == 0
     speed = [line.cell for line in Journal(folder.path).lines() if line.event == "start" and "-speed-" in line.cell]
-    planned = a_plan(FAKE, AND_ANOTHER[1], rounds=9, run_id=run_id, preset="quick").of_kind("speed")
+    fast = an_arm(f"{FAKE}:fast", backend=FAKE, mode="fast")
+    planned = a_plan(fast, FAKE, rounds=9, run_id=run_id, preset="quick").of_kind("speed")
     assert list(dict.fromkeys(speed)) == [cell.file_name for cell in planned]
 
 
@@ -497,7 +499,7 @@ def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_t
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(quick: QuickRuns, tmp_path: Path) -> None:
-    command = (*RUN, *AND_ANOTHER, "--rounds", 8, "--seeds", 2, "--output", tmp_path / "run")
+    command = (*RUN, *AND_FAST, "--rounds", 8, "--seeds", 2, "--output", tmp_path / "run")
     rng = random.Random(20260101)
     kills = 0
     before: set[str] = set()
@@ -532,7 +534,7 @@ def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(qu
 
 
 def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick: QuickRuns, tmp_path: Path) -> None:
-    command = (*RUN, *AND_ANOTHER, "--rounds", 120, "--seeds", 1, "--output", tmp_path / "run")
+    command = (*RUN, *AND_FAST, "--rounds", 120, "--seeds", 1, "--output", tmp_path / "run")
 
     def done() -> int:
         return sum(line.event == "end" and line.status == "ok" for line in Journal(tmp_path / "run").lines())
@@ -571,7 +573,7 @@ def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(
     """With the real worker, and with a grandchild that ignores SIGTERM."""
     misbehave("hangs with a grandchild")
     command = [sys.executable, "-m", "bench", *RUN, "--rounds", "2", "--seeds", "1", "--output", str(tmp_path / "run")]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+    with started(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         wait_until(lambda: len(psutil.Process(running.pid).children(recursive=True)) == 2)
         children = psutil.Process(running.pid).children(recursive=True)
         running.kill()
@@ -660,9 +662,7 @@ with locks.folder(Path(sys.argv[1])):
     print(child.pid, flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with started([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
         try:

@@ -57,7 +57,7 @@ class Campaign:
         self.journal = Journal(folder)
         self._kept = kept or {}  # name of the file -> record of an earlier run
         self._execute = execute
-        self._planned = {plan.name: plan.cells for plan in plans}
+        self._planned = {plan.name: pilot.with_known_rounds(plan, self._kept).cells for plan in plans}
         self._finished = set(self._kept)
         self._durations: dict[tuple[str, Kind, str], list[float]] = defaultdict(list)
         for record in self._kept.values():
