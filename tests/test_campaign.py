@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from bench.campaign import campaign, parity_cache
 from bench.campaign.plan import TaskPlan
+from bench.machine.signals import deferred
 from bench.process import execute as process
 from bench.process import interpreters, launch
 from bench.records import files
@@ -572,6 +574,22 @@ def test_an_interruption_while_a_record_is_written_leaves_no_gap(
     with pytest.raises(KeyboardInterrupt):
         running.start()
     assert len(on_disk(tmp_path)) == 8
+
+
+def test_sigterm_is_not_lost_behind_a_ctrl_c_that_is_ignored() -> None:
+    got: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+        with deferred():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert got == []
+        assert got == [signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def full(*_: Any, **__: Any) -> None:
