@@ -254,7 +254,7 @@ def _smoke(data_dir: DataDir) -> Preset:
         hidden=32, layers=1, heads=2, generated=Generated(train=256, held_out=100), train_steps=20, batch_size=16
     )
     return Preset(
-        task=task, warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
+        task=task, warmup_steps=2, blocks=10, rounds=2, seeds=1,
         target=Target("accuracy", at_least=0.3, margin=0.02),
     )  # fmt: skip
 
@@ -264,7 +264,7 @@ def _quick(data_dir: DataDir) -> Preset:
         hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=800, batch_size=32
     )
     return Preset(
-        task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=3, seeds=2,
+        task=task, warmup_steps=5, blocks=20, rounds=3, seeds=2,
         target=Target("accuracy", at_least=0.85, margin=0.02),
     )  # fmt: skip
 
@@ -291,7 +291,7 @@ def _from_scratch(
 def _standard(data_dir: DataDir) -> Preset:
     task = _fine_tuned(checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir)
     return Preset(
-        task=task, warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=2,
+        task=task, warmup_steps=3, blocks=20, rounds=5, seeds=2,
         target=Target("accuracy", at_least=0.84, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip
 
@@ -302,7 +302,7 @@ def _full(data_dir: DataDir) -> Preset:
         checkpoint.BERT_BASE_UNCASED, learning_rate=2e-5, max_length=128, train_steps=12_630, data_dir=data_dir
     )
     return Preset(
-        task=task, warmup_steps=20, block_steps=10, blocks=20, rounds=8, seeds=5,
+        task=task, warmup_steps=20, blocks=20, rounds=8, seeds=5,
         target=Target("accuracy", at_least=0.91, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip
 

@@ -19,17 +19,17 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=200, model=small, data_dir=data_dir),
-            warmup_steps=10, block_steps=5, blocks=10, rounds=2, seeds=1,
+            warmup_steps=10, blocks=10, rounds=2, seeds=1,
             target=Target("perplexity", at_most=20, margin=0.5),
         ),
         "quick": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=600, model=small, data_dir=data_dir),
-            warmup_steps=20, block_steps=10, blocks=10, rounds=5, seeds=2,
+            warmup_steps=20, blocks=20, rounds=5, seeds=2,
             target=Target("perplexity", at_most=12, margin=0.5),
         ),
         "standard": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=32, window=64, steps=300, model=large, data_dir=data_dir),
-            warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=3,
+            warmup_steps=3, blocks=20, rounds=5, seeds=3,
             target=Target("perplexity", at_most=10, margin=0.5),
         ),
         "full": lambda: Preset(
@@ -37,7 +37,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
                 "tinyshakespeare", batch_size=32, window=64, steps=10 * 490, model=large, data_dir=data_dir,
                 optimizer=replace(ADAM, decay_steps=10 * 490),
             ),
-            warmup_steps=100, block_steps=20, blocks=20, rounds=8, seeds=5,
+            warmup_steps=100, blocks=20, rounds=8, seeds=5,
             target=Target("perplexity", at_most=10, margin=0.5),
         ),
     }[name]()  # fmt: skip

@@ -228,17 +228,17 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=150, model=small),
-            warmup_steps=10, block_steps=5, blocks=10, rounds=2, seeds=1,
+            warmup_steps=10, blocks=10, rounds=2, seeds=1,
             target=Target("perplexity", at_most=400, margin=10),
         ),
         "quick": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=500, model=small),
-            warmup_steps=20, block_steps=10, blocks=10, rounds=3, seeds=2,
+            warmup_steps=20, blocks=20, rounds=3, seeds=2,
             target=Target("perplexity", at_most=230, margin=10),
         ),
         "standard": lambda: Preset(
             task=GruLm(source="wikitext-2", batch_size=20, window=35, steps=300, data_dir=data_dir),
-            warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=3,
+            warmup_steps=3, blocks=20, rounds=5, seeds=3,
             target=Target("perplexity", at_most=300, margin=10),
         ),
         "full": lambda: Preset(
@@ -246,7 +246,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
                 source="wikitext-2", batch_size=20, window=35, steps=6 * 2983, data_dir=data_dir,
                 optimizer=replace(ADAM, decay_steps=6 * 2983),
             ),
-            warmup_steps=100, block_steps=20, blocks=20, rounds=8, seeds=5,
+            warmup_steps=100, blocks=20, rounds=8, seeds=5,
             target=Target("perplexity", at_most=200, margin=10),
         ),
     }[name]()  # fmt: skip

@@ -182,22 +182,22 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=MnistMlp(source="digits", batch_size=32, epochs=2),
-            warmup_steps=20, block_steps=10, blocks=10, rounds=2, seeds=1,
+            warmup_steps=20, blocks=10, rounds=2, seeds=1,
             target=Target("accuracy", at_least=0.6, margin=0.01),
         ),
         "quick": lambda: Preset(
             task=digits,
-            warmup_steps=100, block_steps=50, blocks=20, rounds=3, seeds=2,
+            warmup_steps=100, blocks=20, rounds=3, seeds=2,
             target=Target("accuracy", at_least=0.93, margin=0.01),
         ),
         "standard": lambda: Preset(
             task=MnistMlp(source="mnist", batch_size=128, epochs=5, data_dir=data_dir),
-            warmup_steps=100, block_steps=50, blocks=40, rounds=5, seeds=3,
+            warmup_steps=100, blocks=20, rounds=5, seeds=3,
             target=Target("accuracy", at_least=0.97, margin=0.01),
         ),
         "full": lambda: Preset(
             task=MnistMlp(source="mnist", batch_size=32, epochs=5, data_dir=data_dir),
-            warmup_steps=200, block_steps=100, blocks=40, rounds=8, seeds=5,
+            warmup_steps=200, blocks=20, rounds=8, seeds=5,
             target=Target("accuracy", at_least=0.97, margin=0.01),
         ),
     }[name]()  # fmt: skip

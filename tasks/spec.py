@@ -31,6 +31,7 @@ MAX_SIZE = 1_000_000_000  # of any one dimension, batch or window: what is large
 MAX_LAYERS = 1_000
 MAX_STEPS = 100_000_000  # updates of a training
 MAX_BLOCKS = 1_000_000
+MAX_BLOCK_S = 600.0
 MAX_PROCESSES = 10_000  # of one kind, per backend
 
 
@@ -290,18 +291,21 @@ class Preset:
 
     task: Task
     warmup_steps: int  # steps before the window, the same for every backend; the first one compiles
-    block_steps: int  # steps between two barriers
-    blocks: int  # blocks in the window, at least 10; more are added until the window lasts a second
-    rounds: int  # speed processes per backend
-    seeds: int  # quality processes per backend
+    blocks: int  # blocks in the window, at least 10, with a barrier at the end of each
+    rounds: int  # speed processes per arm
+    seeds: int  # quality processes per arm
     target: Target
+    block_s: float = 0.2  # about how long a block lasts; a few steps, where one step is longer
+    warmup_s: float = 1.0  # the warm-up lasts at least so long
 
     def __post_init__(self) -> None:
         check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
-        check_whole("block_steps", self.block_steps, most=MAX_STEPS)
         check_whole("blocks", self.blocks, least=10, most=MAX_BLOCKS)
         check_whole("rounds", self.rounds, most=MAX_PROCESSES)
         check_whole("seeds", self.seeds, most=MAX_PROCESSES)
+        for name, value in (("block_s", self.block_s), ("warmup_s", self.warmup_s)):
+            if not 0 <= value <= MAX_BLOCK_S:
+                raise SpecError(f"{name} is {value}: expected seconds from 0 to {MAX_BLOCK_S:g}")
 
 
 def describe(value: Any, where: str = "") -> Any:

@@ -7,6 +7,7 @@ import msgspec
 
 from bench.campaign.campaign import Campaign, Progress
 from bench.campaign.plan import TaskPlan
+from bench.process import turns
 from bench.records.record import Arm, Cell, Record, RoundsPlan, SelfTest
 from bench.stats.selftest import NAMES, judge
 
@@ -28,7 +29,9 @@ def run(plan: TaskPlan, arm: Arm, *, rounds: int, slow_down: float, folder: Path
         interpreters=dict.fromkeys(NAMES, own) if own else {},
     )  # fmt: skip
     (folder / "records").mkdir()
-    running = Campaign([replace(plan, choice=choice)], folder, _Strict(progress, arm))
+    running = Campaign(
+        [replace(plan, choice=choice)], folder, _Strict(progress, arm), execute_round=turns.execute_round
+    )
     running.start()
     by_round: dict[int, dict[str, Record]] = {}
     for one in running.records:

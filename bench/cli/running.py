@@ -17,10 +17,9 @@ from bench.checks import selftest
 from bench.cli import folders, progress, request
 from bench.cli.options import UserError
 from bench.machine import locks
-from bench.process import environment
+from bench.process import environment, turns
 from bench.records.record import Cell, Record, RoundsPlan
 from bench.report import terminal, words
-from bench.stats import power
 
 
 def run(choice: Choice, folder: Path, *, retry_failed: bool) -> tuple[Campaign, bool]:
@@ -62,7 +61,7 @@ def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool
 def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_failed: bool) -> tuple[Campaign, bool]:
     """Runs what is not done in a folder that is this run's own."""
     cells = [cell for task_plan in plans for cell in task_plan.cells]
-    possible = [cell for task_plan in plans for cell in task_plan.with_at_most(power.MOST_ROUNDS).cells]
+    possible = [cell for task_plan in plans for cell in task_plan.possible]
     found = resume.find(folder, possible, retry_failed=retry_failed)
     if continued:
         _tell_found(found, total=len(cells))
@@ -71,7 +70,7 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
         if len(so_far) < len(cells):
             stack.enter_context(measuring(plans[0].choice, purpose=f"run into {folder.absolute()}"))
         shown = stack.enter_context(progress.progress_on(sys.stderr, so_far))
-        running = Campaign(plans, folder, shown, kept=found.kept)
+        running = Campaign(plans, folder, shown, kept=found.kept, execute_round=turns.execute_round)
         try:
             running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
         finally:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 import tasks.spec
+from bench.records import steadiness
 from tasks.spec import hash_json
 
 SCHEMA = 3
@@ -104,7 +105,7 @@ class Timings(Strict, frozen=True):
     warmup_s: Seconds
     block_steps: Count
     blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_steps updates and one barrier each
-    window_s: Window  # from the first block's start to the last one's end
+    window_s: Window  # all blocks together
     items: Count  # images, tokens or sentences in the window, padding left out
     tokens: Count | None = None  # not padding, in the window; None where the items are tokens or there are none
     barrier_s: Seconds | None = None  # one barrier when there is nothing to wait for
@@ -121,6 +122,11 @@ class Timings(Strict, frozen=True):
     def step_s(self) -> float:
         """Seconds of one step in the window."""
         return self.window_s / (len(self.blocks_s) * self.block_steps)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the speed stayed what it was from the window's first half to its second."""
+        return steadiness.is_steady(self.blocks_s)
 
     @property
     def start_s(self) -> float:
@@ -306,6 +312,7 @@ class Cell(Strict, frozen=True, kw_only=True):
     data: Data
     target: Target
     step_flops: Count | None = None  # of the model in one training step, from the spec
+    block_steps: Count | None = None  # as the arm's first process found it; None: to be found
     energy: bool = False  # whether an energy counter is to be read
     key: str = ""  # hash of everything on which the outcome depends: what a resumed run need not do again
     ladders: list[Ladder] = []  # that the arm has climbed before this process started
@@ -331,6 +338,7 @@ class Outcome(Strict, frozen=True, kw_only=True):
     reason: str | None = None  # required where the status is not ok
     started_utc: str = ""
     wall_s: Seconds = 0.0  # the whole process, as its parent saw it
+    beside: Annotated[int, Meta(ge=0)] = 0  # other arms of its round that were alive and took turns with this one
     ladders: list[Ladder] = []  # climbed by this process
     timings: Timings | None = None
     probe: Probe | None = None

@@ -101,6 +101,10 @@ class Watch:
         gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
         self.disturbance = assess(self._inside, load=self._load, gpu=gpu)
 
+    def forget(self) -> None:
+        """What happened so far does not count."""
+        self._inside, self._since_us, self.disturbance = Counters(), 0, None
+
     def _others_on_the_card(self) -> int | None:
         now = nvml.processes(self._card)
         if now is None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,15 +21,15 @@ from tasks.spec import Batch, Evaluation, Preset
 
 Clock = Callable[[], float]
 
-MIN_WINDOW_S = 1.0
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
+STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
+MAX_WARMUP_BLOCKS = 30
 CURVE_POINTS = 50
 
 CHECKS = 5  # of the barrier
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
 MOST_APART = 0.01  # the blocks' sum and the window
 HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core to somebody else
-STEADY = 0.1  # a window's first and last quarter may be so far apart
 
 
 class Diverged(ArithmeticError):
@@ -38,15 +38,49 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Window:
-    """The steady state of one process, in seconds; the fields are those of bench.record.Timings."""
+    """The steady state of one process, in seconds; the fields are those of bench.records.record.Timings."""
 
     first_step_s: float = 0.0
     warmup_s: float = 0.0
+    block_steps: int = 1
     blocks_s: list[float] = field(default_factory=list)
-    window_s: float = 0.0
     items: int = 0
     tokens: int | None = None
     compilations: int | None = None
+
+    @property
+    def window_s(self) -> float:
+        """All blocks together."""
+        return sum(self.blocks_s)
+
+    def forget(self) -> None:
+        """What was timed so far becomes a part of the warm-up."""
+        self.warmup_s += self.window_s
+        self.blocks_s, self.items, self.tokens = [], 0, None
+
+
+class Turns(Protocol):
+    """Says before each block whether there is one more, and encloses it."""
+
+    block_s: float  # about how long a block is to last
+
+    def next(self, window: Window) -> bool: ...
+    def block(self) -> AbstractContextManager[object]: ...
+
+
+@dataclass
+class Alone:
+    """A number of blocks, one after the other."""
+
+    blocks: int
+    block_s: float
+    around: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+    def next(self, window: Window) -> bool:
+        return len(window.blocks_s) < self.blocks
+
+    def block(self) -> AbstractContextManager[object]:
+        return self.around
 
 
 def step(session: Session, batch: Batch) -> Any:
@@ -56,26 +90,17 @@ def step(session: Session, batch: Batch) -> Any:
     return session.train_step(session.put(batch))
 
 
-def measure(
-    session: Session,
-    preset: Preset,
-    *,
-    clock: Clock,
-    min_window_s: float = MIN_WINDOW_S,
-    around: AbstractContextManager[object] | None = None,
-) -> Window:
-    """Times the first step, the warm-up, and then blocks of `preset.block_steps` updates with a barrier each.
+def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, block_steps: int | None = None) -> Window:
+    """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
 
-    Copying a batch to the device belongs to a step; building it does not. The window has at least `preset.blocks` blocks
-    and lasts at least `min_window_s`; `around` is entered just before it and left just after.
+    Copying a batch to the device belongs to a step; building it does not. A block has `block_steps` updates, or as many as take
+    about `turns.block_s` after the warm-up.
     """
-    wanted = 1 + preset.warmup_steps + preset.block_steps * preset.blocks
-    batches = list(islice(preset.task.train_batches(seed=0), min(wanted, DISTINCT_BATCHES)))
+    batches = list(islice(preset.task.train_batches(seed=0), DISTINCT_BATCHES))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
     counted = [(batch, batch.items, count_tokens(batch)) for batch in batches]
     upcoming = cycle(counted)
     window = Window()
-    tokens = 0
 
     start = clock()
     step(session, next(upcoming)[0])
@@ -83,29 +108,52 @@ def measure(
     first = clock()
     window.first_step_s = first - start
     phases.enter("warm-up")
-    for batch, *_ in islice(upcoming, preset.warmup_steps):
-        step(session, batch)
-    session.wait()
+    stream = (batch for batch, *_ in upcoming)
+    window.block_steps = warm_up(session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps)
     window.warmup_s = clock() - first
 
     phases.enter("window")
     compiled = session.compilations()
-    with around or nullcontext():
-        opened = block_start = clock()
-        while len(window.blocks_s) < preset.blocks or block_start - opened < min_window_s:
-            for batch, items, of_tokens in islice(upcoming, preset.block_steps):
+    while turns.next(window):
+        with turns.block():
+            block_start = clock()
+            for batch, items, tokens in islice(upcoming, window.block_steps):
                 step(session, batch)
                 window.items += items
-                tokens += of_tokens
+                window.tokens = (window.tokens or 0) + tokens or None
             session.wait()
-            block_end = clock()
-            window.blocks_s.append(block_end - block_start)
-            block_start = block_end
-        window.window_s = clock() - opened
+            window.blocks_s.append(clock() - block_start)
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
-    window.tokens = tokens or None
     return window
+
+
+def warm_up(
+    session: Session, preset: Preset, batches: Iterator[Batch], *, clock: Clock, block_s: float, block_steps: int | None
+) -> int:
+    """Trains until the session is steady, by one rule for all; returns the number of steps of a block.
+
+    It lasts at least the preset's steps and seconds, and then until STEADY_BLOCKS successive blocks lie within STEADY_WITHIN,
+    but no longer than MAX_WARMUP_BLOCKS.
+    """
+    start, steps = clock(), 0
+    while steps < preset.warmup_steps or clock() - start < preset.warmup_s:
+        step(session, next(batches))
+        steps += 1
+    session.wait()
+    step_s = (clock() - start) / steps if steps else math.inf
+    size = block_steps or max(1, round(block_s / step_s))
+    blocks_s: list[float] = []
+    while len(blocks_s) < MAX_WARMUP_BLOCKS:
+        block_start = clock()
+        for batch in islice(batches, size):
+            step(session, batch)
+        session.wait()
+        blocks_s.append(clock() - block_start)
+        latest = blocks_s[-STEADY_BLOCKS:]
+        if len(latest) == STEADY_BLOCKS and max(latest) <= (1 + STEADY_WITHIN) * min(latest):
+            break
+    return size
 
 
 def check_barrier(
@@ -144,17 +192,6 @@ def faults(timings: Timings) -> list[str]:
     if abs(sum(timings.blocks_s) - timings.window_s) > max(MOST_APART * timings.window_s, HICCUP_S):
         found.append(f"the blocks' sum and the window are more than {MOST_APART:.0%} apart")
     return found
-
-
-def unsteady(blocks_s: list[float]) -> str | None:
-    """What to say about a window whose speed changed from its first quarter to its last; None if it did not."""
-    quarter = max(1, len(blocks_s) // 4)
-    first, last = median(blocks_s[:quarter]), median(blocks_s[-quarter:])
-    change = last / first - 1
-    if abs(change) <= STEADY:
-        return None
-    more = "more" if change > 0 else "less"
-    return f"not steady: blocks of the window's last quarter took {abs(change):.0%} {more} time than those of its first"
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:

@@ -35,14 +35,14 @@ def main() -> None:
 
     def harness_block() -> float:
         start = time.perf_counter()
-        for batch in islice(upcoming, preset.block_steps):
+        for batch in islice(upcoming, window.BLOCK_STEPS):
             loop.step(session, batch)
         session.wait()
         return time.perf_counter() - start
 
     def bare_block() -> float:
         start = time.perf_counter()
-        for batch in islice(bare["batches"], preset.block_steps):
+        for batch in islice(bare["batches"], window.BLOCK_STEPS):
             bare["step"](batch)
         bare["wait"]()
         return time.perf_counter() - start
