@@ -275,11 +275,16 @@ class Arm(Strict, frozen=True):
     def hash(self) -> str:
         return hash_json(msgspec.to_builtins(self))
 
+    @property
+    def way_typed(self) -> str:
+        """How the backend is used, as `--arm` takes it, without a label and without what is usual."""
+        return self.typed({"device": "cpu", "precision": "float32"}).removeprefix(f"{self.name}=")
+
     def typed(self, common: Mapping[str, Any]) -> str:
         """The arm as `--arm` takes it, without what is `common` to all arms and said by options of its own."""
         declared = {"device": self.device, "precision": self.precision, "threads": self.threads}
         items = [self.mode] if self.mode != "default" else []
-        items += [f"{name}={value}" for name, value in declared.items() if value is not None and name not in common]
+        items += [f"{name}={value}" for name, value in declared.items() if value not in (None, common.get(name))]
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
         items += ["python=PATH"] if self.python else []
         way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))

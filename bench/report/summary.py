@@ -9,13 +9,27 @@ from bench.stats import equivalence, verdict
 from bench.stats.intervals import Interval
 from bench.stats.metrics import METRICS
 
-BOUNDARY = (
+STEP = (
     "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "
     "number of {unit} (padding left out) over the wall time of a window of such steps, after a declared warm-up, with a "
     "barrier at both ends of every block of steps; reading and shuffling data, import, build and the first step (trace and "
-    "compile) are not in it. Every figure of speed is one fresh process; rounds hold every backend once, in shuffled order. "
-    "Intervals are 95 % t intervals over processes, on the log scale for throughput and ratios, which are paired by round."
+    "compile) are not in it. Every figure of speed is one fresh process; "
 )
+BOUNDARY = {
+    1: STEP
+    + "rounds hold every backend once, in shuffled order. Intervals are 95 % t intervals over processes, on the log "
+    "scale for throughput and ratios, which are paired by round.",
+    2: STEP
+    + "in a round the processes of all arms take turns, block by block, in an order shuffled for every turn. Intervals "
+    "are t intervals over processes, on the log scale for throughput and ratios, which are paired by round: of 95 % for a "
+    "throughput, and for a ratio at the level at which its verdict was decided (Holm's procedure over the table's pairs).",
+}
+"""Version of the measurement -> what a figure of speed is."""
+
+
+def boundary(section: Section) -> str:
+    """What a figure of speed is, for the reader of a table."""
+    return BOUNDARY[min(section.run.measurement, max(BOUNDARY))].format(unit=section.first.unit)
 
 
 def sentences(section: Section) -> list[str]:

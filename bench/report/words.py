@@ -23,9 +23,9 @@ def _chance(value: float) -> str:
     return f"{100 * min(value, 0.999):.3g} %"
 
 
-def selftest(test: SelfTest) -> list[str]:
+def selftest(test: SelfTest, *, adjusted: bool = True) -> list[str]:
     """The findings of a self-test, a line each."""
-    found = judging.judge(test.rates)
+    found = judging.judge(test.rates, adjusted=adjusted)
     rounds = f"{len(test.rates)} rounds" + (f", {test.disturbed} more were disturbed" if test.disturbed else "")
     if found.noise is None:
         lines = [f"noise: none was seen in {rounds}, so nothing is known about it"]
@@ -54,10 +54,10 @@ def selftest_faults(test: SelfTest) -> list[str]:
     return faults
 
 
-def selftest_in_short(test: SelfTest) -> str:
+def selftest_in_short(test: SelfTest, *, adjusted: bool = True) -> str:
     """The findings on one line, for what stands below a table."""
     told = "; ".join(selftest_faults(test)) or "passed"
-    return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(selftest(test))}"
+    return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(selftest(test, adjusted=adjusted))}"
 
 
 def percent(share: float) -> str:
