@@ -238,12 +238,12 @@ class NoDecay(ReferenceSession):
 
 
 class WarmupOffByOne(ReferenceSession):
-    """The learning rate of the update before: the first one is 0."""
+    """The learning rate of the update before: the first one is 0, or next to it, as a spec refuses 0."""
 
     def update(self, gradients: Any) -> None:
         assert isinstance(self.task, BertSentiment)
         sound, rate = self.task, self.task.optimizer.learning_rate_at(self.updates)
-        constant = replace(sound.optimizer, learning_rate=rate, warmup_steps=0, decay_steps=None)
+        constant = replace(sound.optimizer, learning_rate=rate or 1e-300, warmup_steps=0, decay_steps=None)
         self.task = replace(sound, optimizer=constant)
         super().update(gradients)
         self.task = sound

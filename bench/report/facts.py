@@ -182,8 +182,8 @@ def arms(section: Section) -> Iterator[Fact]:
 
 
 SOURCES: tuple[Callable[[Section], Iterator[Fact]], ...] = (
-    data, target, machine, spec, rounds, selftests, floor, tokens, matrix_rate, energy, driver_memory, disturbed, unsteady, turns,
-    remarks, not_measured, arms,
+    data, target, machine, spec, rounds, selftests, floor, tokens, matrix_rate, energy, driver_memory, disturbed, unsteady,
+    turns, remarks, not_measured, arms,
 )  # fmt: skip
 
 
