@@ -138,6 +138,35 @@ def test_torch_compile_asks_for_the_compiler_that_it_lacks(code, said):
     assert said in in_child("pytorch", "-c", program).stdout
 
 
+KERNELS = """
+import tasks, backends
+from dataclasses import replace
+from backends.api import Options
+from bench import loop
+task = tasks.load("bert_sentiment", "smoke").task
+dropped = replace(task.model, attention_dropout=0.1)
+kept = replace(task.model, attention_dropout=0.0)
+for model in (dropped, kept):
+    task = replace(task, model=model)
+    batch, losses = next(task.train_batches(0)), []
+    for asks in (True, False):
+        session = backends.load("pytorch").open_session(task, task.init_params(0), Options(seed=1))
+        for _ in range(3):
+            loss = loop.step(session, batch)
+            kernels = session.settings()["kernels"] if asks else kernels
+        losses.append(float(session.fetch(loss)))
+    print(kernels, "|", losses[0] == losses[1])
+"""
+
+
+@pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+def test_kernels_are_those_of_a_step_with_dropout_and_asking_for_them_draws_no_mask():
+    dropped, kept = in_child("pytorch", "-c", KERNELS).stdout.splitlines()[-2:]
+    assert "fused attention" not in dropped  # on a CPU torch has none with dropout
+    assert "fused attention" in kept
+    assert all(line.endswith("| True") for line in (dropped, kept))
+
+
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
 def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_nothing_is_an_error():
     program = (

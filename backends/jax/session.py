@@ -92,7 +92,7 @@ class JaxSession:
         self._transform = _transform(task.optimizer)
         self._optimizer = self._transform.init(self._weights)
         self._state: State | None = None
-        self._example: DeviceBatch | None = None  # the last batch, to ask the model what it is made of
+        self._example: DeviceBatch | None = None  # the last one trained on, to ask the step what it is made of
         self._train = jax.jit(self._train_function, donate_argnums=(0, 1, 2, 3))
         self._evaluate = jax.jit(self._evaluate_function)
         self._differentiate = jax.jit(jax.grad(self._loss_function, has_aux=True))
@@ -100,10 +100,10 @@ class JaxSession:
     def put(self, batch: Batch) -> DeviceBatch:
         # NumPy arrays: a compiled call copies its arguments to the device faster than a `device_put` before it.
         inputs = {name: self._cast(value) for name, value in batch.inputs.items()}
-        self._example = DeviceBatch(inputs, batch.labels, self._cast(batch.weights))
-        return self._example
+        return DeviceBatch(inputs, batch.labels, self._cast(batch.weights))
 
     def train_step(self, batch: DeviceBatch) -> jax.Array:
+        self._example = batch
         loss, self._weights, self._optimizer, self._rest, self._state = self._train(
             self._weights, self._optimizer, self._rest, self._carried(batch), batch
         )
@@ -186,10 +186,11 @@ class JaxSession:
         return "/".join(sorted({jnp.dtype(part.dtype).name for part in layers if isinstance(part, nnx.Linear)}))
 
     def _kernels(self) -> str | None:
-        """Read from the traced forward pass; None before the first batch."""
+        """Read from the traced training step, dropout and all; None before the first one."""
         if self._example is None:
             return None
-        traced = self._evaluate.trace(self._weights, self._rest, self._zero_state(self._example), self._example)
+        state = self._zero_state(self._example)
+        traced = self._train.trace(self._weights, self._optimizer, self._rest, state, self._example)
         scans = {
             f"lax.scan over {equation.params['length']} steps, unroll {equation.params['unroll']}"
             for equation in _equations(traced.jaxpr.jaxpr)

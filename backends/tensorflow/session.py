@@ -97,7 +97,7 @@ class TensorFlowSession:
         self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
         self._no_padding: tf.Tensor | None = None
-        self._example: DeviceBatch | None = None  # the last batch, to find the graph that it ran through
+        self._example: DeviceBatch | None = None  # the last one trained on, to find the graph that it ran through
         self._asked = options.mode
         self._jit = {"default": self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
         jit = self._jit[options.mode]
@@ -113,10 +113,10 @@ class TensorFlowSession:
         self._inputs = tuple(batch.inputs)
         with tf.device(self._device):
             tensors = map(self._to_device, (*batch.inputs.values(), batch.labels))
-            self._example = (*tensors, self._weights_on_device(batch.weights))
-        return self._example
+            return (*tensors, self._weights_on_device(batch.weights))
 
     def train_step(self, batch: DeviceBatch) -> tf.Tensor:
+        self._example = batch
         loss, self._state = self._train(*batch, *self._carried(batch))
         return loss
 
@@ -190,7 +190,7 @@ class TensorFlowSession:
     @property
     def _concrete(self) -> Any:
         """The training step as it was traced; None before the first one."""
-        if self._example is None or not self._train.experimental_get_tracing_count():
+        if self._example is None:
             return None
         return self._train.get_concrete_function(*self._example, *self._zero_state(self._example))
 
