@@ -50,9 +50,19 @@ class Window:
 
 def step(session: Session, batch: Batch) -> Any:
     """One update on a host batch; returns the loss's handle without waiting."""
-    if batch.starts_sequence:
+    return step_prepared(session, session.prepare(batch), starts_sequence=batch.starts_sequence)
+
+
+def step_prepared(session: Session, prepared: Any, *, starts_sequence: bool) -> Any:
+    """One update on a batch from `prepare`: what is timed as a step."""
+    if starts_sequence:
         session.reset_state()
-    return session.train_step(session.put(batch))
+    return session.train_step(session.put(prepared))
+
+
+def put(session: Session, batch: Batch) -> Any:
+    """A host batch on the device."""
+    return session.put(session.prepare(batch))
 
 
 def measure(
@@ -65,25 +75,26 @@ def measure(
 ) -> Window:
     """Times the first step, the warm-up, and then blocks of `preset.block_steps` updates with a barrier each.
 
-    Copying a batch to the device belongs to a step; building it does not. The window has at least `preset.blocks` blocks
-    and lasts at least `min_window_s`; `around` is entered just before it and left just after.
+    Copying a batch to the device belongs to a step; building and preparing it does not. The window has at least
+    `preset.blocks` blocks and lasts at least `min_window_s`; `around` is entered just before it and left just after.
     """
     wanted = 1 + preset.warmup_steps + preset.block_steps * preset.blocks
     batches = list(islice(preset.task.train_batches(seed=0), min(wanted, DISTINCT_BATCHES)))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
-    counted = [(batch, batch.items, count_tokens(batch)) for batch in batches]
+    counted = [(session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch)) for batch in batches]
     upcoming = cycle(counted)
     window = Window()
     tokens = 0
 
     start = clock()
-    step(session, next(upcoming)[0])
+    prepared, starts_sequence, *_ = next(upcoming)
+    step_prepared(session, prepared, starts_sequence=starts_sequence)
     session.wait()
     first = clock()
     window.first_step_s = first - start
     phases.enter("warm-up")
-    for batch, *_ in islice(upcoming, preset.warmup_steps):
-        step(session, batch)
+    for prepared, starts_sequence, *_ in islice(upcoming, preset.warmup_steps):
+        step_prepared(session, prepared, starts_sequence=starts_sequence)
     session.wait()
     window.warmup_s = clock() - first
 
@@ -92,8 +103,8 @@ def measure(
     with around or nullcontext():
         opened = block_start = clock()
         while len(window.blocks_s) < preset.blocks or block_start - opened < min_window_s:
-            for batch, items, of_tokens in islice(upcoming, preset.block_steps):
-                step(session, batch)
+            for prepared, starts_sequence, items, of_tokens in islice(upcoming, preset.block_steps):
+                step_prepared(session, prepared, starts_sequence=starts_sequence)
                 window.items += items
                 tokens += of_tokens
             session.wait()
@@ -182,7 +193,7 @@ def evaluate(session: Session, batches: Iterable[Batch]) -> Evaluation:
     for batch in batches:
         if batch.starts_sequence:
             session.reset_state()
-        handles = session.eval_step(session.put(batch))
+        handles = session.eval_step(put(session, batch))
         counts = batch.weights != 0
         losses.append(session.fetch(handles[0])[counts])
         predictions.append(session.fetch(handles[1])[counts])

@@ -48,11 +48,11 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
 
 
 class DeviceBatch(NamedTuple):
-    """A batch on the device."""
+    """A batch, in the host's memory or on the device."""
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor  # int64[B] or int64[B, T]
-    weights: torch.Tensor | None  # of the labels' shape, divided by their sum; None where nothing is padding
+    weights: torch.Tensor  # of the labels' shape, divided by their sum
 
 
 class TorchSession:
@@ -83,18 +83,20 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
+        self._unpadded: torch.Tensor | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the model which kernels it runs
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
-    def put(self, batch: Batch) -> DeviceBatch:
-        return DeviceBatch(
-            {name: self._to_device(self._cast(value)) for name, value in batch.inputs.items()},
-            self._to_device(batch.labels.astype(np.int64)),
-            None
-            if batch.weights.all()
-            else self._to_device(self._cast(batch.weights / batch.weights.sum(dtype="float64"))),
-        )
+    def prepare(self, batch: Batch) -> DeviceBatch:
+        inputs = {name: self._on_host(self._cast(value)) for name, value in batch.inputs.items()}
+        return DeviceBatch(inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch.weights))
+
+    def put(self, prepared: DeviceBatch) -> DeviceBatch:
+        if not self._on_gpu:
+            return prepared
+        inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
+        return DeviceBatch(inputs, self._to_device(prepared.labels), self._to_device(prepared.weights))
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
         self._example = batch
@@ -148,7 +150,8 @@ class TorchSession:
     def matmul(self, left: Array, right: Array, *, times: int) -> torch.Tensor:
         with self._autocast or contextlib.nullcontext():
             # Converted once: autocast would convert the factor anew for every product.
-            product, factor = (self._to_device(self._cast(value)).to(self._layers_dtype()) for value in (left, right))
+            dtype = self._layers_dtype()
+            product, factor = (torch.from_numpy(self._cast(value)).to(self._device, dtype) for value in (left, right))
             for _ in range(times):
                 product = product @ factor
         return product
@@ -227,9 +230,19 @@ class TorchSession:
         if self._model.training != training:
             self._model.train(training)
 
-    def _to_device(self, value: Array) -> torch.Tensor:
+    def _on_host(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)
-        return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
+        return tensor.pin_memory() if self._on_gpu else tensor
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, non_blocking=True)  # the tensor itself where it is there already
+
+    def _normalised(self, weights: Array) -> torch.Tensor:
+        if not weights.all():
+            return self._on_host(self._cast(weights / weights.sum(dtype="float64")))
+        if self._unpadded is None or self._unpadded.shape != weights.shape:
+            self._unpadded = torch.full(weights.shape, 1 / weights.size, dtype=self._dtype, device=self._device)
+        return self._unpadded
 
     def _cast(self, value: Array) -> Array:
         return value.astype(self._host_dtype, copy=False) if value.dtype.kind == "f" else value
@@ -282,8 +295,6 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(logits: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
-    if batch.weights is None:  # the plain mean, in one kernel
-        return F.cross_entropy(logits.flatten(0, -2), batch.labels.flatten())
     return torch.dot(_losses(logits, batch.labels).flatten(), batch.weights.flatten())
 
 
