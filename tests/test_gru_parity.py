@@ -273,7 +273,7 @@ def test_clipping_is_at_work_in_every_step_of_the_trajectory() -> None:
     task = the_task().for_parity()
     session = ReferenceSession(task, parity.with_noise_on_vectors(task.init_params(0)))
     for batch in islice(task.train_batches(1), parity.TRAJECTORY_STEPS):
-        gradients = session.gradients(session.put(batch))
+        gradients = session.gradients(loop.put(session, batch))
         assert np.sqrt(sum(float(np.sum(gradient**2)) for gradient in gradients.values())) > PARITY_CLIP_NORM
         loop.step(session, batch)
 

@@ -38,6 +38,11 @@ class RecordingSession:
         self.durations = iter([first_step_s])
         self.losses = losses or iter(lambda: 0.5, None)
         self.compiled: Iterator[int] = iter([])  # the answers to the question how often
+        self.prepare_s = 0.0
+
+    def prepare(self, batch: Batch) -> Batch:
+        self.clock.now += self.prepare_s
+        return batch
 
     def put(self, batch: Batch) -> Batch:
         self.calls.append("put")
@@ -92,7 +97,9 @@ def endless(batch: Batch) -> Iterator[Batch]:
 def test_every_figure_is_exact() -> None:
     clock = Clock()
     preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=3, block_steps=2, blocks=4)
-    window = loop.measure(RecordingSession(clock, first_step_s=8.0), preset, clock=clock, min_window_s=0)
+    session = RecordingSession(clock, first_step_s=8.0)
+    session.prepare_s = 100.0  # preparing must never be in a figure
+    window = loop.measure(session, preset, clock=clock, min_window_s=0)
     assert window.first_step_s == PUT_S + 8 + WAIT_S
     assert window.warmup_s == 3 * (PUT_S + STEP_S) + WAIT_S
     assert window.blocks_s == [2 * (PUT_S + STEP_S) + WAIT_S] * 4

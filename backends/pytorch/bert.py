@@ -27,6 +27,10 @@ class Bert(Model):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.net = transformers.BertForSequenceClassification(transformers_config(config))
+        # A constant that transformers makes with the weights and no checkpoint holds, here on whatever device those are.
+        embeddings = self.net.bert.embeddings
+        embeddings.position_ids = torch.arange(config.positions, device="cpu").expand((1, -1))
+        embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
         self.layout = {}
         for name, source in sources(config).items():
             prefix = "net" if name.startswith("classifier/") else "net.bert"

@@ -79,11 +79,14 @@ class ReferenceSession:
 
     # The session.
 
-    def put(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         inputs = {
             name: value.astype(np.float64) if value.dtype.kind == "f" else value for name, value in batch.inputs.items()
         }
         return batch._replace(inputs=inputs, weights=batch.weights.astype(np.float64))
+
+    def put(self, prepared: Batch) -> Batch:
+        return prepared
 
     def train_step(self, batch: Batch) -> float:
         loss, gradients, self.state = self.loss_and_gradients(batch, self.state)

@@ -29,6 +29,7 @@ from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Qua
 from bench.records.text import one_line
 from bench.stats.metrics import METRICS
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
+from tasks import batching
 from tasks.spec import Params, Preset, SpecError, Target
 
 SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
@@ -142,7 +143,7 @@ def _speed(asked: Cell, preset: Preset, *, takes_turns: bool) -> Outcome:
     turns = _turns(preset, watch, meter, takes_turns=takes_turns)
     window = loop.measure(session, preset, clock=time.perf_counter, turns=turns, block_steps=asked.block_steps)
     phases.enter("checks")
-    batches = preset.task.train_batches(seed=0)
+    batches = batching.endless(preset.task, 0)
     barrier_s, unfinished_s = loop.check_barrier(session, batches, clock=time.perf_counter)
     timings = Timings(
         import_s=imported - start,
@@ -206,7 +207,7 @@ def _memory(asked: Cell, preset: Preset) -> Outcome:
     backend = _load(asked)
     imported = memory.host_now()  # before the data, which is the same for every backend
     phases.enter("data")
-    batches = list(islice(preset.task.train_batches(seed=0), 1 + preset.warmup_steps + MEMORY_STEPS))
+    batches = list(islice(batching.endless(preset.task, 0), 1 + preset.warmup_steps + MEMORY_STEPS))
     params = preset.task.init_params(asked.seed)
     session = _open(backend, preset, asked, params)
     phases.enter("memory")
@@ -239,7 +240,7 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     task = preset.task
     session = _open(backend, preset, asked, task.init_params(asked.seed))
     phases.enter("training")
-    batches = task.train_batches(asked.seed)
+    batches = batching.endless(task, asked.seed)
     train_s, curve = loop.train(session, batches, steps=task.train_steps, clock=time.perf_counter)
     phases.enter("evaluation")
     start = time.perf_counter()
@@ -247,7 +248,7 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     evaluate_s = time.perf_counter() - start
     sample = sampling.sample(session, task, length=SAMPLE_TOKENS) if isinstance(task, sampling.LanguageTask) else None
     quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve, sample)
-    value = metrics[preset.target.metric]
+    value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
     return _finished(asked, backend, session, quality=quality, remarks=remarks)
 

@@ -17,6 +17,7 @@ import numpy as np
 from backends.api import Session
 from bench.process import phases
 from bench.records.record import Timings
+from tasks import batching
 from tasks.spec import Batch, Evaluation, Preset
 
 Clock = Callable[[], float]
@@ -85,30 +86,41 @@ class Alone:
 
 def step(session: Session, batch: Batch) -> Any:
     """One update on a host batch; returns the loss's handle without waiting."""
-    if batch.starts_sequence:
+    return step_prepared(session, session.prepare(batch), starts_sequence=batch.starts_sequence)
+
+
+def step_prepared(session: Session, prepared: Any, *, starts_sequence: bool) -> Any:
+    """One update on a batch from `prepare`: what is timed as a step."""
+    if starts_sequence:
         session.reset_state()
-    return session.train_step(session.put(batch))
+    return session.train_step(session.put(prepared))
+
+
+def put(session: Session, batch: Batch) -> Any:
+    """A host batch on the device."""
+    return session.put(session.prepare(batch))
 
 
 def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, block_steps: int | None = None) -> Window:
     """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
 
-    Copying a batch to the device belongs to a step; building it does not. A block has `block_steps` updates, or as many as take
-    about `turns.block_s` after the warm-up.
+    Copying a batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or
+    as many as take about `turns.block_s` after the warm-up.
     """
-    batches = list(islice(preset.task.train_batches(seed=0), DISTINCT_BATCHES))
+    batches = list(islice(batching.endless(preset.task, 0), DISTINCT_BATCHES))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
-    counted = [(batch, batch.items, count_tokens(batch)) for batch in batches]
+    counted = [(session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch)) for batch in batches]
     upcoming = cycle(counted)
     window = Window()
 
     start = clock()
-    step(session, next(upcoming)[0])
+    prepared, starts_sequence, *_ = next(upcoming)
+    step_prepared(session, prepared, starts_sequence=starts_sequence)
     session.wait()
     first = clock()
     window.first_step_s = first - start
     phases.enter("warm-up")
-    stream = (batch for batch, *_ in upcoming)
+    stream = ((prepared, starts_sequence) for prepared, starts_sequence, *_ in upcoming)
     window.block_steps = warm_up(session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps)
     window.warmup_s = clock() - first
 
@@ -117,8 +129,8 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     while turns.next(window):
         with turns.block():
             block_start = clock()
-            for batch, items, tokens in islice(upcoming, window.block_steps):
-                step(session, batch)
+            for prepared, starts_sequence, items, tokens in islice(upcoming, window.block_steps):
+                step_prepared(session, prepared, starts_sequence=starts_sequence)
                 window.items += items
                 window.tokens = (window.tokens or 0) + tokens or None
             session.wait()
@@ -129,16 +141,23 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
 
 
 def warm_up(
-    session: Session, preset: Preset, batches: Iterator[Batch], *, clock: Clock, block_s: float, block_steps: int | None
+    session: Session,
+    preset: Preset,
+    batches: Iterator[tuple[Any, bool]],
+    *,
+    clock: Clock,
+    block_s: float,
+    block_steps: int | None,
 ) -> int:
-    """Trains until the session is steady, by one rule for all; returns the number of steps of a block.
+    """Trains on prepared batches until the session is steady, by one rule for all; returns the number of steps of a block.
 
     It lasts at least the preset's steps and seconds, and then until STEADY_BLOCKS successive blocks lie within STEADY_WITHIN,
     but no longer than MAX_WARMUP_BLOCKS.
     """
     start, steps = clock(), 0
     while steps < preset.warmup_steps or clock() - start < preset.warmup_s:
-        step(session, next(batches))
+        prepared, starts_sequence = next(batches)
+        step_prepared(session, prepared, starts_sequence=starts_sequence)
         steps += 1
     session.wait()
     step_s = (clock() - start) / steps if steps else math.inf
@@ -146,8 +165,8 @@ def warm_up(
     blocks_s: list[float] = []
     while len(blocks_s) < MAX_WARMUP_BLOCKS:
         block_start = clock()
-        for batch in islice(batches, size):
-            step(session, batch)
+        for prepared, starts_sequence in islice(batches, size):
+            step_prepared(session, prepared, starts_sequence=starts_sequence)
         session.wait()
         blocks_s.append(clock() - block_start)
         latest = blocks_s[-STEADY_BLOCKS:]
@@ -228,7 +247,7 @@ def evaluate(session: Session, batches: Iterable[Batch]) -> Evaluation:
     for batch in batches:
         if batch.starts_sequence:
             session.reset_state()
-        handles = session.eval_step(session.put(batch))
+        handles = session.eval_step(put(session, batch))
         counts = batch.weights != 0
         losses.append(session.fetch(handles[0])[counts])
         predictions.append(session.fetch(handles[1])[counts])

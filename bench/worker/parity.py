@@ -127,8 +127,8 @@ class _Climber:
 
     def forward(self) -> Iterator[Comparison]:
         session, reference = self.untrained, self.open_reference(self.initial)
-        expected = reference.logits(reference.put(self.batch))
-        yield self.compare("logits", session.logits(session.put(self.batch)), expected, "forward")
+        expected = reference.logits(loop.put(reference, self.batch))
+        yield self.compare("logits", session.logits(loop.put(session, self.batch)), expected, "forward")
         if getattr(self.full_size, "forward_at_full_size", False):
             yield from self.forward_at_full_size()
 
@@ -137,23 +137,23 @@ class _Climber:
         task, params = self.full_size, self.full_size.init_params(seed=0)
         batch = next(iter(task.eval_batches()))
         reference = self.arbiter.open_session(task, params, Options(precision="float64"))
-        expected = reference.logits(reference.put(batch))
-        expected_losses = reference.eval_step(reference.put(batch))[0]
+        expected = reference.logits(loop.put(reference, batch))
+        expected_losses = reference.eval_step(loop.put(reference, batch))[0]
         session = self.subject.open_session(task, params, self.options)
-        yield self.compare("logits at full size", session.logits(session.put(batch)), expected, "full size")
+        yield self.compare("logits at full size", session.logits(loop.put(session, batch)), expected, "full size")
         # Dropout left on in evaluation shows here: the small task that climbs the other rungs has none.
-        losses = session.fetch(session.eval_step(session.put(batch))[0])
+        losses = session.fetch(session.eval_step(loop.put(session, batch))[0])
         yield self.compare("evaluated losses at full size", losses, expected_losses, "full size")
 
     def loss(self) -> Iterator[Comparison]:
         session, reference = self.updated, self.open_reference(self.initial)
-        expected = reference.train_step(reference.put(self.batch))
-        found = session.fetch(session.train_step(session.put(self.batch)))
+        expected = reference.train_step(loop.put(reference, self.batch))
+        found = session.fetch(session.train_step(loop.put(session, self.batch)))
         yield self.compare("loss of a padded batch", found, np.asarray(expected), "loss")
 
     def gradients(self) -> Iterator[Comparison]:
         found, reference = self.own_gradients, self.open_reference(self.initial)
-        expected = reference.gradients(reference.put(self.batch))
+        expected = reference.gradients(loop.put(reference, self.batch))
         yield from self.compare_all(found, expected, "gradients")
         rng = np.random.default_rng(0)
         scale = _norm(found)
@@ -226,7 +226,7 @@ class _Climber:
 
     @cached_property
     def own_gradients(self) -> Params:
-        return _as_float64(self.untrained.gradients(self.untrained.put(self.batch)))
+        return _as_float64(self.untrained.gradients(loop.put(self.untrained, self.batch)))
 
     def open(self, params: Params) -> Session:
         return self.subject.open_session(self.task, params, self.options)
@@ -253,7 +253,7 @@ class _Climber:
         def loss(shift: float) -> float:
             shifted = {**self.initial, name: self.initial[name].astype(np.float64) + shift * direction}
             reference = self.open_reference(shifted)
-            losses, _ = reference.eval_step(reference.put(self.batch))
+            losses, _ = reference.eval_step(loop.put(reference, self.batch))
             return float(np.sum(losses * self.batch.weights) / np.sum(self.batch.weights, dtype=np.float64))
 
         return (loss(DIFFERENCE_STEP) - loss(-DIFFERENCE_STEP)) / (2 * DIFFERENCE_STEP)
@@ -263,7 +263,7 @@ class _Climber:
         reference = self.open_reference(params)
         margins = []
         for batch in self.task.eval_batches():
-            top = np.sort(reference.logits(reference.put(batch))[batch.weights != 0], axis=-1)
+            top = np.sort(reference.logits(loop.put(reference, batch))[batch.weights != 0], axis=-1)
             margins.append((top[..., -1] - top[..., -2]) / np.maximum(np.abs(top[..., -1]), 1.0))
         return int(np.sum(np.concatenate(margins)[differing] < self.tolerance["tie"]))
 
