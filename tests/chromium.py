@@ -8,20 +8,22 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE_S = 60  # for one answer
 WITHOUT = "there is no Chromium here; on Debian: apt-get install chromium"
 
 
 class Page:
     """One tab. `events` is everything that the browser reported about it."""
 
-    def __init__(self, commands: Any, answers: Any) -> None:
-        self.commands, self.answers = commands, answers
+    def __init__(self, commands: Any, answers: Any, browser: "subprocess.Popen[bytes]") -> None:
+        self.commands, self.answers, self.browser = commands, answers, browser
         self.events: list[dict[str, Any]] = []
         self.number = 0
         self.session: str | None = None
@@ -43,9 +45,14 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         content = bytearray()
-        while (byte := self.answers.read(1)) != b"\0":
-            assert byte, "the browser has gone"
-            content += byte
+        limit = threading.Timer(PATIENCE_S, self.browser.kill)  # which ends the pipe that is read below
+        limit.start()
+        try:
+            while (byte := self.answers.read(1)) != b"\0":
+                assert byte, f"the browser has gone, or did not answer in {PATIENCE_S} s"
+                content += byte
+        finally:
+            limit.cancel()
         return dict(json.loads(content))
 
     def open(self, address: str) -> None:
@@ -105,7 +112,7 @@ def opened(profile: Path) -> Iterator[Page]:
         os.close(to_us)
         try:
             with os.fdopen(commands, "wb") as writer, os.fdopen(answers, "rb") as reader:
-                page = Page(writer, reader)
+                page = Page(writer, reader, browser)
                 target = page.send("Target.createTarget", url="about:blank")["targetId"]
                 page.session = page.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
                 for domain in ("Page", "Runtime", "Network", "Log"):

@@ -10,15 +10,17 @@ from scipy.stats import ttest_ind
 
 from bench.records.record import Disturbance, Record
 from bench.report import compare
-from tests.conftest import a_record, a_row, a_run
+from tasks.spec import hash_json
+from tests.builders import MACHINE, a_quality, a_record, a_row, a_run
 from tests.test_report import FAST, SLOW, TWO, replaced, tables
 
-KEY = ("mnist_mlp", "quick", "cpu", "float32")
+KEY = ("mnist_mlp", "quick")
+SPEC = a_record().cell.spec_hash
 
 
 def later(made: list[Record], **changes: Any) -> list[Record]:
     """The same cells from another run."""
-    return replaced(made, lambda _: True, order_seed=99, **changes)
+    return replaced(made, lambda _: True, id="99", **changes)
 
 
 def scaled(factor: float) -> dict[str, list[float]]:
@@ -33,7 +35,9 @@ def test_each_cell_has_its_verdict(factor: float, decision: str) -> None:
     found = compare.compare(a_run(TWO), later(a_run(scaled(factor))))
     assert [(change.key[-1], change.decision) for change in found.changes] == [("fast", decision), ("slow", decision)]
     assert found.only_before == found.only_after == []
-    assert found.worse == (decision == "slower")
+    assert bool(compare.objections(found, {"slower"})) == (decision == "slower")
+    assert bool(compare.objections(found, {"undecided"})) == (decision == "not decided")
+    assert compare.objections(found, ()) == []
     for change in found.changes:
         assert change.ratio is not None
         assert change.ratio.estimate == pytest.approx(factor)
@@ -75,7 +79,7 @@ def test_over_many_cells_chance_alone_decides_little_and_a_real_change_is_found(
 def test_disturbed_rounds_are_left_out_as_they_are_from_a_table() -> None:
     told = Disturbance(0.5, 0.4, 0.0, 1, 0, 2900.0, disturbed="other processes took 40% of the cores' time")
     after = replaced(
-        later(a_row("x", [*FAST[:4], 1.0])), lambda r: r.kind == "speed" and r.round == 5, disturbance=told
+        later(a_row("x", [*FAST[:4], 1.0])), lambda r: r.cell.kind == "speed" and r.cell.round == 5, disturbance=told
     )
     (change,) = compare.compare(a_row("x", FAST), after).changes
     assert len(change.after.row.throughputs) == 4
@@ -84,15 +88,21 @@ def test_disturbed_rounds_are_left_out_as_they_are_from_a_table() -> None:
 
 
 def test_a_cell_that_is_no_longer_ranked_is_not_compared_and_counts_as_worse() -> None:
-    after = replaced(later(a_run(TWO)), lambda r: r.kind == "quality" and r.backend == "slow", target_reached=False)
+    after = replaced(
+        later(a_run(TWO)), lambda r: (r.cell.kind, r.cell.arm.name) == ("quality", "slow"), quality=a_quality(0.5)
+    )
     found = compare.compare(a_run(TWO), after)
     slow = found.changes[1]
     assert (slow.decision, slow.ratio) == (None, None)
     assert "not compared (not ranked after: outside the target accuracy >= 0.9" in compare.render(found).replace(
         "&gt;", ">"
     )
-    assert found.worse
-    assert not compare.compare(after, after).worse  # neither was it ranked before
+    (objection,) = compare.objections(found, {"slower"})
+    assert objection.startswith(
+        "slower: mnist_mlp slow (preset quick): not compared (not ranked after: outside the target"
+    )
+    assert compare.objections(compare.compare(after, after), {"slower"}) == []  # neither was it ranked before
+    assert compare.objections(compare.compare(after, a_run(TWO)), {"slower"}) == []  # it is again
 
 
 def test_cells_on_one_side_only_are_listed_and_a_lost_one_counts_as_worse() -> None:
@@ -100,21 +110,31 @@ def test_cells_on_one_side_only_are_listed_and_a_lost_one_counts_as_worse() -> N
     assert [key[-1] for key in found.only_before] == ["slow"]
     assert [key[-1] for key in found.only_after] == ["new"]
     text = compare.render(found).replace("\\", "")
-    assert "- only before: mnist_mlp slow (quick, float32 on the cpu)" in text
-    assert "- only after: mnist_mlp new (quick, float32 on the cpu)" in text
-    assert found.worse
-    assert not compare.compare(a_row("fast", FAST), later(a_run(TWO))).worse
+    assert "- only before: mnist_mlp slow (preset quick)" in text
+    assert "- only after: mnist_mlp new (preset quick)" in text
+    assert compare.objections(found, {"slower"}) == [
+        "slower: mnist_mlp slow (preset quick) is missing in the second folder"
+    ]
+    assert compare.objections(compare.compare(a_row("fast", FAST), later(a_run(TWO))), {"slower"}) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"spec_hash": "6" * 64}, "mnist_mlp quick cpu float32: other specs (555555555555 and 666666666666)"),
-        ({"measurement": 2}, "measurement versions 1 and 2 are not compared"),
-        ({"task": "other"}, "no cell in common (the first has mnist_mlp fast (quick, float32 on the cpu)"),
+        (
+            {"spec": {"epochs": 6}},
+            f"mnist_mlp quick fast: other specs ({SPEC[:12]} and {hash_json({'epochs': 6})[:12]})",
+        ),
+        ({"measurement": 1}, "measurement versions 2 and 1 are not compared"),
+        (
+            {"task": "other"},
+            "no cell in common (the first has mnist_mlp fast (preset quick), mnist_mlp slow (preset quick); ",
+        ),
         ({"preset": "full"}, "no cell in common"),
-        ({"device": "gpu"}, "no cell in common"),
-        ({"precision": "float64"}, "no cell in common"),
+        ({"device": "gpu"}, "mnist_mlp quick fast: device cpu and gpu are other ways of using it"),
+        ({"precision": "float64"}, "mnist_mlp quick fast: precision float32 and float64 are other ways of using it"),
+        ({"mode": "compile"}, "mnist_mlp quick fast: mode default and compile are other ways of using it"),
+        ({"slow_down": 0.1}, "mnist_mlp quick fast: slow_down 0.0 and 0.1 are other ways of using it"),
     ],
     ids=str,
 )
@@ -124,40 +144,101 @@ def test_what_may_not_be_compared_is_refused(changes: dict[str, Any], why: str) 
     assert why in str(refused.value)
 
 
+def test_an_arm_of_the_same_name_and_another_backend_is_refused() -> None:
+    before, after = a_row("pytorch", FAST, name="mine"), later(a_row("jax", FAST, name="mine"))
+    with pytest.raises(
+        compare.NotComparable, match="mnist_mlp quick mine: backend pytorch and jax are other ways of using it"
+    ):
+        compare.compare(before, after)
+
+
+def test_arms_are_compared_by_name_whatever_stands_beside_them() -> None:
+    """An arm's threads, interpreter and variables may be what is compared; they are told, not refused."""
+    before = a_row("pytorch", FAST) + a_row("pytorch", SLOW, name="pytorch:compile", mode="compile")
+    after = later(
+        a_row("pytorch", SLOW, threads=1, python="3.12.1", environment={"OMP_NUM_THREADS": "1"})
+        + a_row("pytorch", FAST, name="pytorch:compile", mode="compile")
+        + a_row("jax", FAST)
+    )
+    found = compare.compare(before, after)
+    assert [(change.key[-1], change.decision) for change in found.changes] == [
+        ("pytorch", "slower"), ("pytorch:compile", "faster"),
+    ]  # fmt: skip
+    assert found.only_after == [(*KEY, "jax")]
+    assert compare.differences(found) == [
+        "differs: pytorch, environment: none before, {'OMP_NUM_THREADS': '1'} after",
+        "differs: pytorch, python: none before, 3.12.1 after",
+        "differs: pytorch, threads: none before, 1 after",
+    ]
+    assert [text.partition(" (")[0] for text in compare.objections(found, {"slower"})] == ["slower: mnist_mlp pytorch"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(FAST, FAST[:1]), (FAST[:1], FAST), (FAST[:1], SLOW[:1]), ([5.0] * 3, [5.0] * 3)]
+)
+@pytest.mark.parametrize("verdicts", [{"slower"}, {"undecided"}, {"slower", "undecided"}])
+def test_a_gate_that_could_not_have_failed_is_not_passed(
+    verdicts: set[str], before: list[float], after: list[float]
+) -> None:
+    """A single process, or figures that never vary, say nothing about noise: nothing could have been called slower."""
+    found = compare.compare(a_row("x", before), later(a_row("x", after)))
+    (objection,) = compare.objections(found, verdicts)
+    assert "mnist_mlp x (preset quick) could not be decided: each folder needs two rounds or more of it" in objection
+    assert compare.objections(found, ()) == []
+
+
+def test_what_was_not_decided_passes_a_gate_on_slower_and_not_one_on_undecided() -> None:
+    found = compare.compare(a_row("x", FAST), later(a_row("x", [1.03 * speed for speed in FAST])))
+    assert found.changes[0].decision == "not decided"
+    assert compare.objections(found, {"slower"}) == []
+    (objection,) = compare.objections(found, {"undecided"})
+    assert objection.startswith("undecided: mnist_mlp x (preset quick): not decided (ratio 1.030 (")
+
+
+def test_a_cell_that_is_in_no_ratio_is_undecided() -> None:
+    after = replaced(later(a_row("x", FAST)), lambda r: r.cell.kind == "quality", quality=a_quality(0.5))
+    (objection,) = compare.objections(compare.compare(after, after), {"undecided"})
+    assert objection.startswith("undecided: mnist_mlp x (preset quick): not compared (not ranked before: ")
+
+
 def test_a_folder_that_has_a_cell_twice_is_refused() -> None:
-    with pytest.raises(compare.NotComparable, match=r"the second folder has mnist_mlp slow .* more than once"):
+    with pytest.raises(
+        compare.NotComparable, match=r"the second folder has mnist_mlp slow \(preset quick\) more than once"
+    ):
         compare.compare(a_run(TWO), [*later(a_run(TWO)), *a_row("slow", SLOW)])
 
 
 def test_what_differs_is_told() -> None:
-    other = msgspec.structs.replace(a_record().machine, os="Linux 6.2", gpu_driver="555")
+    other = msgspec.structs.replace(MACHINE, os="Linux 6.2", gpu_driver="555")
     before = a_row("x", FAST, settings={"precision": "float32", "compile": "eager"})
     after = later(
         a_row(
             "x", SLOW, versions={"x": "2.0", "y": "1"}, settings={"precision": "float32", "kernels": 3}, machine=other
         ),
-        threads=2,
-    )
+        threads=2, harness="0.2.0", source="f" * 64,
+    )  # fmt: skip
     assert compare.differences(compare.compare(before, after)) == [
         "differs: x, version of x: 1.0 before, 2.0 after",
         "differs: x, version of y: none before, 1 after",
         "differs: x, setting compile: eager before, none after",
         "differs: x, setting kernels: none before, 3 after",
-        "differs: run, threads: none before, 2 after",
+        "differs: x, threads: none before, 2 after",
         "differs: machine, gpu_driver: none before, 555 after",
         "differs: machine, os: Linux 6.1 x86_64 before, Linux 6.2 after",
+        "differs: framework-bench source: none before, ffffffffffff after",
+        "differs: framework-bench version: none before, 0.2.0 after",
     ]
     assert compare.differences(compare.compare(before, later(before))) == []
 
 
 def test_the_report_has_verdicts_table_and_what_the_ratio_is() -> None:
     text = compare.render(compare.compare(a_run(TWO), later(a_run(scaled(0.8), accuracies=[0.91, 0.92]))))
-    assert text.replace("\\", "").startswith("- mnist_mlp fast (quick, float32 on the cpu): slower (ratio 0.80")
+    assert text.replace("\\", "").startswith("- mnist_mlp fast (preset quick): slower (ratio 0.80")
     assert "5 and 5 processes" in text
     assert "were not interleaved" in text
     (table,) = tables(text)
-    assert table[1][4:] == [
-        "fast", "201.0 (198.2-203.8), n=5", "160.8 (158.6-163.0), n=5", table[1][7],
+    assert table[1][2:] == [
+        "fast", "201.0 (198.2-203.8), n=5", "160.8 (158.6-163.0), n=5", table[1][5],
         "95.5 (89.1-100.0) %, n=2; after: 91.5 (85.1-97.9) %, n=2", "300 MiB",
     ]  # fmt: skip
-    assert table[1][7].endswith(": slower")
+    assert table[1][5].endswith(": slower")

@@ -5,16 +5,15 @@ import io
 import json
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from bench.records.record import Record
+from bench.records.record import Record, Target
 from bench.report import grouping, markdown, summary, table_csv, table_json
 from bench.stats import intervals
 from bench.stats.equivalence import Equivalence, compare_all
-from tests.conftest import a_quality, a_run
+from tests.builders import a_quality, a_run, changed
 
 MARGIN = 0.01
 THREE = [[0.951, 0.953, 0.948], [0.944, 0.951, 0.949], [0.957, 0.956, 0.952], [0.949, 0.955, 0.941]]
@@ -144,12 +143,12 @@ def test_equal_backends_are_found_equivalent_and_different_ones_different() -> N
 SPEEDS = {"fast": [200.0, 204.0], "slow": [100.0, 101.0]}
 
 
-def learned(accuracies: dict[str, list[float]], **common: Any) -> list[Record]:
+def learned(accuracies: dict[str, list[float]], *, margin: float | None = None) -> list[Record]:
     """A comparison whose backends learned so much with seeds 0, 1, ..."""
-    made = [one for one in a_run(SPEEDS, **common) if one.kind != "quality" or one.seed == 0]
-    first = next(one for one in made if one.kind == "quality")
-    return [one for one in made if one.kind != "quality"] + [
-        msgspec.structs.replace(first, backend=name, seed=seed, quality=a_quality(value))
+    made = a_run(SPEEDS, target=Target("accuracy", at_least=0.9, margin=margin))
+    first = next(one for one in made if one.cell.kind == "quality")
+    return [one for one in made if one.cell.kind != "quality"] + [
+        changed(first, backend=name, seed=seed, quality=a_quality(value))
         for name, values in accuracies.items()
         for seed, value in enumerate(values)
     ]
@@ -164,27 +163,36 @@ def sentence(made: list[Record]) -> str:
 
 
 def test_percent_are_told_in_points() -> None:
-    made = learned({"fast": [0.952, 0.948, 0.951], "slow": [0.950, 0.950, 0.949]}, equivalence_margin=0.02)
+    made = learned(
+        {"fast": [0.952, 0.948, 0.951], "slow": [0.950, 0.950, 0.949]},
+        margin=0.02,
+    )
     assert sentence(made) == (
         "test accuracy of fast and slow: equivalent within 2 points (difference 0.07 (-0.32 to 0.46) points, 3 seeds)."
     )
 
 
 def test_a_difference_is_told_with_its_interval() -> None:
-    made = learned({"fast": [0.952, 0.948, 0.951], "slow": [0.910, 0.910, 0.909]}, equivalence_margin=0.01)
+    made = learned(
+        {"fast": [0.952, 0.948, 0.951], "slow": [0.910, 0.910, 0.909]},
+        margin=0.01,
+    )
     assert sentence(made).startswith("test accuracy of fast and slow: different by more than 1 point (difference 4.")
 
 
 def test_what_is_not_decided_is_told_too() -> None:
-    made = learned({"fast": [0.95], "slow": [0.94]}, equivalence_margin=0.01)
+    made = learned({"fast": [0.95], "slow": [0.94]}, margin=0.01)
     assert sentence(made) == (
         "test accuracy of fast and slow: not decided whether within 1 point (difference 1.00 points, 1 seed, no interval)."
     )
 
 
 def test_other_metrics_keep_their_unit() -> None:
-    made = learned({"fast": [0.952, 0.948, 0.951], "slow": [0.95, 0.95, 0.949]}, equivalence_margin=0.5)
-    found = [msgspec.structs.replace(one, target="loss <= 1") for one in made]
+    made = learned(
+        {"fast": [0.952, 0.948, 0.951], "slow": [0.95, 0.95, 0.949]},
+        margin=0.5,
+    )
+    found = [changed(one, target=Target("loss", at_most=1, margin=0.5)) for one in made]
     assert sentence(found).startswith(
         "held-out loss of fast and slow: not decided whether within 0.5 (difference 0, 3 seeds"
     )
@@ -193,7 +201,7 @@ def test_other_metrics_keep_their_unit() -> None:
 def test_without_a_margin_or_a_second_backend_nothing_is_said() -> None:
     for made in (
         learned({"fast": [0.95, 0.94], "slow": [0.94, 0.95]}),
-        learned({"fast": [0.95]}, equivalence_margin=0.01),
+        learned({"fast": [0.95]}, margin=0.01),
     ):
         (section,) = grouping.sections(made)
         assert section.equivalences == {}
@@ -201,7 +209,10 @@ def test_without_a_margin_or_a_second_backend_nothing_is_said() -> None:
 
 
 def test_other_programs_are_told_the_difference_of_each_backend_from_the_fastest() -> None:
-    made = learned({"fast": [0.952, 0.948, 0.951], "slow": [0.950, 0.950, 0.949]}, equivalence_margin=0.02)
+    made = learned(
+        {"fast": [0.952, 0.948, 0.951], "slow": [0.950, 0.950, 0.949]},
+        margin=0.02,
+    )
     (told,) = json.loads(table_json.render(made))["tables"][0]["equivalences"]
     assert (told["first"], told["second"], told["decision"], told["seeds"]) == ("fast", "slow", "equivalent", 3)
     fast, slow = csv.DictReader(io.StringIO(table_csv.render(made)))
@@ -212,9 +223,7 @@ def test_other_programs_are_told_the_difference_of_each_backend_from_the_fastest
 
 
 def test_one_seed_is_a_difference_without_an_interval_there_too() -> None:
-    _, slow = csv.DictReader(
-        io.StringIO(table_csv.render(learned({"fast": [0.95], "slow": [0.94]}, equivalence_margin=0.02)))
-    )
+    _, slow = csv.DictReader(io.StringIO(table_csv.render(learned({"fast": [0.95], "slow": [0.94]}, margin=0.02))))
     assert float(slow["metric_minus_fastest"]) == pytest.approx(-0.01)
     assert slow["metric_minus_fastest_low"] == slow["metric_minus_fastest_high"] == ""
     assert slow["equivalence"] == "not decided"

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from markdown_it import MarkdownIt
 
-from bench.records import record
+from bench.records import files
 from bench.records.record import Bytes, Record
-from bench.report import compare, grouping, latex, markdown, page, plots, summary, table_csv, table_json
-from tests.conftest import a_memory, a_record, a_run
+from bench.report import compare, figures, grouping, latex, markdown, page, plots, summary, table_csv, table_json
+from tests.builders import a_memory, a_record, a_run, changed
 from tests.test_report import FAST, HOSTILE, TWO, hostile_records, hostile_texts, in_terminal, many_records
 
 FORMATS = (markdown.render, table_csv.render, latex.render, table_json.render, page.render, in_terminal)
@@ -108,17 +108,25 @@ def test_every_table_has_a_caption_and_scopes_and_every_plot_a_name() -> None:
     assert '<html lang="en">' in text
 
 
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("147,000 (133,000-164,000), n=5", 147_000.0), ("578 ms", 0.578), ("1.01 s", 1.01), ("3.5 µs", 3.5e-6),
-        ("12 ns", 1.2e-8), ("610 MiB (443 MiB)", 610.0), ("97.4 %", 97.4), ("0.839 (0.771-0.913): slower", 0.839),
-        ("not measured", None), ("1", 1.0),
-    ],
-)  # fmt: skip
-def test_cells_are_sorted_by_the_number_that_they_start_with(text: str, key: float | None) -> None:
-    found = page.sort_key(text)
-    assert (float(found) if found else None) == pytest.approx(key)
+def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
+    """By the value itself, which knows no unit and no rounding; a missing one has no key."""
+    made = a_run(TWO)
+    made[-1] = changed(made[-1], kind="memory", memory=a_memory(peak=Bytes(None, "no counter")), quality=None)
+    (section,) = grouping.sections(made)
+    keys = [
+        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.SHOWN], strict=True))
+        for row in section.rows
+    ]
+    fast, slow = keys
+    assert fast["images/s"] == pytest.approx(200.99, abs=0.01)
+    assert (fast["relative to the fastest"], slow["relative to the fastest"]) == (1.0, pytest.approx(0.4987, abs=1e-4))
+    assert (fast["first step"], fast["import + build"]) == (0.25, 1.5)
+    assert fast["host memory peak (after import)"] == 300 * 2**20
+    assert fast["test accuracy"] == pytest.approx(0.955)
+    for title in ("backend", "of the matrix rate", "device memory peak", "parity"):
+        assert fast[title] is None, title
+    page_keys = re.findall(r'<td data-key="([^"]*)">', page.render(made))
+    assert page_keys[:9] == ["" if key is None else repr(key) for key in list(fast.values())[1:]]
 
 
 def test_json_holds_the_figures_of_the_csv_and_the_words_of_the_page() -> None:
@@ -147,10 +155,7 @@ def test_latex_has_a_column_for_each_backend() -> None:
 
 
 def test_plots_are_files_of_both_kinds_named_by_table_and_plot() -> None:
-    made = [
-        msgspec.structs.replace(r, memory=a_memory(device=Bytes(2**30))) if r.kind == "memory" else r
-        for r in a_run(TWO)
-    ]
+    made = [changed(r, memory=a_memory(device=Bytes(2**30))) if r.cell.kind == "memory" else r for r in a_run(TWO)]
     found = dict(plots.files(made))
     assert set(found) == {
         f"table1-{name}.{form}" for name in ("throughput", "learning", "memory", "totals") for form in ("svg", "png")
@@ -195,7 +200,7 @@ def test_plots_are_the_same_bytes_whatever_the_users_settings_are() -> None:
 
 def test_no_records_make_an_empty_report_and_no_error() -> None:
     assert "No records." in page.render([])
-    assert json.loads(table_json.render([])) == {"report": 1, "tables": []}
+    assert json.loads(table_json.render([])) == {"report": table_json.FORMAT, "tables": []}
     assert latex.render([]).startswith("% needs")
     assert list(plots.files([])) == []
 
@@ -246,13 +251,13 @@ def test_json_keeps_a_text_in_ascii(text: str) -> None:
     assert rendered.replace("\n", "").isprintable()
     (table,) = json.loads(rendered, parse_constant=pytest.fail)["tables"]
     assert table["task"] == text
-    assert sorted(row["backend"] for row in table["rows"]) == sorted([text, f"{text} 2", f"{text} 3"])
+    assert sorted(row["arm"] for row in table["rows"]) == sorted([text, f"{text} 2", f"{text} 3"])
 
 
 @hostile_texts()
 def test_a_comparison_keeps_its_structure_whatever_a_record_says(text: str) -> None:
     before, after = hostile_records(text), hostile_records(text)
-    after = [msgspec.structs.replace(r, versions={text: f"{text}2"}, settings={text: 1}) for r in after]
+    after = [changed(r, versions={text: f"{text}2"}, settings={text: 1}) for r in after]
     rendered = compare.render(compare.compare(before, after))
     harmless(rendered)
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(rendered)
@@ -284,7 +289,7 @@ def extremes() -> list[tuple[str, dict[str, Any]]]:
     """Figures at the ends of what a record may hold."""
     most, least = 1e30, 1e-9
     big = 2**63 - 1
-    base = msgspec.to_builtins(a_record().timings)
+    base = msgspec.to_builtins(a_record().outcome.timings)
     return [
         (
             "long",
@@ -302,21 +307,23 @@ def test_figures_at_the_ends_of_their_ranges_are_shown(render: Callable[[list[Re
     for name, timings in extremes():
         for one in a_run({name: [100.0, 101.0, 99.0]}):
             plain = msgspec.to_builtins(one)
-            if one.kind == "speed":
-                plain |= {"timings": timings | {"window_s": timings["window_s"] * (1 if one.round > 1 else 0.999999)}}
-                plain["timings"]["window_s"] = max(1e-9, plain["timings"]["window_s"])
-                plain |= {"step_flops": 2**63 - 1, "probe": {"error": 1e300, "size": 1, "flops_per_second": 1e30}}
-            elif one.kind == "quality":
-                value = [1e150, -1e150, 5e-324][one.seed]
+            outcome = plain["outcome"]
+            if one.cell.kind == "speed":
+                window_s = max(1e-9, timings["window_s"] * (1 if one.cell.round > 1 else 0.999999))
+                outcome["timings"] = timings | {"window_s": window_s}
+                outcome["probe"] = {"error": 1e300, "size": 1, "flops_per_second": 1e30}
+                plain["cell"]["step_flops"] = 2**63 - 1
+            elif one.cell.kind == "quality":
+                value = [1e150, -1e150, 5e-324][one.cell.seed]
                 curve = [[2**62, 1e150, 1e150], [-5, -1e150, -1e150]]
-                plain["quality"] |= {"metrics": {"accuracy": value}, "curve": curve}
-            made.append(record.decode(record.encode(plain)))
+                outcome["quality"] |= {"metrics": {"accuracy": value}, "curve": curve}
+            made.append(files.decode(files.encode(plain)))
     render(made).encode()
 
 
 @pytest.mark.parametrize("spoil", [{"import_s": 1e308}, {"window_s": 1e308}])
 def test_figures_beyond_their_ranges_are_refused_when_they_are_read(spoil: dict[str, float]) -> None:
     plain = msgspec.to_builtins(a_record())
-    plain["timings"] |= spoil
-    with pytest.raises(record.RecordError, match="<= 1e"):
-        record.decode(json.dumps(plain).encode())
+    plain["outcome"]["timings"] |= spoil
+    with pytest.raises(files.RecordError, match="<= 1e"):
+        files.decode(json.dumps(plain).encode())

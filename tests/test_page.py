@@ -7,12 +7,13 @@ import pytest
 
 from bench.report import page
 from tests import chromium
-from tests.conftest import a_run
+from tests.builders import a_row, a_run
 from tests.test_report import FAST, HOSTILE, SLOW, hostile_records
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason=chromium.WITHOUT)
 
 SPEEDS = {"alpha": SLOW, "beta": FAST, "gamma": [speed / 20 for speed in SLOW]}
+DOUBLE = "alpha:precision=float64"
 ROWS = "[...document.querySelectorAll('#t1 table.sortable tbody tr')].filter(r => !r.hidden).map(r => r.cells[0].textContent)"
 SECTIONS = "[...document.querySelectorAll('section.result')].filter(s => !s.hidden).map(s => s.id)"
 
@@ -25,8 +26,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page of two tasks and two precisions."""
-    made = [*a_run(SPEEDS), *a_run(SPEEDS, precision="float64"), *a_run({"alpha": FAST, "beta": SLOW}, task="other")]
+    """A page of two tasks and two precisions, which stand in one table, and in a table of their own."""
+    made = [
+        *a_run(SPEEDS),
+        *a_row("alpha", [speed / 2 for speed in SLOW], name=DOUBLE, precision="float64"),
+        *a_run(SPEEDS, precision="float64", id="5678"),
+        *a_run({"alpha": FAST, "beta": SLOW}, task="other"),
+    ]
     file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(page.render(made), encoding="utf-8")
     return file.as_uri()
@@ -52,37 +58,47 @@ def choose(shown: chromium.Page, name: str, text: str) -> None:
 
 
 def test_a_title_sorts_its_column_by_number_and_back(shown: chromium.Page) -> None:
-    assert shown.run(ROWS) == ["beta", "alpha", "gamma"]
+    assert shown.run(ROWS) == ["beta", "alpha", DOUBLE, "gamma"]
     titles = shown.run("[...document.querySelectorAll('#t1 .sortable th[scope=col]')].map(t => t.textContent)")
     button = f"document.querySelectorAll('#t1 .sortable th button')[{titles.index('images/s')}]"
-    for order, rows in (("ascending", ["gamma", "alpha", "beta"]), ("descending", ["beta", "alpha", "gamma"])):
+    for order, rows in (
+        ("ascending", ["gamma", DOUBLE, "alpha", "beta"]),
+        ("descending", ["beta", "alpha", DOUBLE, "gamma"]),
+    ):
         shown.run(f"{button}.click()")
         assert shown.run(ROWS) == rows
         assert shown.run(f"{button}.closest('th').getAttribute('aria-sort')") == order
     shown.run("document.querySelector('#t1 .sortable th button').click()")
-    assert shown.run(ROWS) == ["alpha", "beta", "gamma"]
+    assert shown.run(ROWS) == ["alpha", DOUBLE, "beta", "gamma"]
     assert shown.run("document.querySelectorAll('#t1 [aria-sort]').length") == 1
 
 
 def test_filters_leave_what_fits_and_say_how_much(shown: chromium.Page) -> None:
     count = "document.getElementById('shown').textContent"
-    assert shown.run(count) == "8 of 8 rows shown"
+    timed = "[...document.querySelectorAll('#t1 table:not(.sortable) tr[data-arm]')].filter(r => !r.hidden).length"
+    assert shown.run(count) == "9 of 9 rows shown"
+    assert shown.run(timed) == 4
     assert shown.run("[...document.querySelectorAll('#filters select')].map(s => s.name)") == [
-        "task", "backend", "device", "precision", "preset",
+        "task", "arm", "device", "precision", "preset",
     ]  # fmt: skip
-    choose(shown, "precision", "float64")
+    choose(shown, "precision", "float64")  # a row of one table, and all of another
+    assert shown.run(SECTIONS) == ["t1", "t2"]
+    assert shown.run(ROWS) == [DOUBLE]
+    assert shown.run(timed) == 1
+    assert shown.run(count) == "4 of 9 rows shown"
+    choose(shown, "arm", "gamma")
     assert shown.run(SECTIONS) == ["t2"]
-    assert shown.run(count) == "3 of 8 rows shown"
     choose(shown, "precision", "all")
-    choose(shown, "backend", "gamma")
     assert shown.run(SECTIONS) == ["t1", "t2"]
     assert shown.run(ROWS) == ["gamma"]
+    choose(shown, "device", "cpu")
+    assert shown.run(count) == "2 of 9 rows shown"
     choose(shown, "task", "other")
     assert shown.run(SECTIONS) == []
-    assert shown.run(count) == "0 of 8 rows shown"
+    assert shown.run(count) == "0 of 9 rows shown"
     shown.run("document.querySelector('#filters button').click(); new Promise(done => setTimeout(done, 20))")
     assert shown.run(SECTIONS) == ["t1", "t2", "t3"]
-    assert len(shown.run(ROWS)) == 3
+    assert len(shown.run(ROWS)) == 4
 
 
 def test_the_keyboard_reaches_everything_in_the_order_of_the_page(shown: chromium.Page) -> None:
@@ -93,8 +109,8 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(shown: chromiu
         seen.append(shown.run(where))
         assert shown.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert seen[:4] == ["Skip to th", "mnist_mlp:", "mnist_mlp:", "other: pre"]
-    assert seen[4:10] == ["task", "backend", "device", "precision", "preset", "Show all"]
-    assert seen[11:13] == ["backend", "images/s"]  # after the table itself, which scrolls
+    assert seen[4:10] == ["task", "arm", "device", "precision", "preset", "Show all"]
+    assert seen[11:13] == ["arm", "images/s"]  # after the table itself, which scrolls
     shown.run("document.querySelector('#t1 .sortable th:nth-child(2) button').focus()")
     shown.press("Enter")
     assert shown.run(ROWS)[0] == "gamma"
@@ -162,5 +178,5 @@ def test_hostile_records_run_nothing_and_load_nothing(browser: chromium.Page, tm
         assert browser.requests() == [file.as_uri()], name
         assert browser.complaints() == [], name
         assert browser.run("document.querySelectorAll('script, img, iframe, object, embed').length") == 1, name
-        rows = len({one.backend for one in made})
+        rows = len({one.cell.arm.name for one in made})
         assert browser.run("document.getElementById('shown').textContent") == f"{rows} of {rows} rows shown", name

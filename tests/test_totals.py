@@ -8,7 +8,7 @@ import pytest
 
 from bench.records.record import Record
 from bench.report import grouping, totals
-from tests.conftest import a_run
+from tests.builders import a_quality, a_run
 from tests.test_report import FAST, SLOW, TWO, only_section, replaced
 
 
@@ -16,8 +16,8 @@ def late(made: list[Record], backend: str, seconds: list[float]) -> list[Record]
     """The records with this first step in each round of a backend."""
     for number, first_step_s in enumerate(seconds, start=1):
         for one in made:
-            if (one.backend, one.kind, one.round) == (backend, "speed", number):
-                timings = msgspec.structs.replace(one.timings, first_step_s=first_step_s)  # type: ignore[type-var]
+            if (one.cell.arm.name, one.cell.kind, one.cell.round) == (backend, "speed", number):
+                timings = msgspec.structs.replace(one.outcome.timings, first_step_s=first_step_s)  # type: ignore[type-var]
                 made = replaced(made, lambda r, one=one: r is one, timings=timings)  # type: ignore[misc]
     return made
 
@@ -49,7 +49,7 @@ def test_a_break_even_step_is_the_first_at_which_the_faster_backend_is_not_behin
     (found,) = totals.break_even(only_section(made))
     by_hand = []
     for number in range(1, 6):
-        of = {r.backend: r.timings for r in made if r.kind == "speed" and r.round == number}
+        of = {r.cell.arm.name: r.outcome.timings for r in made if r.cell.kind == "speed" and r.cell.round == number}
 
         def seconds(name: str, n: int, of: dict = of) -> float:  # type: ignore[type-arg]
             t = of[name]
@@ -98,12 +98,12 @@ def test_lines_that_are_too_close_cross_nowhere(speeds: dict[str, list[float]], 
 
 
 def test_a_row_that_is_not_ranked_overtakes_nothing() -> None:
-    made = replaced(a_run(TWO), lambda r: r.kind == "quality" and r.backend == "fast", target_reached=False)
+    made = replaced(a_run(TWO), lambda r: (r.cell.kind, r.cell.arm.name) == ("quality", "fast"), quality=a_quality(0.5))
     section = only_section(made)
     assert totals.break_even(section) == totals.sentences(section) == []
     assert [row[0] for row in totals.table(section)[1:]] == ["slow"]
 
 
 def test_without_a_timed_process_there_is_no_table() -> None:
-    made = [r for r in a_run(TWO) if r.kind != "speed"]
+    made = [r for r in a_run(TWO) if r.cell.kind != "speed"]
     assert totals.table(grouping.sections(made)[0]) == []

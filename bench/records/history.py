@@ -46,7 +46,7 @@ def upgraded(plain: dict[str, Any], schema: int) -> dict[str, Any]:
         if schema == 1:
             plain = _second(plain)
         if schema in (1, 2):
-            plain = _third(plain)
+            plain = _third(plain, schema)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"a part of it has another form than schema {schema} gives it") from None
     return plain
@@ -63,13 +63,14 @@ def _second(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "schema": 2}
 
 
-def _third(plain: dict[str, Any]) -> dict[str, Any]:
+def _third(plain: dict[str, Any], schema: int) -> dict[str, Any]:
     known = {"schema", "machine", *CELL_2, *CELL_2_OPTIONAL, *OUTCOME_2, *OUTCOME_2_OPTIONAL, *ARM_2, *ARM_2_OPTIONAL,
              *DERIVED_2}  # fmt: skip
     unknown = sorted(set(plain) - known)
     if unknown:
-        raise ValueError(f"schema {plain['schema']} has no field {unknown[0]!r}")
-    missing = [name for name in (*CELL_2, *OUTCOME_2, *ARM_2, "spec_hash", "target", "machine") if name not in plain]
+        raise ValueError(f"schema {schema} has no field {unknown[0]!r}")
+    required = (*CELL_2, *OUTCOME_2, *ARM_2, "spec_hash", "target", "machine", "order_seed")
+    missing = [name for name in required if name not in plain]
     if missing:
         raise ValueError(f"the field {missing[0]!r} is missing")
     if plain["spec_hash"] != hash_json(plain["spec"]):

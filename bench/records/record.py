@@ -25,7 +25,7 @@ Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsuppo
 Kind = Literal["speed", "memory", "quality", "parity", "pilot"]  # a pilot is a speed process that is in no figure
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
-Label = Annotated[str, Meta(pattern=r"^[^\W_][\w.:=,+@/ -]{0,79}$")]  # of an arm
+Label = Annotated[str, Meta(pattern=r"^[^\W_][\w.:=,+@/ -]{0,79}\Z")]  # of an arm
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e30)]  # sums and ratios of such figures stay floats
 Window = Annotated[float, Meta(ge=1e-9, le=1e30)]  # seconds that a rate is taken over

@@ -5,7 +5,7 @@ of parity and its quality reached the target; a round that was disturbed (the ru
 shown.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -264,7 +264,18 @@ def sections(records: Iterable[Record]) -> list[Section]:
             cell.task, cell.preset, cell.spec_hash, str(run.measurement), machine.cpu, str(machine.cores),
             str(round(machine.memory_bytes / GIB)), str(machine.gpu), str(machine.gpu_driver), machine.os, run.id,
         ].append(one)  # fmt: skip
-    return [_section(groups[name]) for name in sorted(groups)]
+    return [_section(part) for name in sorted(groups) for part in _with_names_of_their_own(groups[name])]
+
+
+def _with_names_of_their_own(records: Sequence[Record]) -> list[list[Record]]:
+    """Parts in which a name is one arm's: rows are told apart by it. More than one if runs of one id lie in one folder."""
+    parts: dict[int, list[Record]] = defaultdict(list)
+    taken: Counter[str] = Counter()  # name -> how many arms have it
+    arms = {one.cell.arm.hash: one.cell.arm for one in records}
+    for known, arm in sorted(arms.items(), key=lambda pair: str(sorted(pair[1].way.items()))):
+        parts[taken[arm.name]] += [one for one in records if one.cell.arm.hash == known]
+        taken[arm.name] += 1
+    return list(parts.values())
 
 
 def _section(records: Sequence[Record]) -> Section:

@@ -1,4 +1,4 @@
-"""Published tables, made from their records: `python -m bench.publish README.md results`. No published figure is typed.
+"""Published tables, made from their records: `python -m bench.report.publish README.md results`. No published figure is typed.
 
 In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the brief report of the records
 below FOLDER, which is relative to the page. In a folder of results, each run gets its table.md and table.csv, and README.md
@@ -24,8 +24,9 @@ HEAD = """\
 
 Each folder is one run: `records` has a JSON file per process, `table.md` and `table.csv` are made from them alone and come out
 the same, byte for byte, with `framework-bench report FOLDER`; `--format html` makes a page with plots of them.
+`table.schema2.csv`, where there is one, is the table as it was published first, when it had fewer columns.
 A data set that a task needs is downloaded, or taken from `--data-dir` as its publisher ships it.
-This index is generated: `python -m bench.publish results`.
+This index is generated: `python -m bench.report.publish results`.
 """
 
 
@@ -71,7 +72,7 @@ def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
 
 def _identity(section: Section) -> tuple[object, ...]:
     first, machine = section.first, section.run.machine
-    ways = sorted(f"{row.arm.device} {row.arm.precision} {row.arm.mode}" for row in section.rows)
+    ways = sorted({f"{row.arm.device} {row.arm.precision} {row.arm.mode}" for row in section.rows})
     return first.task, first.preset, tuple(first.changes.items()), tuple(ways), machine.cpu, machine.cores, machine.gpu
 
 

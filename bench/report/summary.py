@@ -157,9 +157,9 @@ def failures(section: Section) -> list[str]:
 def title(section: Section) -> str:
     """What a section compares, in a few words: what is common to its arms, and what was changed in the task."""
     precision, device = section.common("precision"), section.common("device")
-    way = [f"{precision or 'several precisions'} on the {device}" if device else precision or ""]
+    way = f"{precision or 'several precisions'} on {f'the {device}' if device else 'several devices'}"
     changes = [f"{name}={value}" for name, value in section.first.changes.items()]
-    return f"{section.first.task}: {', '.join(filter(None, [f'preset {section.first.preset}', *changes, *way]))}"
+    return f"{section.first.task}: {', '.join([f'preset {section.first.preset}', *changes, way])}"
 
 
 def titled(sections: Sequence[Section]) -> list[tuple[str, Section]]:

@@ -18,7 +18,8 @@ def render(records: Iterable[Record]) -> str:
         for section in grouping.sections(records)
         for row in section.rows
     ]
-    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    # As objects: an integer stays one where another row has none.
+    return str(pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _safe(value: object) -> object:
