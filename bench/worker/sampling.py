@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from backends.api import Session
-from bench import loop
+from bench.worker import loop
 from tasks.corpus import Corpus, Text
 from tasks.spec import Batch
 
