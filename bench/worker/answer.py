@@ -25,9 +25,9 @@ from bench.machine import cores
 from bench.process import phases
 from bench.process.request import Request
 from bench.records import files
+from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
-from bench.stats.metrics import METRICS
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
 from tasks import batching
 from tasks.spec import Params, Preset, SpecError, Target

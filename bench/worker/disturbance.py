@@ -27,10 +27,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench.machine import cores, nvml, quota
+from bench.records.limits import MARGIN
 from bench.records.record import Disturbance, GpuState
-
-MARGIN = 0.03
-"""bench.stats.verdict.MARGIN, which needs SciPy and so is not imported here."""
 
 
 def most_taken(margin: float) -> float:
