@@ -90,7 +90,7 @@ def _sources(module: str) -> list[Path]:
     shared = [root / "tasks", root / "backends" / "reference"]
     files = [path for folder in shared for path in folder.glob("*.py")]
     files += [root / "backends" / "__init__.py", root / "backends" / "api.py", root / "bench" / "parity.py"]
-    files += [root / "bench" / "loop.py"]
+    files += [root / "bench" / name for name in ("comparison.py", "dropout.py", "loop.py")]
     return sorted({*files, *_files(module)})
 
 

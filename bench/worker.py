@@ -114,7 +114,7 @@ def _parity(asked: Record, preset: Preset) -> Record:
     climbs = [Options(device="cpu", precision="float64"), Options(device=asked.device, precision=asked.precision)]
     ladders: list[Ladder] = []
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
-        ladders.append(parity.climb(backend, preset.task, options))
+        ladders.append(parity.climb(backend, preset.task, options, timed=options == climbs[1]))
         if not ladders[-1].passed:
             break
     fallen = not ladders[-1].passed

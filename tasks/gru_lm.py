@@ -44,7 +44,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks import batching, corpus
-from tasks.spec import AdamW, Array, Batch, Data, DataDir, Evaluation, Params, Preset, SpecError, Target
+from tasks.spec import AdamW, Array, Batch, Data, DataDir, DropoutSite, Evaluation, Params, Preset, SpecError, Target
 
 ADAM = AdamW(learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, clip_norm=0.25)
 
@@ -144,6 +144,11 @@ class GruLm:
                 "loss": loss,
                 "unigram_perplexity": float(np.exp(-np.mean(unigram[evaluation.labels]))),
             }
+
+    def dropout_sites(self, params: Params) -> list[DropoutSite]:
+        # Louder logits: what dropout does to the loss then stands out from the rounding of bfloat16.
+        loud = params["output/kernel"] * np.float32(8)
+        return [DropoutSite("between the layers", "dropout", {**params, "output/kernel": loud})]
 
     @property
     def step_flops(self) -> int:

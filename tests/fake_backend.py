@@ -3,7 +3,7 @@
     --backend tests.fake_backend --task tests.fake_backend        FAKE_BACKEND=<misbehaviour>
 
 It computes with the reference, in float64 whatever was asked, and tells the settings that were asked. Misbehaviours other
-than those of parity strike at update LATE of a session: the ladder of parity makes fewer, every measurement makes more.
+than those of parity strike at update LATE of a session that is not the ladder's: every measurement makes more updates.
 `kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase begins (bench/phases.py). A test
 with several fakes at once makes a module for each (the fixture `fakes` in tests/conftest.py).
 """
@@ -73,19 +73,24 @@ class MisbehavingSession(ReferenceSession):
     def __init__(self, task: Task, params: Params, options: Options, misbehaviour: str) -> None:
         super().__init__(task, params)
         self.options, self.misbehaviour = options, misbehaviour
+        self.climbs = getattr(task, "small", False)
         self.pending_s = 0.0  # of work that is queued
 
     def train_step(self, batch: Batch) -> float:
         loss = super().train_step(batch)
         self.pending_s = STEP_S if self.misbehaviour == "does not wait" else 0.0
-        if self.updates == LATE and self.misbehaviour in STRIKES:
+        if self.late and self.updates == LATE and self.misbehaviour in STRIKES:
             STRIKES[self.misbehaviour]()
-        return float("nan") if self.updates >= LATE and self.misbehaviour == "nan loss" else loss
+        return float("nan") if self.late and self.misbehaviour == "nan loss" else loss
+
+    @property
+    def late(self) -> bool:
+        return self.updates >= LATE and not self.climbs
 
     def eval_step(self, batch: Batch) -> tuple[Array, Array]:
         losses, predictions = super().eval_step(batch)
-        late = self.updates >= LATE and self.misbehaviour == "misses the target"
-        return losses, (predictions + 1) % 3 if late else predictions
+        wrong = self.late and self.misbehaviour == "misses the target"
+        return losses, (predictions + 1) % 3 if wrong else predictions
 
     def params(self) -> Params:
         time.sleep(self.pending_s)
@@ -206,6 +211,7 @@ class NearestCorner:
     batch_size: int = 16
     model: MlpConfig = MlpConfig((12, 8, 3))
     optimizer: AdamW = AdamW(learning_rate=1e-2, beta1=0.9, beta2=0.999, eps=1e-8)
+    small: bool = False  # the ladder's
 
     name = "tests.fake_backend"
     unit = "images"
@@ -243,7 +249,7 @@ class NearestCorner:
         return {"accuracy": float(np.mean(evaluation.predictions == evaluation.labels))}
 
     def for_parity(self) -> "NearestCorner":
-        return self
+        return dataclasses.replace(self, small=True)
 
 
 def preset(name: str, data_dir: Path | None = None) -> Preset:
