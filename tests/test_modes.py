@@ -144,7 +144,7 @@ KERNELS = """
 import tasks, backends
 from dataclasses import replace
 from backends.api import Options
-from bench import loop
+from bench.worker import loop
 task = tasks.load("bert_sentiment", "smoke").task
 dropped = replace(task.model, attention_dropout=0.1)
 kept = replace(task.model, attention_dropout=0.0)
@@ -197,7 +197,7 @@ def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_n
 COMMITTED = """
 import jax, tasks, backends
 from backends.api import Options
-from bench import loop
+from bench.worker import loop
 second = jax.devices("cpu")[1]
 found = jax.devices
 jax.devices = lambda *platform: [second]

@@ -33,7 +33,7 @@ Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-RUNGS = 7  # of a whole ladder
+FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,8 +87,7 @@ class Ladder(Strict, frozen=True):
     precision: str
     device: str
     rungs: list[Rung]
-
-    height: Count = RUNGS  # rungs of the whole ladder, as it was when this one was climbed
+    height: Count = FIRST_RUNGS  # rungs of the whole ladder, as it was when this one was climbed
 
     @property
     def passed(self) -> bool:
