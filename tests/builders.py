@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from bench.records.record import (
+    FIRST_RUNGS,
     Arm,
     Bytes,
     Cell,
