@@ -133,7 +133,7 @@ class Session(Protocol):
         ...
 
     def params(self) -> Params:
-        """The current parameters under canonical names and layouts."""
+        """The current parameters under canonical names and layouts, fetched anew by each call: the barrier's check times it."""
         ...
 
     def matmul(self, left: Array, right: Array, *, times: int) -> Any:

@@ -4,7 +4,6 @@ The clock is passed in and counts seconds.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -175,24 +174,16 @@ def warm_up(
     return size
 
 
-def check_barrier(
-    session: Session, batches: Iterator[Batch], *, clock: Clock, sleep: Callable[[float], object] = time.sleep
-) -> tuple[float, float]:
+def check_barrier(session: Session, batches: Iterator[Batch], *, clock: Clock) -> tuple[float, float]:
     """(seconds of a barrier with nothing to wait for, seconds of work that was undone after a barrier).
 
     Reading the parameters waits for everything that makes them. Just after a barrier it should take no longer than later.
-    Each reading is of a step of its own: JAX keeps the copy that it once made of an array on a GPU.
     """
     barriers, early, late = [], [], []
     for batch in islice(batches, CHECKS):
-        start = clock()
         step(session, batch)
         session.wait()
         early.append(_seconds(session.params, clock))
-        took_s = clock() - start
-        step(session, batch)
-        session.wait()
-        sleep(took_s)  # meanwhile the device finishes what the barrier left
         late.append(_seconds(session.params, clock))
         barriers.append(_seconds(session.wait, clock))
     # The least of each: what was left undone is there every time, an interruption by the kernel is not.
