@@ -40,7 +40,7 @@ def the_task() -> BertSentiment:
 
 @cache
 def ran(name: str, what: str) -> dict[str, Any]:
-    """What tests.bert_in_one_framework prints for a backend."""
+    """What tests.children.bert_in_one_framework prints for a backend."""
     entry = backends.find(name)
     missing = entry.missing()
     if name == "pytorch" and importlib.util.find_spec("transformers") is None:
@@ -48,7 +48,7 @@ def ran(name: str, what: str) -> dict[str, Any]:
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed; add it with: {entry.install_command}")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bert_in_one_framework", name, what],
+        [sys.executable, "-m", "tests.children.bert_in_one_framework", name, what],
         env={**os.environ, **entry.env, **entry.env_cpu, "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parents[1],
         capture_output=True,

@@ -23,7 +23,7 @@ from backends.reference.session import ReferenceSession
 from bench.worker import loop, parity
 from tasks.gru_lm import PARITY_CLIP_NORM, GruLm
 from tasks.spec import Array, Batch, Params, Task
-from tests.gru_in_one_framework import SAMPLED, small_task
+from tests.children.gru_in_one_framework import SAMPLED, small_task
 
 FRAMEWORKS = ("pytorch", "tensorflow", "jax")
 EMBEDDING = "embedding/embedding"
@@ -40,13 +40,13 @@ def the_task() -> GruLm:
 
 @cache
 def ran(name: str) -> dict[str, Any]:
-    """What tests.gru_in_one_framework prints for a backend."""
+    """What tests.children.gru_in_one_framework prints for a backend."""
     missing = backends.find(name).missing()
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed; add it with: {backends.find(name).install_command}")
     entry = backends.find(name)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.gru_in_one_framework", name],
+        [sys.executable, "-m", "tests.children.gru_in_one_framework", name],
         env={**os.environ, **entry.env, **entry.env_cpu, "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parents[1],
         capture_output=True,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.machine import describe, nvml
-from tests import fake_nvml
+from tests.fakes import nvml as fake_nvml
 
 TWO = ("GPU-aa11", "GPU-bb22")
 

@@ -288,7 +288,8 @@ class Arm(Strict, frozen=True):
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
         items += ["python=PATH"] if self.python else []
         way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
-        return way if self.name == way else f"{self.name}={way}"
+        has_label = self.name != way and ":" not in self.name  # no label has a colon, which ends it
+        return f"{self.name}={way}" if has_label else way
 
 
 class Run(Strict, frozen=True):
