@@ -90,8 +90,21 @@ class Session(Protocol):
     Calls that return `Any` return handles on the device without waiting for it; `fetch` and `wait` wait.
     """
 
-    def put(self, batch: Batch) -> Any:
-        """Copies a batch to the device."""
+    def prepare(self, batch: Batch) -> Any:
+        """What the framework's own loader would hand over: its tensors in the host's memory, in the types that a step reads.
+
+        It is before the clock, and does all that is not a transfer: casts of values and labels, page-locking, and the weights
+        divided by their sum. Those of a batch without padding are one tensor, put on the device once. Tensors may share the
+        host batch's memory, which a step leaves as it is.
+        """
+        ...
+
+    def put(self, prepared: Any) -> Any:
+        """The transfer of a batch from `prepare` to the device, and nothing else; it belongs to a step.
+
+        On a GPU: PyTorch copies from page-locked memory without waiting, TensorFlow with `tf.identity` on the device, JAX with
+        `jax.device_put`. On a CPU the step reads what `prepare` made where it lies: nothing is copied, in any of the three.
+        """
         ...
 
     def train_step(self, batch: Any) -> Any:
@@ -123,7 +136,7 @@ class Session(Protocol):
         ...
 
     def params(self) -> Params:
-        """The current parameters under canonical names and layouts."""
+        """The current parameters under canonical names and layouts, fetched anew by each call: the barrier's check times it."""
         ...
 
     def matmul(self, left: Array, right: Array, *, times: int) -> Any:

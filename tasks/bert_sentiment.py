@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks import batching, checkpoint, reviews, sentiment_data
-from tasks.bert import CLASSES, BertConfig, fresh
+from tasks.bert import CLASSES, BertConfig, dropout_sites, fresh
 from tasks.checkpoint import Checkpoint, HubModel
 from tasks.spec import (
     MAX_STEPS,
@@ -33,6 +33,7 @@ from tasks.spec import (
     Batch,
     Data,
     DataDir,
+    DropoutSite,
     Evaluation,
     Params,
     Preset,
@@ -94,7 +95,6 @@ class BertSentiment:
 
     name = "bert_sentiment"
     unit = "sentences"
-    forward_at_full_size = True
 
     def __post_init__(self) -> None:
         check_whole("batch_size", self.batch_size)
@@ -156,6 +156,9 @@ class BertSentiment:
         encoder = length * self.model.layers * (matrices + attention)
         return 6 * self.batch_size * (encoder + hidden**2 + CLASSES * hidden)
 
+    def dropout_sites(self, params: Params) -> list[DropoutSite]:
+        return dropout_sites(self.model, params)
+
     def init_params(self, seed: int) -> Params:
         if self.checkpoint is None:
             return fresh(self.model, self.model.shapes(), seed=seed)
@@ -191,8 +194,8 @@ class BertSentiment:
     def for_parity(self) -> "BertSentiment":
         model = BertConfig(
             vocabulary=len(reviews.vocabulary()), hidden=16, heads=min(self.model.heads, 2), intermediate=32, positions=14,
-            # Two, or the ladder would not see whether layers differ; four where there are more, as all are alike.
-            layers=min(max(self.model.layers, 2), 4),
+            # Two, or it would not show whether layers differ. How many there are, rung 2 sees at full size.
+            layers=2,
             token_types=self.model.token_types, layer_norm_eps=self.model.layer_norm_eps,
             hidden_dropout=0.0, attention_dropout=0.0, classifier_dropout=0.0, initializer_range=0.2,
         )  # fmt: skip
@@ -254,7 +257,8 @@ def _smoke(data_dir: DataDir) -> Preset:
         hidden=32, layers=1, heads=2, generated=Generated(train=256, held_out=100), train_steps=20, batch_size=16
     )
     return Preset(
-        task=task, warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
+        task=task, warmup_steps=2, blocks=10, rounds=2, seeds=1,
+        # 20 steps learn next to nothing (38, 62 and 62 %): a training that runs is all that this shows.
         target=Target("accuracy", at_least=0.3, margin=0.02),
     )  # fmt: skip
 
@@ -264,7 +268,8 @@ def _quick(data_dir: DataDir) -> Preset:
         hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=800, batch_size=32
     )
     return Preset(
-        task=task, warmup_steps=5, block_steps=5, blocks=10, rounds=3, seeds=2,
+        task=task, warmup_steps=5, blocks=20, rounds=3, seeds=2,
+        # Three seeds in PyTorch and in JAX reached 93 %, 91 to 96; what words alone tell ends at 80 % (tasks/reviews.py).
         target=Target("accuracy", at_least=0.85, margin=0.02),
     )  # fmt: skip
 
@@ -291,8 +296,13 @@ def _from_scratch(
 def _standard(data_dir: DataDir) -> Preset:
     task = _fine_tuned(checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir)
     return Preset(
-        task=task, warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=2,
-        target=Target("accuracy", at_least=0.84, at_most=SUSPICIOUS, margin=0.02),
+        task=task, warmup_steps=3, blocks=20, rounds=5, seeds=3,
+        # Published (results/*-bert_sentiment-standard-*): 85.3 %, single seeds 84.1 to 86.6, standard deviation 1.0 points.
+        # The mean of three seeds stays above 83 % by nearly four of its own. Logistic regression on counts of words
+        # reaches 75.8 % from as many phrases, and 81.0 % from all 67,349.
+        # The margin: 17 of 872 sentences, 1.7 standard errors of an accuracy of 85 % on so many. Dropout is each backend's
+        # own, and a difference of two trainings has 1.8 points of noise: about eight seeds would decide it, three do not.
+        target=Target("accuracy", at_least=0.83, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip
 
 
@@ -302,7 +312,8 @@ def _full(data_dir: DataDir) -> Preset:
         checkpoint.BERT_BASE_UNCASED, learning_rate=2e-5, max_length=128, train_steps=12_630, data_dir=data_dir
     )
     return Preset(
-        task=task, warmup_steps=20, block_steps=10, blocks=20, rounds=8, seeds=5,
+        task=task, warmup_steps=20, blocks=20, rounds=8, seeds=5,
+        # Not run whole here. BERT-base reaches 93.5 % on the test set (Devlin et al., 2019, table 1).
         target=Target("accuracy", at_least=0.91, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip
 

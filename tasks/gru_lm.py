@@ -52,6 +52,7 @@ from tasks.spec import (
     Batch,
     Data,
     DataDir,
+    DropoutSite,
     Evaluation,
     Params,
     Preset,
@@ -187,6 +188,11 @@ class GruLm:
                 "unigram_perplexity": float(np.exp(-np.mean(unigram[evaluation.labels]))),
             }
 
+    def dropout_sites(self, params: Params) -> list[DropoutSite]:
+        # Louder logits: what dropout does to the loss then stands out from the rounding of bfloat16.
+        loud = params["output/kernel"] * np.float32(8)
+        return [DropoutSite("between the layers", "dropout", {**params, "output/kernel": loud})]
+
     @property
     def step_flops(self) -> int:
         """2 per multiplication and addition of every matrix and token, forward, and twice that backward."""
@@ -222,31 +228,37 @@ PARITY_LAYERS = 6  # at most: the layers after the second are all alike
 def preset(name: str, data_dir: Path | None = None) -> Preset:
     """The declared sizes; KeyError for a name that is not one of tasks.PRESETS.
 
-    Every target but that of `smoke`, which only shows that a model trains, lies below the unigram floor.
+    Every target but that of `smoke`, which only shows that a model trains, lies below the unigram floor. A margin of 2 % is
+    0.02 nats a token.
     """
     small = GruLmConfig(vocabulary=2_000, embedding=64, hidden=128)
     return {
         "smoke": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=150, model=small),
-            warmup_steps=10, block_steps=5, blocks=10, rounds=2, seeds=1,
-            target=Target("perplexity", at_most=400, margin=10),
+            warmup_steps=10, blocks=10, rounds=2, seeds=1,
+            # 305 to 308 with three seeds in PyTorch; another Python has another text.
+            target=Target("perplexity", at_most=350, margin=10),
         ),
         "quick": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=500, model=small),
-            warmup_steps=20, block_steps=10, blocks=10, rounds=3, seeds=2,
-            target=Target("perplexity", at_most=230, margin=10),
+            warmup_steps=20, blocks=20, rounds=3, seeds=2,
+            # 133 to 164, a standard deviation of 11 (three seeds in PyTorch and in JAX); the margin is no wider than that.
+            target=Target("perplexity", at_most=200, margin=10),
         ),
         "standard": lambda: Preset(
             task=GruLm(source="wikitext-2", batch_size=20, window=35, steps=300, data_dir=data_dir),
-            warmup_steps=3, block_steps=3, blocks=10, rounds=5, seeds=3,
-            target=Target("perplexity", at_most=300, margin=10),
+            warmup_steps=3, blocks=20, rounds=5, seeds=3,
+            # Published: 229.9, single seeds 225.7 to 234.0, a standard deviation of 3.0 (results/*-gru_lm-standard-*).
+            # The margin: 2 %. Backends differed by 0.1 to 1.0, with intervals up to 2.6.
+            target=Target("perplexity", at_most=250, margin=5),
         ),
         "full": lambda: Preset(
             task=GruLm(
                 source="wikitext-2", batch_size=20, window=35, steps=6 * 2983, data_dir=data_dir,
                 optimizer=replace(ADAM, decay_steps=6 * 2983),
             ),
-            warmup_steps=100, block_steps=20, blocks=20, rounds=8, seeds=5,
-            target=Target("perplexity", at_most=200, margin=10),
+            warmup_steps=100, blocks=20, rounds=8, seeds=5,
+            # Not run whole here: below what `standard` reaches in 300 steps.
+            target=Target("perplexity", at_most=200, margin=5),
         ),
     }[name]()  # fmt: skip

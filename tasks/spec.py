@@ -31,6 +31,7 @@ MAX_SIZE = 1_000_000_000  # of any one dimension, batch or window: what is large
 MAX_LAYERS = 1_000
 MAX_STEPS = 100_000_000  # updates of a training
 MAX_BLOCKS = 1_000_000
+MAX_BLOCK_S = 600.0
 MAX_PROCESSES = 10_000  # of one kind, per backend
 
 
@@ -96,6 +97,14 @@ class Batch(NamedTuple):
     def items(self) -> int:
         """Number of positions that count: images, sentences or non-padding tokens."""
         return int(np.count_nonzero(self.weights))
+
+
+class DropoutSite(NamedTuple):
+    """One place of dropout, and weights with which it alone decides the loss among all places of its rate."""
+
+    name: str
+    rate: str  # the field of `model` that has the probability
+    params: Params
 
 
 class Evaluation(NamedTuple):
@@ -272,8 +281,8 @@ class Task(Protocol):
 
         Three optional members: `step_flops`, an int, the floating-point operations of the model's matrix products in one
         training step; `tokens(batch)`, the tokens of a batch that are not padding, where items are something else; and
-        `forward_at_full_size`: where it is True, the task is compared in addition as it is, with its own initial weights
-        and dropout rates: logits and losses of its first held-out batch, in evaluation mode.
+        `dropout_sites(params)`, a list of DropoutSite: without it, each field of `model` that is named "dropout" or
+        "..._dropout" is one site.
         """
         ...
 
@@ -290,20 +299,21 @@ class Preset:
 
     task: Task
     warmup_steps: int  # steps before the window, the same for every backend; the first one compiles
-    block_steps: int  # steps between two barriers
-    blocks: int  # blocks in the window, at least 10; more are added until the window lasts min_window_s
-    rounds: int  # speed processes per backend
-    seeds: int  # quality processes per backend
+    blocks: int  # blocks in the window, at least 10, with a barrier at the end of each
+    rounds: int  # speed processes per arm
+    seeds: int  # quality processes per arm
     target: Target
-    min_window_s: float = 1.0
+    block_s: float = 0.2  # about how long a block lasts; a few steps, where one step is longer
+    warmup_s: float = 1.0  # the warm-up lasts at least so long
 
     def __post_init__(self) -> None:
         check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
-        check_whole("block_steps", self.block_steps, most=MAX_STEPS)
         check_whole("blocks", self.blocks, least=10, most=MAX_BLOCKS)
         check_whole("rounds", self.rounds, most=MAX_PROCESSES)
         check_whole("seeds", self.seeds, most=MAX_PROCESSES)
-        check_real("min_window_s", self.min_window_s, above=0)
+        for name, value in (("block_s", self.block_s), ("warmup_s", self.warmup_s)):
+            if not 0 <= value <= MAX_BLOCK_S:
+                raise SpecError(f"{name} is {value}: expected seconds from 0 to {MAX_BLOCK_S:g}")
 
 
 def describe(value: Any, where: str = "") -> Any:

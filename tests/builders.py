@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from bench.records.record import (
-    RUNGS,
+    FIRST_RUNGS,
     Arm,
     Bytes,
     Cell,
@@ -35,7 +35,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part of a record -> the fields that a flat fact of that name belongs to. "name" is the arm's."""
 
 
-def a_ladder(*, passed: int = RUNGS, precision: str = "float32", device: str = "cpu") -> Ladder:
+def a_ladder(*, passed: int = FIRST_RUNGS, precision: str = "float32", device: str = "cpu") -> Ladder:
     """The rungs up to the first one that was not passed."""
     rungs = [
         Rung(

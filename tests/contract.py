@@ -80,9 +80,9 @@ def test_two_sessions_from_the_same_start_train_alike(task):
 
 
 def test_logits_gradients_and_evaluation_change_nothing(task, session):
-    session.train_step(session.put(batches(task, 1)[0]))
+    session.train_step(loop.put(session, batches(task, 1)[0]))
     before = session.params()
-    batch = session.put(batches(task, 2)[1])
+    batch = loop.put(session, batches(task, 2)[1])
     first = session.logits(batch)
     session.gradients(batch)
     session.eval_step(batch)
@@ -94,7 +94,7 @@ def test_logits_gradients_and_evaluation_change_nothing(task, session):
 
 def test_shapes_of_logits_losses_and_predictions(task, session):
     host = batches(task, 1)[0]
-    batch = session.put(host)
+    batch = loop.put(session, host)
     losses, predictions = map(session.fetch, session.eval_step(batch))
     assert losses.shape == predictions.shape == host.labels.shape
     logits = session.logits(batch)
@@ -110,7 +110,7 @@ def test_padding_counts_for_nothing(task, session):
     other_labels = host.labels.copy()
     other_labels[-2:] = (other_labels[-2:] + 1) % 2
     found = [
-        session.gradients(session.put(host._replace(weights=weights, labels=labels)))
+        session.gradients(loop.put(session, host._replace(weights=weights, labels=labels)))
         for labels in (host.labels, other_labels)
     ]
     for name, value in found[0].items():
@@ -133,7 +133,7 @@ def test_precision_is_what_was_asked_for(task):
         assert session.settings()["precision"] == precision
         assert precision_probe.agrees(precision, precision_probe.error(session))
         kept = np.float64 if precision == "float64" else np.float32
-        assert session.logits(session.put(batch)).dtype == kept
+        assert session.logits(loop.put(session, batch)).dtype == kept
         assert {value.dtype for value in session.params().values()} == {np.dtype(kept)}
         loop.step(session, batch)  # now with kernels, and with a state that was carried
         assert session.settings()["precision"] == precision
@@ -153,8 +153,8 @@ def test_bfloat16_rounds_the_layers_and_not_the_loss(task):
     found = {}
     for precision in ("float32", "bfloat16"):
         session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
-        losses = session.fetch(session.eval_step(session.put(batch))[0])
-        found[precision] = session.logits(session.put(batch)), losses
+        losses = session.fetch(session.eval_step(loop.put(session, batch))[0])
+        found[precision] = session.logits(loop.put(session, batch)), losses
     difference = np.linalg.norm(found["bfloat16"][0] - found["float32"][0]) / np.linalg.norm(found["float32"][0])
     assert 2**-11 < difference < 2**-4
     logits = found["bfloat16"][0].astype(np.float64)

@@ -12,6 +12,7 @@ import backends
 import tasks
 from bench.process import environment, execute
 from bench.records.record import Arm
+from bench.worker import parity
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.fakes.campaign import a_planned_cell
 
@@ -66,7 +67,7 @@ def test_verify_climbs_every_rung_in_double_and_single_precision(name, task, sta
     assert done.returncode == 0, done.stdout + done.stderr
     for precision in ("float64", "float32"):
         climbed = [line for line in done.stdout.splitlines() if f" {precision} on cpu " in line]
-        assert len(climbed) == 7, done.stdout
+        assert len(climbed) == len(parity.RUNGS), done.stdout
         assert all(line.strip().startswith("ok") for line in climbed)
 
 
@@ -88,3 +89,37 @@ def test_a_backend_loads_its_own_framework_and_no_other(name):
 def test_a_worker_has_nothing_in_it_that_only_the_tables_need():
     code = f"import sys, bench.worker.answer; print(sorted({set(execute.HARNESS_ONLY)!r} & set(sys.modules)))"
     assert in_child("pytorch", "-c", code).stdout.split() == ["[]"]
+
+
+DRAWS = {
+    "pytorch": """
+import torch
+after = [open_it(task) and torch.get_rng_state() for task in every_task()]
+torch.manual_seed(0)
+print(all(torch.equal(state, torch.get_rng_state()) for state in after))
+""",
+    "tensorflow": """
+from keras.src.backend.tensorflow import random
+def refuse(*_, **__):
+    raise AssertionError("drawn")
+for name in ("uniform", "normal", "truncated_normal"):
+    setattr(random, name, refuse)
+import keras
+keras.initializers.Orthogonal.__call__ = keras.initializers.GlorotUniform.__call__ = refuse
+keras.initializers.RandomUniform.__call__ = refuse
+print(all(open_it(task) for task in every_task()))
+""",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS_UNDER_TEST if name != "jax"])  # it asks for shapes alone
+def test_no_initial_weight_is_drawn_to_be_overwritten(name):
+    code = (
+        "import backends, tasks\nfrom backends.api import Options\n"
+        f"backend = backends.load({name!r})\n"
+        "def every_task():\n    return [tasks.load(each, 'smoke').task for each in tasks.TASKS]\n"
+        "def open_it(task):\n    return backend.open_session(task, task.init_params(0), Options())\n" + DRAWS[name]
+    )
+    done = in_child(name, "-c", code)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "True"

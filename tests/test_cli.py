@@ -20,6 +20,7 @@ import backends
 from backends import Entry
 from bench.campaign.campaign import Campaign
 from bench.cli import commands, running
+from bench.machine import locks
 from bench.records import files
 from bench.records.record import Cell, Outcome, Record
 from tests.builders import a_record, a_run, a_timing
@@ -432,12 +433,10 @@ def test_a_run_that_plans_its_rounds_is_continued_with_all_of_them(
         return msgspec.structs.replace(good(cell), **timings)
 
     held: list[str] = []
-    measuring = running.measuring
+    holding = locks.device
     monkeypatch.setattr("bench.stats.power.MOST_ROUNDS", 6)
     monkeypatch.setattr(running, "Campaign", partial(Campaign, execute=Answers(noisy)))
-    monkeypatch.setattr(
-        running, "measuring", lambda *a, purpose: (held.append(purpose), measuring(*a, purpose=purpose))[1]
-    )
+    monkeypatch.setattr(locks, "device", lambda name, **how: (held.append(name), holding(name, **how))[1])
     command = ("run", *FAKE, "--arm", f"{NAME}:fast", "--rounds", "auto", "--seeds", 1, "--output", "run")
     done = bench(*command)
     assert done.code == 0, done.error

@@ -38,6 +38,11 @@ class RecordingSession:
         self.durations = iter([first_step_s])
         self.losses = losses or iter(lambda: 0.5, None)
         self.compiled: Iterator[int] = iter([])  # the answers to the question how often
+        self.prepare_s = 0.0
+
+    def prepare(self, batch: Batch) -> Batch:
+        self.clock.now += self.prepare_s
+        return batch
 
     def put(self, batch: Batch) -> Batch:
         self.calls.append("put")
@@ -94,7 +99,9 @@ def endless(batch: Batch) -> Iterator[Batch]:
 def test_every_figure_is_exact() -> None:
     clock = Clock()
     preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=3, block_steps=2, blocks=4)
-    window = loop.measure(RecordingSession(clock, first_step_s=8.0), preset, clock=clock, min_window_s=0)
+    session = RecordingSession(clock, first_step_s=8.0)
+    session.prepare_s = 100.0  # preparing must never be in a figure
+    window = loop.measure(session, preset, clock=clock, min_window_s=0)
     assert window.first_step_s == PUT_S + 8 + WAIT_S
     assert window.warmup_s == 3 * (PUT_S + STEP_S) + WAIT_S
     assert window.blocks_s == [2 * (PUT_S + STEP_S) + WAIT_S] * 4
@@ -224,15 +231,10 @@ class AsynchronousSession(RecordingSession):
 
     def __init__(self, clock: Clock, waits_for: str) -> None:
         super().__init__(clock)
-        self.waits_for, self.pending_s, self.copied = waits_for, 0.0, False
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.now += seconds
-        self.pending_s = max(0.0, self.pending_s - seconds)
+        self.waits_for, self.pending_s = waits_for, 0.0
 
     def train_step(self, batch: Batch) -> float:
         self.pending_s += self.LOSS_S + self.REST_S
-        self.copied = False
         return 0.5
 
     def wait(self) -> None:
@@ -243,10 +245,8 @@ class AsynchronousSession(RecordingSession):
         self.pending_s = left
 
     def params(self) -> dict[str, Any]:
-        self.clock.now += self.pending_s + (
-            0.0 if self.copied else 8.0
-        )  # a copy is made once, and takes longer than a step
-        self.pending_s, self.copied = 0.0, True
+        self.clock.now += self.pending_s + 0.125
+        self.pending_s = 0.0
         return {}
 
 
@@ -259,7 +259,7 @@ def test_a_barrier_that_does_not_wait_for_the_weights_is_caught(
 ) -> None:
     clock = Clock()
     session = AsynchronousSession(clock, waits_for)
-    _, found = loop.check_barrier(session, endless(a_batch()), clock=clock, sleep=session.sleep)
+    _, found = loop.check_barrier(session, endless(a_batch()), clock=clock)
     assert found == unfinished_s
     faults = loop.faults(msgspec.structs.replace(STEADY, unfinished_s=found))
     assert [fault in told for told in faults] == ([True] if fault else [])

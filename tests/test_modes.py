@@ -142,6 +142,35 @@ def test_torch_compile_asks_for_the_compiler_that_it_lacks(code, said):
     assert said in in_child("pytorch", "-c", program).stdout
 
 
+KERNELS = """
+import tasks, backends
+from dataclasses import replace
+from backends.api import Options
+from bench.worker import loop
+task = tasks.load("bert_sentiment", "smoke").task
+dropped = replace(task.model, attention_dropout=0.1)
+kept = replace(task.model, attention_dropout=0.0)
+for model in (dropped, kept):
+    task = replace(task, model=model)
+    batch, losses = next(task.train_batches(0)), []
+    for asks in (True, False):
+        session = backends.load("pytorch").open_session(task, task.init_params(0), Options(seed=1))
+        for _ in range(3):
+            loss = loop.step(session, batch)
+            kernels = session.settings()["kernels"] if asks else kernels
+        losses.append(float(session.fetch(loss)))
+    print(kernels, "|", losses[0] == losses[1])
+"""
+
+
+@pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+def test_kernels_are_those_of_a_step_with_dropout_and_asking_for_them_draws_no_mask():
+    dropped, kept = in_child("pytorch", "-c", KERNELS).stdout.splitlines()[-2:]
+    assert "fused attention" not in dropped  # on a CPU torch has none with dropout
+    assert "fused attention" in kept
+    assert all(line.endswith("| True") for line in (dropped, kept))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
 def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_nothing_is_an_error():
@@ -165,3 +194,37 @@ def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_n
     assert another >= 1
     assert mode == "default"
     assert "cannot be seen" in said
+
+
+COMMITTED = """
+import jax, tasks, backends
+from backends.api import Options
+from bench.worker import loop
+second = jax.devices("cpu")[1]
+found = jax.devices
+jax.devices = lambda *platform: [second]
+for name in tasks.TASKS:
+    task = tasks.load(name, "smoke").task
+    session = backends.load("jax").open_session(task, task.init_params(0), Options(precision="float64"))
+    batch = next(task.train_batches(0))
+    loss = loop.step(session, batch)
+    losses, predictions = session.eval_step(loop.put(session, batch))
+    handles = jax.tree.leaves([loss, losses, predictions, session._weights, session._optimizer, session._rest, session._state])
+    product = session.matmul(batch.weights.reshape(1, -1), batch.weights.reshape(-1, 1), times=1)
+    print({device == second for handle in [*handles, product] for device in handle.devices()})
+from backends.jax import session as own
+own._COMPILED.clear()
+try:
+    session.compilations()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif("jax" not in BACKENDS_UNDER_TEST, reason="JAX is not under test")
+def test_jax_computes_on_the_device_that_was_asked_for_and_a_count_that_stands_still_is_an_error():
+    done = in_child(
+        "jax", "-c", "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'" + COMMITTED
+    )
+    assert done.stdout.splitlines()[-4:-1] == ["{True}"] * 3, done.stdout + done.stderr[-3000:]
+    assert "cannot be seen" in done.stdout.splitlines()[-1]

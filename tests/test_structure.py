@@ -1,9 +1,12 @@
 """The rules that keep the structure: who may import whom, and what the documents say about the code."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -93,12 +96,117 @@ def is_package_of(module: str, found: set[str]) -> bool:
     return all(name.startswith(f"{module}.") for name in found)
 
 
+# Rooms of bench/.
+
+BENCH = ROOT / "bench"
+BELOW_CLI = {"checks", "report", "campaign", "process", "worker", "machine", "records", "stats"}
+ROOMS: Mapping[str, set[str]] = {
+    "cli": BELOW_CLI,
+    "checks": {"campaign", "report", "process", "stats", "records"},
+    "report": {"stats", "records"},
+    "campaign": {"process", "stats", "machine", "records"},
+    "process": {"machine", "records"},
+    "worker": {"process.request", "process.phases", "machine", "records"},
+    "machine": {"records"},
+    "records": set(),
+    "stats": {"records.limits"},
+}
+"""Room -> the rooms, or single modules of them, that its files may import, inside of functions too."""
+
+OUTSIDE: Mapping[str, str] = {
+    "__main__.py": "Python looks for it there; it calls the command line",
+    "conftest.py": "pytest looks for it there; it is a door of its own beside the command line, and asks as that does",
+    "test_training.py": "pytest looks for it there",
+    "checks/handwritten": "programs of their own: bare loops beside the worker's, with a command line that starts both",
+}
+"""Files of bench/ that are in no room, or stand outside of the rules, and why."""
+
+
+def arrows(path: Path) -> set[str]:
+    """The rooms that a file imports from, other than its own: `room.module`."""
+    own = path.relative_to(BENCH).parts[0]
+    found = {name.removeprefix("bench.") for name in imports(path) if name.startswith("bench.")}
+    return {".".join(name.split(".")[:2]) for name in found if name.partition(".")[0] != own}
+
+
+def forbidden(path: Path) -> set[tuple[str, str]]:
+    allowed = ROOMS[path.relative_to(BENCH).parts[0]]
+    return {
+        (path.relative_to(BENCH).as_posix(), name.partition(".")[0])
+        for name in arrows(path)
+        if name not in allowed and name.partition(".")[0] not in allowed
+    }
+
+
+def room_files() -> list[Path]:
+    files = (path for path in sorted(BENCH.rglob("*.py")) if path.parent != BENCH)
+    return [path for path in files if not path.is_relative_to(BENCH / "checks" / "handwritten")]
+
+
+@pytest.mark.parametrize("path", room_files(), ids=lambda path: path.relative_to(BENCH).as_posix())
+def test_a_room_imports_only_the_rooms_that_it_may(path):
+    assert forbidden(path) == set()
+
+
+def test_an_import_inside_of_a_function_is_an_arrow_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "BENCH", tmp_path)
+    (tmp_path / "records").mkdir()
+    path = tmp_path / "records" / "late.py"
+    path.write_text("def f():\n    from bench.report import markdown\n    import bench.cli.commands\n")
+    assert forbidden(path) == {("records/late.py", "report"), ("records/late.py", "cli")}
+
+
+def test_no_arrow_between_rooms_can_be_turned_round():
+    """The table itself has no circle: read from below to above, each room imports only rooms that came before."""
+    left = {room: {name.partition(".")[0] for name in allowed} for room, allowed in ROOMS.items()}
+    while free := [room for room, allowed in left.items() if not allowed & set(left)]:
+        for room in free:
+            del left[room]
+    assert left == {}
+
+
+def test_bench_is_its_rooms_and_what_python_and_pytest_look_for():
+    entries = {path.name for path in BENCH.iterdir() if path.name != "__pycache__"}
+    assert entries == {*ROOMS, "__init__.py", *(name for name in OUTSIDE if "/" not in name)}
+    assert len(entries) <= 14
+    assert all((BENCH / name).exists() and why for name, why in OUTSIDE.items())
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_says_in_a_sentence_what_it_is_for_and_nothing_else(room):
+    (sentence,) = ast.parse((BENCH / room / "__init__.py").read_text(encoding="utf-8")).body
+    assert isinstance(sentence, ast.Expr)
+    told = ast.literal_eval(sentence.value)
+    assert re.fullmatch(r"[A-Z][^\n]+[.]", told), told
+    assert len({(BENCH / other / "__init__.py").read_text() for other in ROOMS}) == len(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("bench.campaign.plan", {"scipy", "pandas", "matplotlib", "sklearn"}),  # planning
+        ("bench.worker.answer", {"scipy", "pandas", "matplotlib", "rich", "click"}),  # a child, before it is asked
+        ("bench.cli.commands", {"scipy", "pandas", "matplotlib"}),  # what a typed command waits for
+    ],
+)
+def test_what_is_not_needed_is_not_imported(module, absent):
+    absent = absent | FRAMEWORKS
+    program = f"import sys\nimport {module}\nprint(*sorted({absent!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == []
+
+
+# What the documents say.
+
+
 def test_every_task_has_every_preset():
     for name in tasks.TASKS:
         for preset in ("smoke", "quick"):  # these need no data to be downloaded
             chosen = tasks.load(name, preset)
             assert chosen.blocks >= 10
-            assert chosen.block_steps * chosen.blocks >= 30
             assert chosen.task.name == name
             assert chosen.task.step_flops > 0
             assert chosen.target.margin

@@ -63,7 +63,7 @@ class DeviceBatch(NamedTuple):
 
     inputs: Mapping[str, Any]
     labels: Any  # int32[B] or int32[B, T]
-    weights: Any  # of the labels' shape
+    weights: Any  # of the labels' shape, divided by their sum
 
 
 class JaxSession:
@@ -84,26 +84,33 @@ class JaxSession:
         model = nnx.eval_shape(new)
         self._graph, weights, _ = nnx.split(model, nnx.Param, ...)
         rest = jax.jit(lambda: nnx.state(new(), nnx.Not(nnx.Param)))()
-        self._rest, self._rest_structure = jax.tree.flatten(rest)
+        leaves, self._rest_structure = jax.tree.flatten(rest)
+        # `default_device` binds nothing: all that a call is given is committed, or it would run on JAX's first device.
+        self._rest = self._commit(leaves)
         self._names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
         _, self._structure = jax.tree.flatten(weights)
         self._initial_state = model.initial_state
         self._weights = self._load(params, like=jax.tree.leaves(weights))
         self._transform = _transform(task.optimizer)
-        self._optimizer = self._transform.init(self._weights)
+        self._optimizer = self._commit(self._transform.init(self._weights))
         self._state: State | None = None
-        self._example: DeviceBatch | None = None  # the last batch, to ask the model what it is made of
+        self._unpadded: jax.Array | None = None  # the weights of a batch without padding
+        self._example: DeviceBatch | None = None  # the last one trained on, to ask the step what it is made of
         self._train = jax.jit(self._train_function, donate_argnums=(0, 1, 2, 3))
         self._evaluate = jax.jit(self._evaluate_function)
         self._differentiate = jax.jit(jax.grad(self._loss_function, has_aux=True))
 
-    def put(self, batch: Batch) -> DeviceBatch:
-        # NumPy arrays: a compiled call copies its arguments to the device faster than a `device_put` before it.
+    def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._cast(value) for name, value in batch.inputs.items()}
-        self._example = DeviceBatch(inputs, batch.labels, self._cast(batch.weights))
-        return self._example
+        prepared = DeviceBatch(inputs, batch.labels, self._normalised(batch.weights))
+        # For a GPU the host's tensors are NumPy's; on a CPU they are JAX's.
+        return self._commit(prepared) if self._device.platform == "cpu" else prepared
+
+    def put(self, prepared: DeviceBatch) -> DeviceBatch:
+        return prepared if self._device.platform == "cpu" else self._commit(prepared)
 
     def train_step(self, batch: DeviceBatch) -> jax.Array:
+        self._example = batch
         loss, self._weights, self._optimizer, self._rest, self._state = self._train(
             self._weights, self._optimizer, self._rest, self._carried(batch), batch
         )
@@ -135,12 +142,14 @@ class JaxSession:
 
     def matmul(self, left: Array, right: Array, *, times: int) -> jax.Array:
         with jax.default_device(self._device):
-            product, factor = (jnp.asarray(value, self._layers_dtype()) for value in (left, right))
+            product, factor = self._commit([jnp.asarray(value, self._layers_dtype()) for value in (left, right)])
             for _ in range(times):
                 product = product @ factor
             return product
 
     def compilations(self) -> int | None:
+        if self._example is not None and not _COMPILED:
+            raise RuntimeError("JAX tells of no compilation, though a step was compiled: recompilations cannot be seen")
         return len(_COMPILED)
 
     def device_memory(self) -> DeviceMemory | None:
@@ -186,10 +195,11 @@ class JaxSession:
         return "/".join(sorted({jnp.dtype(part.dtype).name for part in layers if isinstance(part, nnx.Linear)}))
 
     def _kernels(self) -> str | None:
-        """Read from the traced forward pass; None before the first batch."""
+        """Read from the traced training step, dropout and all; None before the first one."""
         if self._example is None:
             return None
-        traced = self._evaluate.trace(self._weights, self._rest, self._zero_state(self._example), self._example)
+        state = self._zero_state(self._example)
+        traced = self._train.trace(self._weights, self._optimizer, self._rest, state, self._example)
         scans = {
             f"lax.scan over {equation.params['length']} steps, unroll {equation.params['unroll']}"
             for equation in _equations(traced.jaxpr.jaxpr)
@@ -212,7 +222,7 @@ class JaxSession:
     ) -> tuple[jax.Array, tuple[list[jax.Array], State]]:
         model = self._merge(weights, rest)
         logits, state = self._apply(model, batch, state, training=True)
-        loss = jnp.sum(_losses(logits, batch.labels) * batch.weights) / jnp.sum(batch.weights)
+        loss = jnp.sum(_losses(logits, batch.labels) * batch.weights)
         _, _, rest = nnx.split(model, nnx.Param, ...)
         return loss, (jax.tree.leaves(rest), state)
 
@@ -231,6 +241,17 @@ class JaxSession:
         logits, state = self._apply(model, batch, state, training=False)
         return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
 
+    def _commit(self, tree: Any) -> Any:
+        """The arrays on this session's device, bound to it: what is computed from them is computed there."""
+        return jax.device_put(tree, self._device)
+
+    def _normalised(self, weights: Array) -> Any:
+        if not weights.all():
+            return self._cast(weights / weights.sum(dtype="float64"))
+        if self._unpadded is None or self._unpadded.shape != weights.shape:
+            self._unpadded = self._commit(np.full(weights.shape, 1 / weights.size, self._dtype))
+        return self._unpadded
+
     def _cast(self, value: Array) -> Array:
         return value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value
 
@@ -239,7 +260,7 @@ class JaxSession:
 
     def _zero_state(self, batch: DeviceBatch) -> State:
         with jax.default_device(self._device):
-            state: State = self._initial_state(batch.labels.shape[0])
+            state: State = self._commit(self._initial_state(batch.labels.shape[0]))
             return state
 
     def _load(self, params: Params, *, like: list[jax.Array]) -> list[jax.Array]:
@@ -249,11 +270,12 @@ class JaxSession:
             if params[name].shape != leaf.shape:
                 raise ValueError(f"{name} is {params[name].shape}, the model has {leaf.shape}")
         # jnp.array copies: donated buffers must not be the caller's memory.
-        return [jnp.array(params[name], dtype=self._dtype) for name in self._names]
+        return self._commit([jnp.array(params[name], dtype=self._dtype) for name in self._names])
 
     def _canonical(self, leaves: list[jax.Array]) -> Params:
-        # A copy: the next step donates these buffers.
-        return {name: np.array(leaf) for name, leaf in zip(self._names, leaves, strict=True)}
+        # Copies: the next step donates these buffers, and JAX would keep what it once fetched of an array on a GPU, so that a
+        # second reading would take no time.
+        return {name: np.array(jnp.copy(leaf)) for name, leaf in zip(self._names, leaves, strict=True)}
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

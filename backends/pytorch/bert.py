@@ -27,6 +27,10 @@ class Bert(Model):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.net = transformers.BertForSequenceClassification(transformers_config(config))
+        # A constant that transformers makes with the weights and no checkpoint holds, here on whatever device those are.
+        embeddings = self.net.bert.embeddings
+        embeddings.position_ids = torch.arange(config.positions, device="cpu").expand((1, -1))
+        embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
         self.layout = {}
         for name, source in sources(config).items():
             prefix = "net" if name.startswith("classifier/") else "net.bert"
@@ -34,7 +38,10 @@ class Bert(Model):
             self.layout[name] = Leaf(f"{prefix}.{source.name}", convert, convert)
 
     def forward(self, inputs: Mapping[str, torch.Tensor], state: State) -> tuple[torch.Tensor, State]:
-        return self.net(input_ids=inputs["tokens"], attention_mask=inputs["mask"]).logits, state  # [B, 2]
+        # A mask of four axes is taken as it is; one of two would be asked in every step whether it hides anything, and a GPU
+        # would be waited for.
+        visible = inputs["mask"][:, None, None, :] == 1  # [B, 1, 1, T]
+        return self.net(input_ids=inputs["tokens"], attention_mask=visible).logits, state  # [B, 2]
 
 
 def transformers_config(config: BertConfig) -> transformers.BertConfig:

@@ -48,11 +48,11 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
 
 
 class DeviceBatch(NamedTuple):
-    """A batch on the device."""
+    """A batch, in the host's memory or on the device."""
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor  # int64[B] or int64[B, T]
-    weights: torch.Tensor | None  # of the labels' shape, divided by their sum; None where nothing is padding
+    weights: torch.Tensor  # of the labels' shape, divided by their sum
 
 
 class TorchSession:
@@ -65,9 +65,9 @@ class TorchSession:
         self._host_dtype = np.dtype(_name(self._dtype))
         self._autocast = torch.autocast(self._device.type, torch.bfloat16) if options.precision == "bfloat16" else None
         self._clip_norm = task.optimizer.clip_norm
-        self._model: Model = build(task.model)
+        with torch.device("meta"):  # the weights are given: nothing is drawn or allocated for them
+            self._model: Model = build(task.model)
         self._load(params)
-        self._model.to(self._device, self._dtype)
         self._net: torch.nn.Module = self._model  # what is called
         self._compiler: ModuleType | None = None
         if options.mode == "compile":
@@ -83,21 +83,23 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
-        self._example: DeviceBatch | None = None  # the last batch, to ask the model which kernels it runs
+        self._unpadded: torch.Tensor | None = None  # the weights of a batch without padding
+        self._example: DeviceBatch | None = None  # the last one trained on, to ask the model which kernels it runs
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
-    def put(self, batch: Batch) -> DeviceBatch:
-        self._example = DeviceBatch(
-            {name: self._to_device(self._cast(value)) for name, value in batch.inputs.items()},
-            self._to_device(batch.labels.astype(np.int64)),
-            None
-            if batch.weights.all()
-            else self._to_device(self._cast(batch.weights / batch.weights.sum(dtype="float64"))),
-        )
-        return self._example
+    def prepare(self, batch: Batch) -> DeviceBatch:
+        inputs = {name: self._on_host(self._cast(value)) for name, value in batch.inputs.items()}
+        return DeviceBatch(inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch.weights))
+
+    def put(self, prepared: DeviceBatch) -> DeviceBatch:
+        if not self._on_gpu:
+            return prepared
+        inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
+        return DeviceBatch(inputs, self._to_device(prepared.labels), self._to_device(prepared.weights))
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
+        self._example = batch
         self._switch(training=True)
         self._optimizer.zero_grad(set_to_none=True)
         logits, state = self._forward(batch, self._carried(batch))
@@ -148,7 +150,8 @@ class TorchSession:
     def matmul(self, left: Array, right: Array, *, times: int) -> torch.Tensor:
         with self._autocast or contextlib.nullcontext():
             # Converted once: autocast would convert the factor anew for every product.
-            product, factor = (self._to_device(self._cast(value)).to(self._layers_dtype()) for value in (left, right))
+            dtype = self._layers_dtype()
+            product, factor = (torch.from_numpy(self._cast(value)).to(self._device, dtype) for value in (left, right))
             for _ in range(times):
                 product = product @ factor
         return product
@@ -199,14 +202,19 @@ class TorchSession:
         return torch.get_autocast_dtype(device) if enabled else self._parameters[0].dtype
 
     def _kernels(self) -> str | None:
-        """Read from the graph that autograd records of a forward pass; None before the first batch."""
+        """Read from the graph that autograd records of a training step's forward pass; None before the first step."""
         if self._example is None:
             return None
-        self._model.eval()  # torch's word for: dropout off
-        logits, _ = self._forward(self._example, self._zero_state(self._example))
+        self._switch(training=True)  # with dropout on, attention may run another kernel than without
+        with torch.random.fork_rng([self._device] if self._on_gpu else []):  # the training's own masks stay as they are
+            logits, _ = self._forward(self._example, self._zero_state(self._example))
         names = [type(node).__name__ for node in _nodes(logits.grad_fn)]
-        fused = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}
-        return ", ".join(sorted(fused)) or f"ATen, {len(names):,} operators in the forward graph"
+        found = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}
+        if graphs := sum(name.startswith("CompiledFunction") for name in names):
+            found.add(f"TorchInductor, {graphs} graph{'s' if graphs > 1 else ''}")
+        if not found & set(FUSED.values()):
+            found.add(f"ATen, {len(names) - graphs:,} operators in the forward graph")
+        return ", ".join(sorted(found))
 
     def _forward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
         self._called = True
@@ -222,9 +230,19 @@ class TorchSession:
         if self._model.training != training:
             self._model.train(training)
 
-    def _to_device(self, value: Array) -> torch.Tensor:
+    def _on_host(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)
-        return tensor.pin_memory().to(self._device, non_blocking=True) if self._on_gpu else tensor
+        return tensor.pin_memory() if self._on_gpu else tensor
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, non_blocking=True)  # the tensor itself where it is there already
+
+    def _normalised(self, weights: Array) -> torch.Tensor:
+        if not weights.all():
+            return self._on_host(self._cast(weights / weights.sum(dtype="float64")))
+        if self._unpadded is None or self._unpadded.shape != weights.shape:
+            self._unpadded = torch.full(weights.shape, 1 / weights.size, dtype=self._dtype, device=self._device)
+        return self._unpadded
 
     def _cast(self, value: Array) -> Array:
         return value.astype(self._host_dtype, copy=False) if value.dtype.kind == "f" else value
@@ -238,12 +256,15 @@ class TorchSession:
     @torch.no_grad()
     def _load(self, params: Params) -> None:
         layout = self._model.layout
-        own = dict(self._model.named_parameters())
         if set(params) != set(layout):
             raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(layout))}")
-        self._model.to(self._dtype)
-        for name, leaf in layout.items():
-            own[leaf.native].copy_(torch.from_numpy(np.array(leaf.to_native(params[name]))))
+        native = {leaf.native: leaf.to_native(params[name]) for name, leaf in layout.items()}
+        # A copy in torch's own order of memory: updates must not reach the caller's arrays.
+        state = {name: torch.from_numpy(np.array(value, self._host_dtype, order="C")) for name, value in native.items()}
+        self._model.load_state_dict(
+            state, assign=True
+        )  # the way past initial weights, of the tutorial on loading modules
+        self._model.to(self._device)
 
     def _canonical(self, tensors: Mapping[str, torch.Tensor]) -> Params:
         layout = self._model.layout
@@ -274,8 +295,6 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(logits: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
-    if batch.weights is None:  # the plain mean, in one kernel
-        return F.cross_entropy(logits.flatten(0, -2), batch.labels.flatten())
     return torch.dot(_losses(logits, batch.labels).flatten(), batch.weights.flatten())
 
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from backends.api import DEFAULT_MODE
-from backends.tensorflow.models import Leaf, Model
+from backends.tensorflow.models import Leaf, Model, dense, embedding
 from tasks.bert import CLASSES, BertConfig
 
 KERAS_NAMES = {"embedding": "embeddings", "scale": "gamma"}
@@ -17,9 +17,9 @@ class Embeddings(keras.layers.Layer):
 
     def __init__(self, config: BertConfig, **options: object) -> None:
         super().__init__(**options)
-        self.word = keras.layers.Embedding(config.vocabulary, config.hidden, name="word")
-        self.position = keras.layers.Embedding(config.positions, config.hidden, name="position")
-        self.token_type = keras.layers.Embedding(config.token_types, config.hidden, name="token_type")
+        self.word = embedding(config.vocabulary, config.hidden, name="word")
+        self.position = embedding(config.positions, config.hidden, name="position")
+        self.token_type = embedding(config.token_types, config.hidden, name="token_type")
         self.norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="norm")
         self.dropout = keras.layers.Dropout(config.hidden_dropout)
 
@@ -41,7 +41,7 @@ class Attention(keras.layers.Layer):
         super().__init__(**options)
         self.heads, self.width = config.heads, config.hidden // config.heads
         for name in ("query", "key", "value", "output"):
-            setattr(self, f"{name}_dense", keras.layers.Dense(config.hidden, name=name))
+            setattr(self, f"{name}_dense", dense(config.hidden, name=name))
         self.dropout = keras.layers.Dropout(config.attention_dropout)
 
     def build(self, hidden_shape: tuple[int | None, ...], visible_shape: tuple[int | None, ...]) -> None:
@@ -70,8 +70,8 @@ class EncoderLayer(keras.layers.Layer):
         super().__init__(**options)
         self.attention = Attention(config, name="attention")
         self.attention_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="attention_norm")
-        self.intermediate = keras.layers.Dense(config.intermediate, name="intermediate")
-        self.output_dense = keras.layers.Dense(config.hidden, name="output")
+        self.intermediate = dense(config.intermediate, name="intermediate")
+        self.output_dense = dense(config.hidden, name="output")
         self.output_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="output_norm")
         self.dropout = keras.layers.Dropout(config.hidden_dropout)
 
@@ -101,9 +101,9 @@ def build(config: BertConfig, mode: str = DEFAULT_MODE) -> Model:
     hidden = Embeddings(config, name="embeddings")(tokens)  # [B, T, H]
     for i in range(config.layers):
         hidden = EncoderLayer(config, name=f"layer_{i}")(hidden, mask)
-    pooled = keras.layers.Dense(config.hidden, activation="tanh", name="pooler")(hidden[:, 0])  # [B, H]
+    pooled = dense(config.hidden, activation="tanh", name="pooler")(hidden[:, 0])  # [B, H]
     pooled = keras.layers.Dropout(config.classifier_dropout)(pooled)
-    logits = keras.layers.Dense(CLASSES, name="classifier")(pooled)  # [B, 2]
+    logits = dense(CLASSES, name="classifier")(pooled)  # [B, 2]
     model = keras.Model((tokens, mask), logits)
     return Model(
         model,

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from backends.api import DEFAULT_MODE
-from backends.tensorflow.models import Leaf, Model
+from backends.tensorflow.models import Leaf, Model, dense, embedding
 from tasks.gru_lm import GruLmConfig
 from tasks.spec import Array
 
@@ -18,7 +18,7 @@ def build(config: GruLmConfig, mode: str = DEFAULT_MODE) -> Model:
     use_cudnn = "auto" if "GPU" in tf.zeros(()).device and mode != "xla" else False
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     state = [keras.Input((config.hidden,), dtype=computing, name=f"state_{i}") for i in range(config.layers)]
-    steps = keras.layers.Embedding(config.vocabulary, config.embedding, name="embedding")(tokens)  # [B, T, D]
+    steps = embedding(config.vocabulary, config.embedding, name="embedding")(tokens)  # [B, T, D]
     new_state = []
     for i in range(config.layers):
         layer = keras.layers.GRU(
@@ -27,13 +27,15 @@ def build(config: GruLmConfig, mode: str = DEFAULT_MODE) -> Model:
             return_sequences=True,
             return_state=True,
             use_cudnn=use_cudnn,
+            kernel_initializer="zeros",
+            recurrent_initializer="zeros",
             name=f"gru_{i}",
         )
         steps, final = layer(steps, initial_state=state[i])  # [B, T, H], [B, H]
         new_state.append(final)
         if i < config.layers - 1:
             steps = keras.layers.Dropout(config.dropout, name=f"dropout_{i}")(steps)
-    logits = keras.layers.Dense(config.vocabulary, name="output")(steps)  # [B, T, V]
+    logits = dense(config.vocabulary, name="output")(steps)  # [B, T, V]
     model = keras.Model([tokens, *state], [logits, *new_state])
 
     layout = {"embedding/embedding": Leaf("embedding/embeddings")}

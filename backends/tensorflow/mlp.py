@@ -3,7 +3,7 @@
 import keras
 
 from backends.api import DEFAULT_MODE
-from backends.tensorflow.models import Leaf, Model
+from backends.tensorflow.models import Leaf, Model, dense
 from tasks.mnist_mlp import MlpConfig
 
 
@@ -13,8 +13,8 @@ def build(config: MlpConfig, mode: str = DEFAULT_MODE) -> Model:
     hidden = image  # [B, 784]
     *widths, classes = config.widths[1:]
     for i, width in enumerate(widths):
-        hidden = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(hidden)  # [B, 128]
-    logits = keras.layers.Dense(classes, name=f"dense_{len(widths)}")(hidden)  # [B, 10]
+        hidden = dense(width, activation="relu", name=f"dense_{i}")(hidden)  # [B, 128]
+    logits = dense(classes, name=f"dense_{len(widths)}")(hidden)  # [B, 10]
     model = keras.Model(image, logits)
     return Model(
         model,

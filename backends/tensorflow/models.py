@@ -5,6 +5,7 @@ It maps inputs and state to (logits, state); a feed-forward model's state is the
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -36,6 +37,11 @@ class Model(NamedTuple):
     xla: bool = (
         True  # in the default mode; False where XLA's code was measured to be slower than TensorFlow's own kernels
     )
+
+
+# The weights are given: layers that are made of these draw none to throw away.
+dense = partial(keras.layers.Dense, kernel_initializer="zeros")
+embedding = partial(keras.layers.Embedding, embeddings_initializer="zeros")
 
 
 MODULES: Mapping[str, str] = {

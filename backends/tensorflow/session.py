@@ -80,8 +80,8 @@ class WarmupAndDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 DeviceBatch = tuple[tf.Tensor, ...]
-"""The inputs in the order of their names, the labels (int32[B] or int32[B, T]) and the weights: a `tf.function` takes flat
-arguments faster than nested ones."""
+"""The inputs in the order of their names, the labels (int32[B] or int32[B, T]) and the weights, of the labels' shape and
+divided by their sum: a `tf.function` takes flat arguments faster than nested ones."""
 
 
 class TensorFlowSession:
@@ -96,8 +96,8 @@ class TensorFlowSession:
         self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
         self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
-        self._no_padding: tf.Tensor | None = None
-        self._example: DeviceBatch | None = None  # the last batch, to find the graph that it ran through
+        self._unpadded: tf.Tensor | None = None  # the weights of a batch without padding
+        self._example: DeviceBatch | None = None  # the last one trained on, to find the graph that it ran through
         self._asked = options.mode
         self._jit = {"default": self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
         jit = self._jit[options.mode]
@@ -109,14 +109,20 @@ class TensorFlowSession:
         if options.device == "gpu":
             tf.config.experimental.reset_memory_stats("GPU:0")
 
-    def put(self, batch: Batch) -> DeviceBatch:
+    def prepare(self, batch: Batch) -> DeviceBatch:
         self._inputs = tuple(batch.inputs)
+        with tf.device("/CPU:0"):
+            tensors = map(self._tensor, (*batch.inputs.values(), batch.labels))
+            return (*tensors, self._normalised(batch.weights))
+
+    def put(self, prepared: DeviceBatch) -> DeviceBatch:
+        if self._device == "/CPU:0":
+            return prepared
         with tf.device(self._device):
-            tensors = map(self._to_device, (*batch.inputs.values(), batch.labels))
-            self._example = (*tensors, self._weights_on_device(batch.weights))
-        return self._example
+            return tuple(map(tf.identity, prepared))
 
     def train_step(self, batch: DeviceBatch) -> tf.Tensor:
+        self._example = batch
         loss, self._state = self._train(*batch, *self._carried(batch))
         return loss
 
@@ -145,7 +151,7 @@ class TensorFlowSession:
 
     def matmul(self, left: Array, right: Array, *, times: int) -> tf.Tensor:
         with tf.device(self._device):
-            product, factor = (tf.cast(self._to_device(value), self._layers_dtype()) for value in (left, right))
+            product, factor = (tf.cast(self._tensor(value), self._layers_dtype()) for value in (left, right))
             for _ in range(times):
                 product = tf.linalg.matmul(product, factor)
         return product
@@ -190,7 +196,7 @@ class TensorFlowSession:
     @property
     def _concrete(self) -> Any:
         """The training step as it was traced; None before the first one."""
-        if self._example is None or not self._train.experimental_get_tracing_count():
+        if self._example is None:
             return None
         return self._train.get_concrete_function(*self._example, *self._zero_state(self._example))
 
@@ -238,7 +244,7 @@ class TensorFlowSession:
         inputs, labels, weights, state = self._named(arguments)
         with tf.GradientTape() as tape:
             logits, state = self._apply(inputs, state, True)
-            loss = tf.reduce_sum(_losses(logits, labels) * weights) / tf.reduce_sum(weights)
+            loss = tf.reduce_sum(_losses(logits, labels) * weights)
         return loss, [_dense(gradient) for gradient in tape.gradient(loss, self._variables)], state
 
     def _apply(self, inputs: Mapping[str, tf.Tensor], state: State, training: bool) -> tuple[tf.Tensor, State]:
@@ -250,16 +256,16 @@ class TensorFlowSession:
         labels, weights, *state = arguments[count:]
         return dict(zip(self._inputs, arguments[:count], strict=True)), labels, weights, tuple(state)
 
-    def _to_device(self, value: Array) -> tf.Tensor:
+    def _tensor(self, value: Array) -> tf.Tensor:
         return tf.convert_to_tensor(value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value)
 
-    def _weights_on_device(self, weights: Array) -> tf.Tensor:
-        # Only an epoch's last batch is padded: the weights of all others are one tensor, copied once.
+    def _normalised(self, weights: Array) -> tf.Tensor:
         if not weights.all():
-            return self._to_device(weights)
-        if self._no_padding is None or self._no_padding.shape != weights.shape:
-            self._no_padding = self._to_device(weights)
-        return self._no_padding
+            return self._tensor(weights / weights.sum(dtype="float64"))
+        if self._unpadded is None or self._unpadded.shape != weights.shape:
+            with tf.device(self._device):
+                self._unpadded = tf.fill(weights.shape, tf.constant(1 / weights.size, self._dtype))
+        return self._unpadded
 
     def _carried(self, batch: DeviceBatch) -> State:
         return self._zero_state(batch) if self._state is None else self._state

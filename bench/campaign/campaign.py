@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import msgspec
 
 from bench.campaign import cooldown, parity_cache, pilot
 from bench.campaign.journal import Journal
-from bench.campaign.plan import KINDS, TaskPlan
+from bench.campaign.plan import KINDS, TaskPlan, spare_rounds
 from bench.machine.signals import deferred
 from bench.process.execute import execute
 from bench.process.interpreters import Interpreter
@@ -39,6 +39,22 @@ class Execute(Protocol):
     ) -> Record: ...
 
 
+class ExecuteRound(Protocol):
+    """Runs the cells of a round in processes that take turns (bench/process/turns.py)."""
+
+    def __call__(
+        self,
+        run: Run,
+        cells: Sequence[Cell],
+        folder: Path,
+        *,
+        turns: int,
+        data_dir: Path | None,
+        interpreters: Mapping[str, Interpreter],
+        ended: Callable[[Record], object],
+    ) -> list[Record]: ...
+
+
 class Campaign:
     """Every process of a comparison and the records that they left, in memory and under `folder/records`."""
 
@@ -50,21 +66,31 @@ class Campaign:
         *,
         kept: Mapping[str, Record] | None = None,
         execute: Execute = execute,
+        execute_round: ExecuteRound | None = None,
+        before_first: Callable[[], object] = lambda: None,
     ) -> None:
+        """Without `execute_round`, and where energy is read, the arms of a round run one after the other.
+
+        `before_first` is called once, before a process runs; where everything is kept, it is not.
+        """
         self.plans, self.folder, self.progress = plans, folder, progress
         self.choice, self.run = plans[0].choice, plans[0].run
         self.records: list[Record] = []
         self.journal = Journal(folder)
         self._kept = kept or {}  # name of the file -> record of an earlier run
         self._execute = execute
-        self._planned = {plan.name: pilot.with_known_rounds(plan, self._kept).cells for plan in plans}
+        self._execute_round = None if self.choice.energy else execute_round
+        self._before_next = before_first
+        self._planned = {plan.name: plan.cells for plan in plans}
+        self._turns = {plan.name: plan.preset.blocks for plan in plans}
         self._finished = set(self._kept)
         self._durations: dict[tuple[str, Kind, str], list[float]] = defaultdict(list)
-        for record in self._kept.values():
-            self._note_duration(record)
-        self._running: Cell | None = None
+        self._running: list[Cell] = []
+        self._block_steps: dict[tuple[str, str], int] = {}  # of each task and arm, as its first process found it
         self._memory_before: int | None = None
         self._hot = False  # a process has run since the last pause
+        for record in self._kept.values():
+            self._note(record)
 
     @property
     def complete(self) -> bool:
@@ -92,9 +118,9 @@ class Campaign:
                     self._keep(self._record(cell, Outcome(status="interrupted", reason="the run was interrupted")))
             raise
         except OSError:
-            if self._running is not None:  # stopped in an orderly way, which is no crash
+            for cell in self._running:  # stopped in an orderly way, which is no crash
                 with contextlib.suppress(OSError):
-                    self.journal.add("end", self._running)
+                    self.journal.add("end", cell)
             raise
         finally:
             with contextlib.suppress(
@@ -111,10 +137,27 @@ class Campaign:
         for kind in KINDS:
             if kind == "speed" and self.choice.effect is not None:
                 plan = self._with_planned_rounds(plan, effect=self.choice.effect)
-            for cell in plan.of_kind(kind):
-                done = self._do(cell, climbed.get(cell.arm.name))
-                if kind == "parity":
-                    climbed[cell.arm.name] = done
+            for cells in _by_round(plan.of_kind(kind)):
+                for done in self._do(cells, climbed):
+                    if kind == "parity":
+                        climbed[done.cell.arm.name] = done
+            if kind == "speed" and "speed" in self.choice.kinds:
+                self._replace_disturbed(plan, climbed)
+
+    def _replace_disturbed(self, plan: TaskPlan, climbed: Mapping[str, Record]) -> None:
+        """Runs more rounds in place of those that were disturbed, up to a limit."""
+        last = plan.rounds
+        while last < plan.rounds + spare_rounds(plan.rounds):
+            speeds = [one for one in self.records if (one.cell.task, one.cell.kind) == (plan.name, "speed")]
+            disturbed = {
+                one.cell.round for one in speeds if one.outcome.disturbance and one.outcome.disturbance.disturbed
+            }
+            if last - len(disturbed) >= plan.rounds:
+                break
+            last += 1
+            more = plan.spare_round(last)
+            self._planned[plan.name] = [*self._planned[plan.name], *more]
+            self._do(more, climbed)
 
     def _with_planned_rounds(self, plan: TaskPlan, *, effect: float) -> TaskPlan:
         """The plan with as many rounds as the pilot's noise asks for."""
@@ -125,35 +168,64 @@ class Campaign:
         self._planned[plan.name] = plan.cells
         return plan
 
-    def _do(self, cell: Cell, climbed: Record | None) -> Record:
-        """The record of one process: kept, skipped because its arm failed parity, or made now."""
-        if climbed is not None:
-            cell = msgspec.structs.replace(cell, ladders=climbed.outcome.ladders)
-        kept = self._kept.get(cell.file_name)
-        if kept is not None:
-            self.records.append(kept)
-            return kept
-        if climbed is not None and climbed.outcome.status != "ok":
-            skipped = self._record(cell, Outcome(status="skipped", reason=f"not run: {climbed.outcome.reason}"))
-            self._keep(skipped)
-            return skipped
-        return self._measure(cell)
+    def _do(self, cells: Sequence[Cell], climbed: Mapping[str, Record]) -> list[Record]:
+        """The records of the cells of a round, or of one: kept, skipped because the arm failed parity, or made now."""
+        due: list[Cell] = []
+        done: list[Record] = []
+        for cell in cells:
+            ladder = climbed.get(cell.arm.name)
+            if ladder is not None:
+                cell = msgspec.structs.replace(cell, ladders=ladder.outcome.ladders)
+            kept = self._kept.get(cell.file_name)
+            if kept is not None:
+                self.records.append(kept)
+                done.append(kept)
+            elif ladder is not None and ladder.outcome.status != "ok":
+                done.append(self._record(cell, Outcome(status="skipped", reason=f"not run: {ladder.outcome.reason}")))
+                self._keep(done[-1])
+            else:
+                steps = self._block_steps.get((cell.task, cell.arm.name)) if cell.kind in ("pilot", "speed") else None
+                due.append(msgspec.structs.replace(cell, block_steps=steps))
+        return [*done, *self._measure(due)]
 
-    def _measure(self, cell: Cell) -> Record:
+    def _measure(self, cells: Sequence[Cell]) -> list[Record]:
+        """Runs cells together where they take turns, else one after the other."""
+        if len(cells) > 1 and self._execute_round is not None:
+            return self._measure_together(cells, self._execute_round)
+        return [self._measure_one(cell) for cell in cells]
+
+    def _measure_together(self, cells: Sequence[Cell], execute_round: ExecuteRound) -> list[Record]:
+        self._pause()
+        self._begin(cells)
+        self._hot = True
+        return execute_round(
+            self.run, cells, self.folder, turns=self._turns[cells[0].task], data_dir=self.choice.data_dir,
+            interpreters=self.choice.interpreters, ended=self._keep,
+        )  # fmt: skip
+
+    def _measure_one(self, cell: Cell) -> Record:
         remark = self._pause()
-        upcoming = self.upcoming
-        total = sum(map(len, self._planned.values()))
-        self.progress.started(cell, done=total - len(upcoming), total=total, left_s=self._estimate(upcoming))
-        self._running = cell
-        self.journal.add("start", cell)
+        self._begin([cell])
         done = (cell.kind == "parity" and self._recalled(cell)) or self._in_a_process(cell)
         if remark:
             outcome = msgspec.structs.replace(done.outcome, remarks=[*done.outcome.remarks, remark])
             done = self._record(done.cell, outcome)
         self._hot = done.outcome.wall_s > 0
-        self._note_duration(done)
         self._keep(done)
         return done
+
+    def _begin(self, cells: Sequence[Cell]) -> None:
+        self._before_next()
+        self._before_next = lambda: None
+        self._running = list(cells)
+        self._tell_started(cells[0])
+        for cell in cells:
+            self.journal.add("start", cell)
+
+    def _tell_started(self, cell: Cell) -> None:
+        upcoming = self.upcoming
+        total = sum(map(len, self._planned.values()))
+        self.progress.started(cell, done=total - len(upcoming), total=total, left_s=self._estimate(upcoming))
 
     def _recalled(self, cell: Cell) -> Record | None:
         """The parity record of an arm from what its other records carry, or from the cache; None if it is to climb."""
@@ -191,11 +263,14 @@ class Campaign:
     def _keep(self, done: Record) -> None:
         with deferred():  # or an interruption could hide that it is finished
             self._write(done)
-            if self._running is not None:
+            if done.cell.file_name in {cell.file_name for cell in self._running}:
                 self.journal.add("end", done.cell, status=done.outcome.status)
-                self._running = None
+                self._running = [cell for cell in self._running if cell.file_name != done.cell.file_name]
             self._finished.add(done.cell.file_name)  # only now: an interruption leaves no gap
+            self._note(done)
         self.progress.finished(done)
+        if self._running:
+            self._tell_started(self._running[0])
 
     def _write(self, done: Record) -> None:
         path = self.folder / "records" / done.cell.file_name
@@ -203,8 +278,12 @@ class Campaign:
             files.write(path, done)
         self.records.append(done)
 
-    def _note_duration(self, done: Record) -> None:
-        self._durations[done.cell.task, done.cell.kind, done.cell.arm.name].append(done.outcome.wall_s)
+    def _note(self, done: Record) -> None:
+        """What is to be known of a finished process later: how long it took, and how many steps its blocks have."""
+        cell, outcome = done.cell, done.outcome
+        self._durations[cell.task, cell.kind, cell.arm.name].append(outcome.wall_s / (1 + outcome.beside))
+        if outcome.timings is not None:
+            self._block_steps.setdefault((cell.task, cell.arm.name), outcome.timings.block_steps)
 
     def _estimate(self, cells: Sequence[Cell]) -> float:
         """Seconds: what was seen of the same cell, else of the same kind and task, else a guess."""
@@ -217,3 +296,10 @@ class Campaign:
             left += sum(seen) / len(seen) if seen else ESTIMATES_S[cell.kind]
             left += self.choice.cool_down_s
         return left
+
+
+def _by_round(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of a kind in groups that belong together: the arms of a round; every other cell is alone."""
+    if not cells or cells[0].kind not in ("pilot", "speed"):
+        return [[cell] for cell in cells]
+    return [list(group) for _, group in groupby(cells, key=lambda cell: cell.round)]

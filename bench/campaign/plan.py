@@ -12,12 +12,12 @@ import tasks
 from bench.campaign import parity_cache, selftests
 from bench.machine import describe
 from bench.process.interpreters import Interpreter
+from bench.records import limits
 from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target
 from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
-MAX_ROUNDS = 1000
 KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality")
 """The order in which a task's processes run."""
 
@@ -98,9 +98,17 @@ class TaskPlan:
         template = msgspec.structs.replace(self.template, rounds_plan=found)
         return replace(self, choice=replace(self.choice, rounds=found.rounds), template=template)
 
-    def with_at_most(self, rounds: int) -> "TaskPlan":
-        """The same plan with as many rounds as a pilot may ask for."""
-        return replace(self, choice=replace(self.choice, rounds=rounds)) if self.choice.effect is not None else self
+    @property
+    def possible(self) -> list[Cell]:
+        """Every process that a run can come to: as many rounds as a pilot may ask for, and those in place of disturbed ones."""
+        rounds = limits.MOST_ROUNDS if self.choice.effect is not None else self.rounds
+        most = replace(self, choice=replace(self.choice, rounds=rounds + spare_rounds(rounds)))
+        return most.cells
+
+    def spare_round(self, number: int) -> list[Cell]:
+        """One more round than planned, in place of a disturbed one."""
+        more = replace(self, choice=replace(self.choice, rounds=number))
+        return [cell for cell in more.of_kind("speed") if cell.round == number]
 
     def _rounds(self, kind: Kind, rounds: int, *, seed: str) -> Iterator[Cell]:
         """Randomised complete blocks: every round holds every arm once, in an order drawn from the seed."""
@@ -142,6 +150,11 @@ class TaskPlan:
             self.run.measurement, cell.data.sha256, target, cell.energy,
         ]  # fmt: skip
         return msgspec.structs.replace(cell, key=hash_json(asked))
+
+
+def spare_rounds(rounds: int) -> int:
+    """How many disturbed rounds are replaced: half as many as are planned."""
+    return (rounds + 1) // 2
 
 
 def make(choice: Choice) -> list[TaskPlan]:

@@ -135,8 +135,10 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
     """Looks through the records of an earlier run; moves aside what is no record of these cells, and closes the journal.
 
     What is ok is kept, and so is what failed, unless `retry_failed`. What was interrupted is not, nor what was skipped for a
-    parity that is to be climbed again.
+    parity that is to be climbed again. A round is kept whole or not at all: its arms are compared with each other, and half of
+    it would be paired with another day's half.
     """
+    cells = list(cells)
     found = Found({}, [], [])
     for place in (folder / "records", folder / files.SCRATCH):
         files.remove_halves(place)
@@ -163,7 +165,16 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
         elif name in crashed:
             journal.add("crash", cell)
             found.crashed.append(cell)
+    broken = {_round(cell) for cell in cells if cell.file_name not in found.kept} - {None}
+    for cell in cells:
+        if _round(cell) in broken:
+            found.kept.pop(cell.file_name, None)
     return found
+
+
+def _round(cell: Cell) -> tuple[str, str, int] | None:
+    """The round that a cell belongs to, None where it belongs to none."""
+    return (cell.task, cell.kind, cell.round) if cell.kind in ("pilot", "speed") else None
 
 
 def _is_kept(outcome: Outcome, *, retry_failed: bool, fell: bool) -> bool:

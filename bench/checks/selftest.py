@@ -5,8 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.campaign.campaign import Campaign, Execute, Progress
+from bench.campaign.campaign import Campaign, Execute, ExecuteRound, Progress
 from bench.campaign.plan import TaskPlan
+from bench.process import turns
 from bench.process.execute import execute
 from bench.records.record import Arm, Cell, Record, RoundsPlan, SelfTest
 from bench.stats.selftest import NAMES, judge
@@ -25,6 +26,7 @@ def run(
     folder: Path,
     progress: Progress,
     execute: Execute = execute,
+    execute_round: ExecuteRound | None = turns.execute_round,
 ) -> SelfTest:
     """Runs the three in an empty folder. SelfTestError names a process that failed, or what disturbed it all.
 
@@ -38,7 +40,9 @@ def run(
         interpreters=dict.fromkeys(NAMES, own) if own else {},
     )  # fmt: skip
     (folder / "records").mkdir()
-    running = Campaign([replace(plan, choice=choice)], folder, _Strict(progress, arm), execute=execute)
+    running = Campaign(
+        [replace(plan, choice=choice)], folder, _Strict(progress, arm), execute=execute, execute_round=execute_round
+    )
     running.start()
     by_round: dict[int, dict[str, Record]] = {}
     for one in running.records:

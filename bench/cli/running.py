@@ -17,11 +17,10 @@ from bench.checks import selftest
 from bench.cli import folders, progress, request
 from bench.cli.options import UserError
 from bench.machine import locks
-from bench.process import environment
+from bench.process import environment, turns
 from bench.process.execute import execute
 from bench.records.record import Record
 from bench.report import terminal, words
-from bench.stats import power
 
 
 def run(choice: Choice, folder: Path, *, retry_failed: bool) -> tuple[Campaign, bool]:
@@ -62,18 +61,20 @@ def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool
 
 def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_failed: bool) -> tuple[Campaign, bool]:
     """Runs what is not done in a folder that is this run's own."""
-    possible = [cell for task_plan in plans for cell in task_plan.with_at_most(power.MOST_ROUNDS).cells]
+    possible = [cell for task_plan in plans for cell in task_plan.possible]
     found = resume.find(folder, possible, retry_failed=retry_failed)
-    planned = [pilot.with_known_rounds(task_plan, found.kept) for task_plan in plans]
-    cells = [cell for task_plan in planned for cell in task_plan.cells]
     if continued:
-        _tell_found(found, total=len(cells))
+        planned = [pilot.with_known_rounds(task_plan, found.kept) for task_plan in plans]
+        names = {cell.file_name for task_plan in planned for cell in task_plan.cells}
+        _tell_found(found, total=len(names | set(found.kept)))
     so_far = list(found.kept.values())
     with contextlib.ExitStack() as stack:
-        if any(cell.file_name not in found.kept for cell in cells):
-            stack.enter_context(measuring(plans[0].choice, purpose=f"run into {folder.absolute()}"))
         shown = stack.enter_context(progress.progress_on(sys.stderr, so_far))
-        running = Campaign(plans, folder, shown, kept=found.kept)
+        alone = measuring(plans[0].choice, purpose=f"run into {folder.absolute()}")
+        running = Campaign(
+            plans, folder, shown, kept=found.kept, execute_round=turns.execute_round,
+            before_first=lambda: stack.enter_context(alone),
+        )  # fmt: skip
         try:
             running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
         finally:

@@ -37,13 +37,16 @@ RESERVED = re.compile(r"PATH|HOME|TMPDIR|LD_LIBRARY_PATH|PYTHON\w*|FRAMEWORK_BEN
 ROOT = Path(__file__).parents[2]
 
 
-def for_child(entry: Entry, arm: Arm, *, kind: str = "", temporary: Path | None = None) -> dict[str, str]:
-    """The whole environment of a process: of a `kind` that a record may have, with a temporary folder of its own."""
+def for_child(entry: Entry, arm: Arm, *, temporary: Path | None = None, shares_device: bool = False) -> dict[str, str]:
+    """The whole environment of a process, with a temporary folder of its own.
+
+    One that shares its device with other processes, or whose memory is measured, is to take no more of it than it uses.
+    """
     env = {name: value for name, value in os.environ.items() if ALLOWED.fullmatch(name)}
     env |= {
         **entry.env,
         **(entry.env_cpu if arm.device == "cpu" else {}),
-        **(entry.env_memory if kind == "memory" else {}),
+        **(entry.env_memory if shares_device else {}),
     }
     if arm.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = "-1"

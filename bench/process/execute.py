@@ -1,10 +1,12 @@
 """One cell of a comparison in a process of its own: a request to a child, one outcome back."""
 
+import contextlib
 import errno
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,8 +24,8 @@ from bench.records.text import one_line
 
 DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "pilot": 900, "speed": 900, "memory": 900, "quality": 7200}
 PHASE_DEADLINES_S: Mapping[str, float] = {
-    "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "checks": 300,
-    "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
+    "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "turn": 300,
+    "checks": 300, "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
 }  # fmt: skip
 """What a worker tells that it does (bench/process/phases.py) -> how long it may take. The process's own deadline holds too."""
 
@@ -36,8 +38,26 @@ def execute(
 ) -> Record:
     """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason.
 
-    It has a temporary folder of its own, so that no cache of compiled code survives it. OSError where the disk does not take
-    the process's files: that is no finding about a backend.
+    OSError where the disk does not take the process's files: that is no finding about a backend.
+    """
+    with started(run, cell, folder, data_dir=data_dir, interpreter=interpreter) as process:
+        return process.record()
+
+
+@contextlib.contextmanager
+def started(
+    run: Run,
+    cell: Cell,
+    folder: Path,
+    *,
+    data_dir: Path | None,
+    interpreter: Interpreter | None,
+    together: int = 1,
+) -> Iterator["Process"]:
+    """A process with its request; on leaving the context it has ended, and its files are gone.
+
+    It has a temporary folder of its own, so that no cache of compiled code survives it. Where several are `together`, each
+    waits for its turns.
     """
     folder = folder.absolute()
     entry = backends.find(cell.arm.backend)
@@ -45,31 +65,50 @@ def execute(
         path.mkdir(exist_ok=True)
     request_path, answer_path = files.exchange(folder, cell)
     answer_path.unlink(missing_ok=True)
-    started_utc = now()
     data = str(data_dir.absolute()) if data_dir else None
-    files.write(request_path, Request(cell, data, hidden_from(cell)))
-    try:
-        with tempfile.TemporaryDirectory(prefix="framework-bench-", ignore_cleanup_errors=True) as temporary:
-            ending = launch.run(
-                launch.worker_command(
-                    request_path,
-                    answer_path,
-                    python=interpreter.path if interpreter else sys.executable,
-                    cores=cores.first(cell.arm.threads or 0),
-                ),
-                env=environment.for_child(entry, cell.arm, kind=cell.kind, temporary=Path(temporary)),
-                log=folder / "logs" / f"{cell.file_name}.log",
-                timeout_s=DEADLINES_S[cell.kind],
-                phases_s=PHASE_DEADLINES_S,
-            )
-        if ending.code == os.EX_IOERR and not answer_path.exists():
-            raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
-        done = _record(run, cell, _outcome(ending, answer_path))
-    finally:
+    files.write(request_path, Request(cell, data, together > 1, hidden_from(cell)))
+    with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
-            path.unlink(missing_ok=True)
-    outcome = msgspec.structs.replace(done.outcome, started_utc=started_utc, wall_s=ending.wall_s)
-    return msgspec.structs.replace(done, outcome=outcome)
+            stack.callback(path.unlink, missing_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix="framework-bench-", ignore_cleanup_errors=True)
+        env = environment.for_child(
+            entry, cell.arm, temporary=Path(stack.enter_context(temporary)),
+            shares_device=cell.kind == "memory" or together > 1,
+        )  # fmt: skip
+        command = launch.worker_command(
+            request_path,
+            answer_path,
+            python=interpreter.path if interpreter else sys.executable,
+            cores=cores.chosen(cell.arm.threads),
+        )
+        at = now()
+        child = launch.Child(
+            command, env=env, log=folder / "logs" / f"{cell.file_name}.log", timeout_s=together * DEADLINES_S[cell.kind],
+            phases_s=PHASE_DEADLINES_S,
+        )  # fmt: skip
+        yield Process(run, cell, stack.enter_context(child), answer_path, at)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that was started for a cell."""
+
+    run: Run
+    cell: Cell
+    child: launch.Child
+    answer_path: Path
+    started_utc: str
+
+    def record(self, *, beside: int = 0) -> Record:
+        """Waits for its end, and says what became of it; `beside` others took turns with it."""
+        ending = self.child.ending()
+        if ending.code == os.EX_IOERR and not self.answer_path.exists():
+            raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
+        done = _record(self.run, self.cell, _outcome(ending, self.answer_path))
+        outcome = msgspec.structs.replace(
+            done.outcome, started_utc=self.started_utc, wall_s=ending.wall_s, beside=beside
+        )
+        return msgspec.structs.replace(done, outcome=outcome)
 
 
 def hidden_from(cell: Cell) -> list[str]:

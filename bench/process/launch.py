@@ -25,6 +25,7 @@ from bench.records.record import Status
 
 LOG_BYTES = 256 * 1024  # kept of a child's output: so much of its start, and as much of its end
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
+MAX_SLEEP_S = 3600.0
 
 
 class Ending(NamedTuple):
@@ -44,40 +45,104 @@ def run(
     timeout_s: float,
     phases_s: Mapping[str, float] | None = None,
 ) -> Ending:
-    """Runs a command to its end or its deadline. An exception here (Ctrl-C) stops the child's whole group first.
+    """Runs a command to its end or its deadline. An exception here (Ctrl-C) stops the child's whole group first."""
+    with Child(command, env=env, log=log, timeout_s=timeout_s, phases_s=phases_s or {}) as child:
+        return child.ending()
 
-    Each phase in `phases_s` that the child tells of (phases.py) has a deadline of its own, counted from its beginning; a
-    phase "start" begins at once.
+
+class Child:
+    """A process that was started. On leaving the context nothing of it runs any more, and its output is in the log.
+
+    Each phase in `phases_s` that it tells of (phases.py) has a deadline of its own, counted from its beginning; a phase "start"
+    begins at once. `timeout_s` is the deadline of the whole.
     """
-    start = time.monotonic()
-    child: _Child | None = None
-    try:
+
+    def __init__(
+        self, command: list[str], *, env: Mapping[str, str], log: Path, timeout_s: float, phases_s: Mapping[str, float]
+    ) -> None:
+        self._log, self._timeout_s, self._phases_s = log, timeout_s, phases_s
+        self._late: str | None = None  # why it was stopped
+        self._ended_s: float | None = None  # when, after its start
+        self._start = self._phase_start = time.monotonic()
+        self._phase = "start"
         with deferred():  # an interruption before there is something to stop would leave the child running
-            child = _Child(command, env)
-        late = _wait(child.events, start=start, timeout_s=timeout_s, phases_s=phases_s or {})
-        wall_s = time.monotonic() - start
-        if late:
-            _signal_group(child.process.pid, signal.SIGTERM)
-            child.waiter.join(GRACE_S)
-    finally:
-        if child is not None:
-            # Grandchildren go too, also those that ignore SIGTERM or outlive their parent.
-            _signal_group(child.process.pid, signal.SIGKILL)
-            child.waiter.join()
-            for thread in (child.reader, child.teller):
-                thread.join(GRACE_S)
-            log.write_bytes(child.output.kept())
-    if late:
-        return Ending("timeout", late, wall_s)
-    code = child.process.returncode
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (by the kernel for lack of memory, or by hand)" if name == "SIGKILL" else ""
-        return Ending("killed", f"the process was ended by {name}{hint}", wall_s)
-    if code > 0:
-        reason = f"the process exited with code {code}: {child.output.last_line()}"
-        return Ending("failed", reason, wall_s, code)
-    return Ending("ok", None, wall_s, code)
+            self._child = _Process(command, env)
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        child = self._child
+        # Grandchildren go too, also those that ignore SIGTERM or outlive their parent.
+        _signal_group(child.process.pid, signal.SIGKILL)
+        child.waiter.join()
+        for thread in (child.reader, child.teller):
+            thread.join(GRACE_S)
+        child.close()
+        self._log.write_bytes(child.output.kept())
+
+    @property
+    def pid(self) -> int:
+        return self._child.process.pid
+
+    def until(self, phase: str) -> str | None:
+        """Sleeps until the child tells that it enters a phase, and returns what it adds; None if it has ended or is late."""
+        while self._ended_s is None:
+            event = self._next()
+            if event is not None and event.partition(" ")[0] == phase:
+                return event.partition(" ")[2]
+        return None
+
+    def say(self, word: bytes, *, phase: str) -> None:
+        """Gives the child, which waits for it, a word of one byte; with it the phase begins."""
+        self._phase, self._phase_start = phase, time.monotonic()
+        with contextlib.suppress(OSError):  # it is gone, which the next `until` tells
+            os.write(self._child.turns, word)
+
+    def ending(self) -> Ending:
+        """Waits for the end, and says how it came."""
+        while self._ended_s is None:
+            self._next()
+        child, wall_s = self._child, self._ended_s
+        if self._late:
+            return Ending("timeout", self._late, wall_s)
+        code = child.process.wait()
+        child.reader.join(GRACE_S)
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (possibly out of memory, or killed manually)" if name == "SIGKILL" else ""
+            return Ending("killed", f"the process was ended by {name}{hint}", wall_s)
+        if code > 0:
+            reason = f"the process exited with code {code}: {child.output.last_line()}"
+            return Ending("failed", reason, wall_s, code)
+        return Ending("ok", None, wall_s, code)
+
+    def _next(self) -> str | None:
+        """The next thing that the child tells; None at its end, also one that a deadline brought."""
+        now = time.monotonic()
+        left = self._start + self._timeout_s - now
+        phase_left = self._phase_start + self._phases_s.get(self._phase, math.inf) - now
+        try:
+            event = self._child.events.get(timeout=max(0.0, min(left, phase_left, MAX_SLEEP_S)))
+        except queue.Empty:
+            if min(left, phase_left) > MAX_SLEEP_S:
+                return ""
+            self._late = self._deadline(phase=phase_left < left)
+            self._ended_s = time.monotonic() - self._start
+            _signal_group(self.pid, signal.SIGTERM)
+            self._child.waiter.join(GRACE_S)
+            return None
+        if event is None:
+            self._ended_s = time.monotonic() - self._start
+        else:
+            self._phase, self._phase_start = event.partition(" ")[0], time.monotonic()
+        return event
+
+    def _deadline(self, *, phase: bool) -> str:
+        if phase:
+            return f"stopped after {self._phases_s[self._phase]:g} s, the deadline of the phase {self._phase!r}"
+        where = f", in the phase {self._phase!r}" if self._phase in self._phases_s else ""
+        return f"stopped after its deadline of {self._timeout_s:g} s{where}"
 
 
 def bind(lifeline: int, pid: int) -> None:
@@ -101,13 +166,14 @@ def worker_command(
     return [python, "-P", "-m", *pinned, "bench.worker", str(request), str(record)]
 
 
-class _Child:
+class _Process:
     """A process that was started, and the threads that block for it; `events` are the phases that it tells, at last None."""
 
     def __init__(self, command: list[str], env: Mapping[str, str]) -> None:
         told, phase_pipe = os.pipe()
         lifeline, held = os.pipe()
-        pipes = (phase_pipe, lifeline)
+        waiting, self.turns = os.pipe()
+        pipes = (phase_pipe, lifeline, waiting)
         try:
             self.process = subprocess.Popen(
                 command,
@@ -120,8 +186,8 @@ class _Child:
             )
             bind(lifeline, self.process.pid)
         except BaseException:
-            os.close(told)
-            os.close(held)
+            for descriptor in (told, held, self.turns):
+                os.close(descriptor)
             raise
         finally:
             for descriptor in pipes:
@@ -132,6 +198,9 @@ class _Child:
         self.reader = _thread(self.output.read, self.process.stdout)
         self.teller = _thread(_tell_phases, os.fdopen(told, "rb"), self.events)
         self.waiter = _thread(_tell_end, self.process, held, self.events)
+
+    def close(self) -> None:
+        os.close(self.turns)
 
 
 class _Output:
@@ -158,27 +227,6 @@ class _Output:
         lines = self.kept().decode(errors="replace").split("\n")
         words = [line.strip() for line in lines if line.strip()]
         return words[-1][:300] if words else "it printed nothing"
-
-
-def _wait(
-    events: "queue.SimpleQueue[str | None]", *, start: float, timeout_s: float, phases_s: Mapping[str, float]
-) -> str | None:
-    """Sleeps until the process has ended (None), or until it must be stopped: then the reason."""
-    phase, phase_start = "start", start
-    while True:
-        now = time.monotonic()
-        left, phase_left = start + timeout_s - now, phase_start + phases_s.get(phase, math.inf) - now
-        try:
-            event = events.get(timeout=max(0.0, min(left, phase_left)))
-        except queue.Empty:
-            where = f", in the phase {phase!r}" if phase in phases_s else ""
-            if phase_left < left:
-                return f"stopped after {phases_s[phase]:g} s, the deadline of the phase {phase!r}"
-            return f"stopped after its deadline of {timeout_s:g} s{where}"
-        if event is None:
-            return None
-        if event in phases_s:
-            phase, phase_start = event, time.monotonic()
 
 
 def _thread(target: Callable[..., None], *arguments: object) -> threading.Thread:

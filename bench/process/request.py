@@ -8,4 +8,5 @@ class Request(Strict, frozen=True):
 
     cell: Cell
     data_dir: str | None  # absolute
+    takes_turns: bool  # whether its parent gives it a turn for every block
     hidden: list[str]  # importable names that are to look as if they were not installed

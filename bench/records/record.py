@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 import tasks.spec
+from bench.records import steadiness
 from tasks.spec import hash_json
 
 SCHEMA = 3
@@ -32,7 +33,7 @@ Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-RUNGS = 7  # of a whole ladder
+FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,8 +87,7 @@ class Ladder(Strict, frozen=True):
     precision: str
     device: str
     rungs: list[Rung]
-
-    height: Count = RUNGS  # rungs of the whole ladder, as it was when this one was climbed
+    height: Count = FIRST_RUNGS  # rungs of the whole ladder, as it was when this one was climbed
 
     @property
     def passed(self) -> bool:
@@ -104,7 +104,7 @@ class Timings(Strict, frozen=True):
     warmup_s: Seconds
     block_steps: Count
     blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_steps updates and one barrier each
-    window_s: Window  # from the first block's start to the last one's end
+    window_s: Window  # all blocks together
     items: Count  # images, tokens or sentences in the window, padding left out
     tokens: Count | None = None  # not padding, in the window; None where the items are tokens or there are none
     barrier_s: Seconds | None = None  # one barrier when there is nothing to wait for
@@ -121,6 +121,11 @@ class Timings(Strict, frozen=True):
     def step_s(self) -> float:
         """Seconds of one step in the window."""
         return self.window_s / (len(self.blocks_s) * self.block_steps)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the speed stayed what it was from the window's first half to its second."""
+        return steadiness.is_steady(self.blocks_s)
 
     @property
     def start_s(self) -> float:
@@ -269,11 +274,16 @@ class Arm(Strict, frozen=True):
     def hash(self) -> str:
         return hash_json(msgspec.to_builtins(self))
 
+    @property
+    def way_typed(self) -> str:
+        """How the backend is used, as `--arm` takes it, without a label and without what is usual."""
+        return self.typed({"device": "cpu", "precision": "float32"}).removeprefix(f"{self.name}=")
+
     def typed(self, common: Mapping[str, Any]) -> str:
         """The arm as `--arm` takes it, without what is `common` to all arms and said by options of its own."""
         declared = {"device": self.device, "precision": self.precision, "threads": self.threads}
         items = [self.mode] if self.mode != "default" else []
-        items += [f"{name}={value}" for name, value in declared.items() if value is not None and name not in common]
+        items += [f"{name}={value}" for name, value in declared.items() if value not in (None, common.get(name))]
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
         items += ["python=PATH"] if self.python else []
         way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
@@ -307,6 +317,7 @@ class Cell(Strict, frozen=True, kw_only=True):
     data: Data
     target: Target
     step_flops: Count | None = None  # of the model in one training step, from the spec
+    block_steps: Count | None = None  # as the arm's first process found it; None: to be found
     energy: bool = False  # whether an energy counter is to be read
     key: str = ""  # hash of everything on which the outcome depends: what a resumed run need not do again
     ladders: list[Ladder] = []  # that the arm has climbed before this process started
@@ -332,6 +343,7 @@ class Outcome(Strict, frozen=True, kw_only=True):
     reason: str | None = None  # required where the status is not ok
     started_utc: str = ""
     wall_s: Seconds = 0.0  # the whole process, as its parent saw it
+    beside: Annotated[int, Meta(ge=0)] = 0  # other arms of its round that were alive and took turns with this one
     ladders: list[Ladder] = []  # climbed by this process
     timings: Timings | None = None
     probe: Probe | None = None

@@ -63,7 +63,7 @@ def selftests(section: Section) -> Iterator[Fact]:
         found = (one.cell.selftest for one in row.of("speed") if one.cell.selftest)
         latest = max(found, key=lambda test: test.started_utc, default=None)
         if latest is not None:
-            yield "Self-test", f"{row.name}: {words.selftest_in_short(latest)}"
+            yield "Self-test", f"{row.name}: {words.selftest_in_short(latest, adjusted=section.run.measurement > 1)}"
         elif row.of("speed"):
             without.append(row)
     if without:
@@ -131,6 +131,23 @@ def disturbed(section: Section) -> Iterator[Fact]:
         yield "Disturbed, in no figure of speed", "; ".join(grouping.why_disturbed(speeds))
 
 
+def unsteady(section: Section) -> Iterator[Fact]:
+    found = [
+        f"round {number}, {row.name}: the second half of the window took {drift:+.1%} time"
+        for row in section.rows
+        for number, drift in row.unsteady.items()
+    ]
+    if found:
+        yield "Not steady, in no verdict", "; ".join(found)
+
+
+def turns(section: Section) -> Iterator[Fact]:
+    """Whether the arms of a round took turns."""
+    alone = sorted({row.name for row in section.rows for one in row.of("speed") if not one.outcome.beside})
+    if section.run.measurement > 1 and len(section.rows) > 1 and alone:
+        yield "Turns", f"{', '.join(alone)} ran alone in a round or more, one after the other"
+
+
 def remarks(section: Section) -> Iterator[Fact]:
     """Each remark of a process, with what process it was."""
     for row in section.rows:
@@ -161,12 +178,14 @@ def arms(section: Section) -> Iterator[Fact]:
             versions = ", ".join(f"{name} {version}" for name, version in sorted(row.versions.items()))
             settings = [f"{name}: {value}" for name, value in sorted(row.settings.items()) if value is not None]
             settings += [f"{name}={value}" for name, value in sorted(row.arm.environment.items())]
-            yield row.name, versions + (f" ({', '.join(settings)})" if settings else "")
+            way = row.arm.way_typed
+            told = versions if way == row.name else f"{way}: {versions}"
+            yield row.name, told + (f" ({', '.join(settings)})" if settings else "")
 
 
 SOURCES: tuple[Callable[[Section], Iterator[Fact]], ...] = (
-    data, target, machine, spec, rounds, selftests, floor, tokens, matrix_rate, energy, driver_memory, disturbed, remarks,
-    not_measured, arms,
+    data, target, machine, spec, rounds, selftests, floor, tokens, matrix_rate, energy, driver_memory, disturbed, unsteady,
+    turns, remarks, not_measured, arms,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from bench.records.metrics import METRICS
 from bench.records.record import Bytes
 from bench.report import totals
 from bench.report.formats import duration, mebibytes, significant, with_interval
@@ -17,7 +18,6 @@ from bench.report.grouping import Row, Section
 from bench.stats import intervals
 from bench.stats.equivalence import Equivalence
 from bench.stats.intervals import Interval
-from bench.stats.metrics import METRICS
 from bench.stats.verdict import Verdict
 
 NOT_MEASURED = "not measured"
@@ -33,6 +33,7 @@ class Figure:
     title: Callable[[Section], str] | None = None  # of its column; None: for programs only
     text: Callable[[Section, Row], str] | None = None
     better: Literal["higher", "lower"] | None = None
+    since: int = 1  # version of the measurement from which on it has a column
 
     def key(self, section: Section, row: Row) -> float | None:
         """What a column is sorted by."""
@@ -241,6 +242,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure(_arm_values, lambda section: section.noun, lambda _, row: row.name),
     Figure(_speed_values, lambda section: f"{section.first.unit}/s", lambda _, row: speed(row), "higher"),
     Figure(_ratio_values, lambda _: "relative to the fastest", ratio, "higher"),
+    Figure(
+        lambda _, row: {"cores_busy": row.cores_busy},
+        lambda _: "cores busy", lambda _, row: NOT_MEASURED if row.cores_busy is None else f"{row.cores_busy:.2f}",
+        since=2,
+    ),
     Figure(_share_values, lambda _: "of the matrix rate", _share, "higher"),
     Figure(
         lambda _, row: {"first_step_s": row.timing("first_step_s")},
@@ -264,27 +270,29 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(lambda _, row: {"parity": parity(row)}, lambda _: "parity", lambda _, row: parity(row)),
     Figure(lambda _, row: {"step_s": row.step_s}, better="lower"),
-    Figure(lambda _, row: {"cores_busy": row.cores_busy}),
     Figure(_energy_values, better="lower"),
     Figure(_totals_values),
     Figure(_context_values),
 )  # fmt: skip
 
-SHOWN: tuple[Figure, ...] = tuple(figure for figure in FIGURES if figure.title is not None)
-"""Those that have a column for people."""
-
-SHORT: tuple[Figure, ...] = (*SHOWN[:3], *SHOWN[-2:])
-"""The columns of a table that still grows: arm, speed, ratio, quality and parity."""
+SHORT = ("arm", "throughput", "ratio_to_fastest", "metric_mean", "parity")
+"""The columns of a table that still grows, by the names of their first values."""
 
 
-def titles(section: Section, shown: Sequence[Figure] = SHOWN) -> list[str]:
+def shown(section: Section, *, short: bool = False) -> list[Figure]:
+    """The figures that have a column for people."""
+    found = [figure for figure in FIGURES if figure.title is not None and figure.since <= section.run.measurement]
+    return [figure for figure in found if not short or next(iter(figure.values(section, section.rows[0]))) in SHORT]
+
+
+def titles(section: Section, *, short: bool = False) -> list[str]:
     """The titles of columns, units included."""
-    return [figure.title(section) for figure in shown if figure.title is not None]
+    return [figure.title(section) for figure in shown(section, short=short) if figure.title is not None]
 
 
-def cells(section: Section, row: Row, shown: Sequence[Figure] = SHOWN) -> list[str]:
+def cells(section: Section, row: Row, *, short: bool = False) -> list[str]:
     """One row as text; a missing figure says why."""
-    return [figure.text(section, row) for figure in shown if figure.text is not None]
+    return [figure.text(section, row) for figure in shown(section, short=short) if figure.text is not None]
 
 
 def values(section: Section, row: Row) -> dict[str, object]:

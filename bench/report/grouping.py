@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import combinations
 from statistics import fmean, median
 
+from bench.records import steadiness
 from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings
 from bench.stats import equivalence, intervals, verdict
 
@@ -68,6 +69,17 @@ class Row:
     def throughputs(self) -> dict[int, float]:
         """Round -> items per second."""
         return {number: timings.throughput for number, timings in self.timed.items()}
+
+    @property
+    def comparable(self) -> dict[int, float]:
+        """Round -> items per second where the window was steady: no verdict rests on another one."""
+        return {number: value for number, value in self.throughputs.items() if number not in self.unsteady}
+
+    @property
+    def unsteady(self) -> dict[int, float]:
+        """Round -> by what share the window's second half took longer than its first, where that is no steady speed."""
+        judged = self.timed if all(one.run.measurement > 1 for one in self.records) else {}
+        return {number: steadiness.drift(t.blocks_s) for number, t in judged.items() if not t.steady}
 
     @property
     def step_s(self) -> float | None:
@@ -185,7 +197,8 @@ class Section:
     @cached_property
     def verdicts(self) -> dict[tuple[str, str], verdict.Verdict]:
         """Of the ranked rows, by their names."""
-        return verdict.compare_all({row.name: row.throughputs for row in self.ranked}, family=self.family)
+        rounds = {row.name: row.comparable for row in self.ranked}
+        return verdict.compare_all(rounds, family=self.family, adjusted=self.run.measurement > 1)
 
     @cached_property
     def family(self) -> list[tuple[str, str]]:

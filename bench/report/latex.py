@@ -25,12 +25,11 @@ def render(records: Iterable[Record]) -> str:
 
 
 def _section(title: str, section: grouping.Section) -> str:
-    first = section.first
     titles = figures.titles(section)
     rows = [figures.cells(section, row) for row in section.rows]
     lines = [
         *_items(summary.sentences(section)),
-        *_table(f"{title}. {summary.BOUNDARY.format(unit=first.unit)}", [titles, *rows]),
+        *_table(f"{title}. {summary.boundary(section)}", [titles, *rows]),
         *_items(totals.sentences(section)),
     ]
     timed = totals.table(section)

@@ -37,10 +37,9 @@ def _verdicts_and_table(section: grouping.Section) -> list[str]:
 
 
 def _section(title: str, section: grouping.Section) -> str:
-    first = section.first
     lines = [f"## {escape(title)}", "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in facts.facts(section)]
-    lines += ["", summary.BOUNDARY.format(unit=escape(first.unit)), ""]
+    lines += ["", escape(summary.boundary(section)), ""]
     timed = totals.table(section)
     if timed:
         lines += [totals.MEANING, "", table(timed[0], timed[1:]), ""]

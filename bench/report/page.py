@@ -85,7 +85,7 @@ def render(records: Iterable[Record]) -> str:
 
 
 def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix: str) -> View:
-    rows = [(row, [_cell(figure, section, row) for figure in figures.SHOWN]) for row in section.rows]
+    rows = [(row, [_cell(figure, section, row) for figure in figures.shown(section)]) for row in section.rows]
     return View(
         section=section,
         title=title,
@@ -97,7 +97,7 @@ def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix
         times=totals.table(section),
         figures=[(plot, inline(plot, f"{prefix}-{plot.name}-")) for plot in plots.plots(section, names)],
         facts=facts.facts(section),
-        boundary=summary.BOUNDARY.format(unit=section.first.unit),
+        boundary=summary.boundary(section),
         samples=summary.samples(section),
         classes=summary.classes(section),
         failures=summary.failures(section),

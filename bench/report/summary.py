@@ -2,20 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench.records.limits import MARGIN
+from bench.records.metrics import METRICS
 from bench.records.record import Cell, Rung
 from bench.report.formats import with_interval
 from bench.report.grouping import Section
 from bench.stats import equivalence, verdict
 from bench.stats.intervals import Interval
-from bench.stats.metrics import METRICS
 
-BOUNDARY = (
+STEP = (
     "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "
     "number of {unit} (padding left out) over the wall time of a window of such steps, after a declared warm-up, with a "
     "barrier at both ends of every block of steps; reading and shuffling data, import, build and the first step (trace and "
-    "compile) are not in it. Every figure of speed is one fresh process; rounds hold every backend once, in shuffled order. "
-    "Intervals are 95 % t intervals over processes, on the log scale for throughput and ratios, which are paired by round."
+    "compile) are not in it. Every figure of speed is one fresh process; "
 )
+BOUNDARY = {
+    1: STEP
+    + "rounds hold every backend once, in shuffled order. Intervals are 95 % t intervals over processes, on the log "
+    "scale for throughput and ratios, which are paired by round.",
+    2: STEP
+    + "in a round the processes of all arms take turns, block by block, in an order shuffled for every turn. Intervals "
+    "are t intervals over processes, on the log scale for throughput and ratios, which are paired by round: of 95 % for a "
+    "throughput, and for a ratio at the level at which its verdict was decided (Holm's procedure over the table's pairs).",
+}
+"""Version of the measurement -> what a figure of speed is."""
+
+
+def boundary(section: Section) -> str:
+    """What a figure of speed is, for the reader of a table."""
+    return BOUNDARY[min(section.run.measurement, max(BOUNDARY))].format(unit=section.first.unit)
 
 
 def sentences(section: Section) -> list[str]:
@@ -52,7 +67,7 @@ def _sentence(first: Cell, name: str, other: str, found: verdict.Verdict) -> str
     ratio_text = with_interval(found.ratio)
     rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
     if found.decision == "tie":
-        return f"{name} and {other}: tie within {verdict.MARGIN:.0%} (ratio {ratio_text}, {rounds})."
+        return f"{name} and {other}: tie within {MARGIN:.0%} (ratio {ratio_text}, {rounds})."
     if found.decision == "not decided":
         more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
         return f"{name} and {other}: not decided (ratio {ratio_text}, {rounds}{more})."

@@ -57,7 +57,7 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
         "rows": [_row(section, row) for row in section.rows],
         "facts": facts.facts(section),
         "failures": summary.failures(section),
-        "boundary": summary.BOUNDARY.format(unit=first.unit),
+        "boundary": summary.boundary(section),
     }  # fmt: skip
 
 

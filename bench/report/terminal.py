@@ -29,8 +29,8 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
 
 def short_table(section: grouping.Section) -> Table:
     """The columns that matter while it grows."""
-    rows = [figures.cells(section, row, figures.SHORT) for row in section.rows]
-    return _table(section, figures.titles(section, figures.SHORT), rows)
+    rows = [figures.cells(section, row, short=True) for row in section.rows]
+    return _table(section, figures.titles(section, short=True), rows)
 
 
 def show_ladders(climbed: Record, stream: IO[str]) -> None:

@@ -1,17 +1,17 @@
 """A self-test, a plan of rounds and a fallen process in words."""
 
+from bench.records.limits import MARGIN, MOST_ROUNDS
 from bench.records.record import RoundsPlan, SelfTest
 from bench.report.formats import significant, with_interval
 from bench.stats import power
 from bench.stats import selftest as judging
-from bench.stats.verdict import MARGIN
 
 
 def rounds_plan(plan: RoundsPlan) -> str:
     """How the number of rounds was found."""
     if plan.noise is None or plan.tie is None or plan.found is None:
         return f"{plan.rounds} rounds, the preset's: the pilot left no noise of two arms to plan from"
-    most = ", the most that are planned" if plan.rounds == power.MOST_ROUNDS else ""
+    most = ", the most that are planned" if plan.rounds == MOST_ROUNDS else ""
     return (
         f"{plan.rounds} rounds{most}, from a pilot's noise between processes of at most {100 * plan.noise:.2g} % "
         f"({power.PILOT_CONFIDENCE:.0%} confidence): equal arms are called a tie within {MARGIN:.0%} with a chance of "
@@ -23,9 +23,9 @@ def _chance(value: float) -> str:
     return f"{100 * min(value, 0.999):.3g} %"
 
 
-def selftest(test: SelfTest) -> list[str]:
+def selftest(test: SelfTest, *, adjusted: bool = True) -> list[str]:
     """The findings of a self-test, a line each."""
-    found = judging.judge(test.rates)
+    found = judging.judge(test.rates, adjusted=adjusted)
     rounds = f"{len(test.rates)} rounds" + (f", {test.disturbed} more were disturbed" if test.disturbed else "")
     if found.noise is None:
         lines = [f"noise: none was seen in {rounds}, so nothing is known about it"]
@@ -54,10 +54,10 @@ def selftest_faults(test: SelfTest) -> list[str]:
     return faults
 
 
-def selftest_in_short(test: SelfTest) -> str:
+def selftest_in_short(test: SelfTest, *, adjusted: bool = True) -> str:
     """The findings on one line, for what stands below a table."""
     told = "; ".join(selftest_faults(test)) or "passed"
-    return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(selftest(test))}"
+    return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(selftest(test, adjusted=adjusted))}"
 
 
 def percent(share: float) -> str:

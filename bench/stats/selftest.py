@@ -38,10 +38,10 @@ class Findings(NamedTuple):
         return self.same_is_sound and self.slow_down_is_seen
 
 
-def judge(rates: Sequence[tuple[float, float, float]]) -> Findings:
-    """From the throughputs of the three, round by round, by the rules of a table."""
+def judge(rates: Sequence[tuple[float, float, float]], *, adjusted: bool = True) -> Findings:
+    """From the throughputs of the three, round by round, by the rules of a table (`adjusted` is that of verdict.py)."""
     rounds = {name: {number: rate[at] for number, rate in enumerate(rates)} for at, name in enumerate(NAMES)}
-    verdicts = verdict.compare_all(rounds)
+    verdicts = verdict.compare_all(rounds, adjusted=adjusted)
     noise = intervals.noise([[math.log(rate) for rate in row] for row in rates])
     smallest = power.smallest_effect(noise.deviation, rounds=len(rates), pairs=PAIRS) if noise else None
     return Findings(noise.deviation if noise else None, smallest, verdicts["A again", "A"], verdicts["slowed", "A"])

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from bench.records.limits import MARGIN
 from bench.stats import intervals
 from bench.stats.intervals import Interval
 
-MARGIN = 0.03
 ERROR = 0.05  # two-sided, for a whole table
 MOST_ROUNDS = 1000
 
@@ -34,23 +34,32 @@ class Verdict(NamedTuple):
 
 
 def compare_all(
-    cells: Mapping[str, Rounds], *, family: Sequence[tuple[str, str]] | None = None, margin: float = MARGIN
+    cells: Mapping[str, Rounds],
+    *,
+    family: Sequence[tuple[str, str]] | None = None,
+    margin: float = MARGIN,
+    adjusted: bool = True,
 ) -> dict[tuple[str, str], Verdict]:
-    """A verdict for every pair of a family, by default all pairs of a table, in both directions."""
+    """A verdict for every pair of a family, by default all pairs of a table, in both directions.
+
+    The interval of each ratio is the one that decided: at the level of the pair's step in Holm's procedure, or, from the first
+    step on that is not decided, at that one's. Without `adjusted` each is a 95 % interval of its own.
+    """
     pairs = list(combinations(cells, 2) if family is None else family)
     differences = {pair: _paired(cells[pair[0]], cells[pair[1]]) for pair in pairs}
     ranked = sorted(pairs, key=lambda pair: _p_value(differences[pair], margin))
     verdicts: dict[tuple[str, str], Verdict] = {}
-    deciding = True
+    deciding, level = True, ERROR / 2
     for rank, pair in enumerate(ranked):
-        level = ERROR / 2 / (len(ranked) - rank)
+        level = ERROR / 2 / (len(ranked) - rank) if deciding or not adjusted else level
         deciding = deciding and _p_value(differences[pair], margin) <= level
         decision = _direction(differences[pair], margin) if deciding else "not decided"
         needed = None if deciding else _rounds_needed(differences[pair], margin=margin, level=level)
         for (first, second), told in ((pair, decision), (pair[::-1], _OPPOSITE[decision])):
             ratios = [cells[first][r] / cells[second][r] for r in _common(cells[first], cells[second])]
             if ratios:
-                verdicts[first, second] = Verdict(told, intervals.geometric_mean(ratios), needed)
+                confidence = 1 - 2 * level if adjusted else intervals.LEVEL
+                verdicts[first, second] = Verdict(told, intervals.geometric_mean(ratios, confidence), needed)
     return verdicts
 
 

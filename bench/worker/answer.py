@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import PathFinder
 from itertools import islice
 from pathlib import Path
@@ -25,15 +26,18 @@ from bench.machine import cores
 from bench.process import phases
 from bench.process.request import Request
 from bench.records import files
+from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
-from bench.stats.metrics import METRICS
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
+from tasks import batching
 from tasks.spec import Params, Preset, SpecError, Target
 
 SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
 
 MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
+
+ENERGY_BLOCK_S = 1.2 * energy.MIN_WINDOW_S
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """Errors of writing that say nothing about a backend; to have used up its file descriptors does."""
@@ -63,8 +67,9 @@ def answer(request: Request) -> Outcome:
         phases.enter("data")
         data_dir = Path(request.data_dir) if request.data_dir else None
         preset = tasks.load(asked.task, asked.preset, data_dir=data_dir, changes=asked.changes)
+        speed = partial(_speed, takes_turns=request.takes_turns)
         kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
-            "parity": _parity, "speed": _speed, "pilot": _speed, "memory": _memory, "quality": _quality,
+            "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
         }  # fmt: skip
         return kinds[asked.kind](asked, preset)
     except Exception as error:  # whatever a framework raises becomes an outcome
@@ -103,7 +108,7 @@ def _parity(asked: Cell, preset: Preset) -> Outcome:
     ]
     ladders: list[Ladder] = []
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
-        ladders.append(parity.climb(backend, preset.task, options))
+        ladders.append(parity.climb(backend, preset.task, options, timed=options == climbs[1]))
         if not ladders[-1].passed:
             break
     fallen = not ladders[-1].passed
@@ -125,7 +130,7 @@ def describe_fall(ladders: list[Ladder]) -> str:
     return one_line(f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}")
 
 
-def _speed(asked: Cell, preset: Preset) -> Outcome:
+def _speed(asked: Cell, preset: Preset, *, takes_turns: bool) -> Outcome:
     watch = disturbance.Watch(gpu=asked.arm.device == "gpu")
     start = time.perf_counter()
     backend = _load(asked)
@@ -139,17 +144,18 @@ def _speed(asked: Cell, preset: Preset) -> Outcome:
         session = slowdown.slowed(session, asked.arm.slow_down)
     phases.enter("first step")
     meter = energy.Meter(device=asked.arm.device) if asked.energy else None
-    window = loop.measure(session, preset, clock=time.perf_counter, **around(watch, meter))
+    turns = _turns(preset, watch, meter, takes_turns=takes_turns)
+    window = loop.measure(session, preset, clock=time.perf_counter, turns=turns, block_steps=asked.block_steps)
     phases.enter("checks")
-    batches = preset.task.train_batches(seed=0)
+    batches = batching.endless(preset.task, 0)
     barrier_s, unfinished_s = loop.check_barrier(session, batches, clock=time.perf_counter)
     timings = Timings(
         import_s=imported - start,
         build_s=built - before_build,
-        block_steps=preset.block_steps,
         barrier_s=barrier_s,
         unfinished_s=unfinished_s,
         cpu_s=watch.cpu_s,
+        window_s=window.window_s,
         **vars(window),
     )
     faults = loop.faults(timings)
@@ -159,24 +165,45 @@ def _speed(asked: Cell, preset: Preset) -> Outcome:
     allowed = cores.granted()
     if watch.cpu_s > MOST_CPU * allowed * window.window_s:
         faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {allowed}")
-    unsteady = loop.unsteady(window.blocks_s)
     return _finished(
         asked, backend, session, faults=faults, timings=timings, probe=probe, disturbance=watch.disturbance,
-        remarks=[unsteady] if unsteady else [], energy=meter.energy if meter else None,
+        energy=meter.energy if meter else None,
     )  # fmt: skip
 
 
-def around(watch: disturbance.Watch, meter: energy.Meter | None) -> dict[str, Any]:
-    """What `loop.measure` is told: who watches the window, and that it has to be long where an energy counter is read."""
-    if meter is None or meter.missing:
-        return {"around": watch}
+def _turns(preset: Preset, watch: disturbance.Watch, meter: energy.Meter | None, *, takes_turns: bool) -> loop.Turns:
+    """Who says when a block is run: the parent, where arms take turns; else the blocks follow one another.
 
-    @contextmanager
-    def both() -> Iterator[None]:
-        with watch, meter:
-            yield
+    An energy counter needs one long block of its own.
+    """
+    if takes_turns:
+        return InTurns(watch, preset.block_s)
+    if meter is not None and not meter.missing:
+        return loop.Alone(1, ENERGY_BLOCK_S, _both(watch, meter))
+    return loop.Alone(preset.blocks, preset.block_s, watch)
 
-    return {"around": both(), "min_window_s": energy.MIN_WINDOW_S}
+
+@contextmanager
+def _both(watch: disturbance.Watch, meter: energy.Meter) -> Iterator[None]:
+    with watch, meter:
+        yield
+
+
+class InTurns:
+    """Blocks as the parent says: it gives each arm of a round its turn while the others sleep."""
+
+    def __init__(self, watch: disturbance.Watch, block_s: float) -> None:
+        self.watch, self.block_s = watch, block_s
+
+    def next(self, window: loop.Window) -> bool:
+        word = phases.next_word(repr(window.blocks_s[-1]) if window.blocks_s else "")
+        if word == phases.AGAIN:
+            window.forget()
+            self.watch.forget()
+        return word != phases.END
+
+    def block(self) -> disturbance.Watch:
+        return self.watch
 
 
 def _memory(asked: Cell, preset: Preset) -> Outcome:
@@ -184,7 +211,7 @@ def _memory(asked: Cell, preset: Preset) -> Outcome:
     backend = _load(asked)
     imported = memory.host_now()  # before the data, which is the same for every backend
     phases.enter("data")
-    batches = list(islice(preset.task.train_batches(seed=0), 1 + preset.warmup_steps + MEMORY_STEPS))
+    batches = list(islice(batching.endless(preset.task, 0), 1 + preset.warmup_steps + MEMORY_STEPS))
     params = preset.task.init_params(asked.seed)
     session = _open(backend, preset, asked, params)
     phases.enter("memory")
@@ -217,7 +244,7 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     task = preset.task
     session = _open(backend, preset, asked, task.init_params(asked.seed))
     phases.enter("training")
-    batches = task.train_batches(asked.seed)
+    batches = batching.endless(task, asked.seed)
     train_s, curve = loop.train(session, batches, steps=task.train_steps, clock=time.perf_counter)
     phases.enter("evaluation")
     start = time.perf_counter()
@@ -225,7 +252,7 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     evaluate_s = time.perf_counter() - start
     sample = sampling.sample(session, task, length=SAMPLE_TOKENS) if isinstance(task, sampling.LanguageTask) else None
     quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve, sample)
-    value = metrics[preset.target.metric]
+    value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
     return _finished(asked, backend, session, quality=quality, remarks=remarks)
 

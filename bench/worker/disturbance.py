@@ -27,10 +27,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench.machine import cores, nvml, quota
+from bench.records.limits import MARGIN
 from bench.records.record import Disturbance, GpuState
-
-MARGIN = 0.03
-"""bench.stats.verdict.MARGIN, which needs SciPy and so is not imported here."""
 
 
 def most_taken(margin: float) -> float:
@@ -103,6 +101,10 @@ class Watch:
         self._inside = both(self._inside, part) if self.disturbance else part
         gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
         self.disturbance = assess(self._inside, load=self._load, gpu=gpu)
+
+    def forget(self) -> None:
+        """What happened so far does not count."""
+        self._inside, self._since_us, self.disturbance = Counters(), 0, None
 
     def _others_on_the_card(self) -> int | None:
         now = nvml.processes(self._card)

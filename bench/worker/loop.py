@@ -4,31 +4,32 @@ The clock is passed in and counts seconds.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from backends.api import Session
 from bench.process import phases
 from bench.records.record import Timings
+from tasks import batching
 from tasks.spec import Batch, Evaluation, Preset
 
 Clock = Callable[[], float]
 
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
+STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
+MAX_WARMUP_BLOCKS = 30
 CURVE_POINTS = 50
 
 CHECKS = 5  # of the barrier
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
 MOST_APART = 0.01  # the blocks' sum and the window
 HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core to somebody else
-STEADY = 0.1  # a window's first and last quarter may be so far apart
 
 
 class Diverged(ArithmeticError):
@@ -37,95 +38,152 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Window:
-    """The steady state of one process, in seconds; the fields are those of bench.record.Timings."""
+    """The steady state of one process, in seconds; the fields are those of bench.records.record.Timings."""
 
     first_step_s: float = 0.0
     warmup_s: float = 0.0
+    block_steps: int = 1
     blocks_s: list[float] = field(default_factory=list)
-    window_s: float = 0.0
     items: int = 0
     tokens: int | None = None
     compilations: int | None = None
 
+    @property
+    def window_s(self) -> float:
+        """All blocks together."""
+        return sum(self.blocks_s)
+
+    def forget(self) -> None:
+        """What was timed so far becomes a part of the warm-up."""
+        self.warmup_s += self.window_s
+        self.blocks_s, self.items, self.tokens = [], 0, None
+
+
+class Turns(Protocol):
+    """Says before each block whether there is one more, and encloses it."""
+
+    block_s: float  # about how long a block is to last
+
+    def next(self, window: Window) -> bool: ...
+    def block(self) -> AbstractContextManager[object]: ...
+
+
+@dataclass
+class Alone:
+    """A number of blocks, one after the other."""
+
+    blocks: int
+    block_s: float
+    around: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+    def next(self, window: Window) -> bool:
+        return len(window.blocks_s) < self.blocks
+
+    def block(self) -> AbstractContextManager[object]:
+        return self.around
+
 
 def step(session: Session, batch: Batch) -> Any:
     """One update on a host batch; returns the loss's handle without waiting."""
-    if batch.starts_sequence:
+    return step_prepared(session, session.prepare(batch), starts_sequence=batch.starts_sequence)
+
+
+def step_prepared(session: Session, prepared: Any, *, starts_sequence: bool) -> Any:
+    """One update on a batch from `prepare`: what is timed as a step."""
+    if starts_sequence:
         session.reset_state()
-    return session.train_step(session.put(batch))
+    return session.train_step(session.put(prepared))
 
 
-def measure(
-    session: Session,
-    preset: Preset,
-    *,
-    clock: Clock,
-    min_window_s: float | None = None,
-    around: AbstractContextManager[object] | None = None,
-) -> Window:
-    """Times the first step, the warm-up, and then blocks of `preset.block_steps` updates with a barrier each.
+def put(session: Session, batch: Batch) -> Any:
+    """A host batch on the device."""
+    return session.put(session.prepare(batch))
 
-    Copying a batch to the device belongs to a step; building it does not. The window has at least `preset.blocks` blocks
-    and lasts at least `min_window_s`, by default the preset's; `around` is entered just before it and left just after.
+
+def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, block_steps: int | None = None) -> Window:
+    """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
+
+    Copying a batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or
+    as many as take about `turns.block_s` after the warm-up.
     """
-    shortest_s = preset.min_window_s if min_window_s is None else min_window_s
-    wanted = 1 + preset.warmup_steps + preset.block_steps * preset.blocks
-    batches = list(islice(preset.task.train_batches(seed=0), min(wanted, DISTINCT_BATCHES)))
+    batches = list(islice(batching.endless(preset.task, 0), DISTINCT_BATCHES))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
-    counted = [(batch, batch.items, count_tokens(batch)) for batch in batches]
+    counted = [(session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch)) for batch in batches]
     upcoming = cycle(counted)
     window = Window()
-    tokens = 0
 
     start = clock()
-    step(session, next(upcoming)[0])
+    prepared, starts_sequence, *_ = next(upcoming)
+    step_prepared(session, prepared, starts_sequence=starts_sequence)
     session.wait()
     first = clock()
     window.first_step_s = first - start
     phases.enter("warm-up")
-    for batch, *_ in islice(upcoming, preset.warmup_steps):
-        step(session, batch)
-    session.wait()
+    stream = ((prepared, starts_sequence) for prepared, starts_sequence, *_ in upcoming)
+    window.block_steps = warm_up(session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps)
     window.warmup_s = clock() - first
 
     phases.enter("window")
     compiled = session.compilations()
-    with around or nullcontext():
-        opened = block_start = clock()
-        while len(window.blocks_s) < preset.blocks or block_start - opened < shortest_s:
-            for batch, items, of_tokens in islice(upcoming, preset.block_steps):
-                step(session, batch)
+    while turns.next(window):
+        with turns.block():
+            block_start = clock()
+            for prepared, starts_sequence, items, tokens in islice(upcoming, window.block_steps):
+                step_prepared(session, prepared, starts_sequence=starts_sequence)
                 window.items += items
-                tokens += of_tokens
+                window.tokens = (window.tokens or 0) + tokens or None
             session.wait()
-            block_end = clock()
-            window.blocks_s.append(block_end - block_start)
-            block_start = block_end
-        window.window_s = clock() - opened
+            window.blocks_s.append(clock() - block_start)
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
-    window.tokens = tokens or None
     return window
 
 
-def check_barrier(
-    session: Session, batches: Iterator[Batch], *, clock: Clock, sleep: Callable[[float], object] = time.sleep
-) -> tuple[float, float]:
+def warm_up(
+    session: Session,
+    preset: Preset,
+    batches: Iterator[tuple[Any, bool]],
+    *,
+    clock: Clock,
+    block_s: float,
+    block_steps: int | None,
+) -> int:
+    """Trains on prepared batches until the session is steady, by one rule for all; returns the number of steps of a block.
+
+    It lasts at least the preset's steps and seconds, and then until STEADY_BLOCKS successive blocks lie within STEADY_WITHIN,
+    but no longer than MAX_WARMUP_BLOCKS.
+    """
+    start, steps = clock(), 0
+    while steps < preset.warmup_steps or clock() - start < preset.warmup_s:
+        prepared, starts_sequence = next(batches)
+        step_prepared(session, prepared, starts_sequence=starts_sequence)
+        steps += 1
+    session.wait()
+    step_s = (clock() - start) / steps if steps else math.inf
+    size = block_steps or max(1, round(block_s / step_s))
+    blocks_s: list[float] = []
+    while len(blocks_s) < MAX_WARMUP_BLOCKS:
+        block_start = clock()
+        for prepared, starts_sequence in islice(batches, size):
+            step_prepared(session, prepared, starts_sequence=starts_sequence)
+        session.wait()
+        blocks_s.append(clock() - block_start)
+        latest = blocks_s[-STEADY_BLOCKS:]
+        if len(latest) == STEADY_BLOCKS and max(latest) <= (1 + STEADY_WITHIN) * min(latest):
+            break
+    return size
+
+
+def check_barrier(session: Session, batches: Iterator[Batch], *, clock: Clock) -> tuple[float, float]:
     """(seconds of a barrier with nothing to wait for, seconds of work that was undone after a barrier).
 
     Reading the parameters waits for everything that makes them. Just after a barrier it should take no longer than later.
-    Each reading is of a step of its own: JAX keeps the copy that it once made of an array on a GPU.
     """
     barriers, early, late = [], [], []
     for batch in islice(batches, CHECKS):
-        start = clock()
         step(session, batch)
         session.wait()
         early.append(_seconds(session.params, clock))
-        took_s = clock() - start
-        step(session, batch)
-        session.wait()
-        sleep(took_s)  # meanwhile the device finishes what the barrier left
         late.append(_seconds(session.params, clock))
         barriers.append(_seconds(session.wait, clock))
     # The least of each: what was left undone is there every time, an interruption by the kernel is not.
@@ -144,17 +202,6 @@ def faults(timings: Timings) -> list[str]:
     if abs(sum(timings.blocks_s) - timings.window_s) > max(MOST_APART * timings.window_s, HICCUP_S):
         found.append(f"the blocks' sum and the window are more than {MOST_APART:.0%} apart")
     return found
-
-
-def unsteady(blocks_s: list[float]) -> str | None:
-    """What to say about a window whose speed changed from its first quarter to its last; None if it did not."""
-    quarter = max(1, len(blocks_s) // 4)
-    first, last = median(blocks_s[:quarter]), median(blocks_s[-quarter:])
-    change = last / first - 1
-    if abs(change) <= STEADY:
-        return None
-    more = "more" if change > 0 else "less"
-    return f"not steady: blocks of the window's last quarter took {abs(change):.0%} {more} time than those of its first"
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:
@@ -191,7 +238,7 @@ def evaluate(session: Session, batches: Iterable[Batch]) -> Evaluation:
     for batch in batches:
         if batch.starts_sequence:
             session.reset_state()
-        handles = session.eval_step(session.put(batch))
+        handles = session.eval_step(put(session, batch))
         counts = batch.weights != 0
         losses.append(session.fetch(handles[0])[counts])
         predictions.append(session.fetch(handles[1])[counts])

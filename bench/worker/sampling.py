@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from backends.api import Session
+from bench.worker import loop
 from tasks.corpus import Corpus, Text
 from tasks.spec import Batch
 
@@ -45,5 +46,5 @@ def sample(session: Session, task: LanguageTask, *, length: int) -> str:
 
 def _next(session: Session, token: np.int32) -> int:
     one = np.full((1, 1), token, np.int32)
-    _, predictions = session.eval_step(session.put(Batch({"tokens": one}, one, np.ones((1, 1), np.float32))))
+    _, predictions = session.eval_step(loop.put(session, Batch({"tokens": one}, one, np.ones((1, 1), np.float32))))
     return int(session.fetch(predictions)[0, 0])

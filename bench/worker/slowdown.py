@@ -7,7 +7,6 @@ works through a queue of submitted steps (a GPU, JAX also on the CPU), a pause o
 from typing import Any, cast
 
 from backends.api import Session
-from tasks.spec import Batch
 
 
 class Slowed:
@@ -17,13 +16,13 @@ class Slowed:
         self.session, self.share = session, share
         self.owed = 0.0  # steps
 
-    def put(self, batch: Batch) -> Any:
+    def put(self, prepared: Any) -> Any:
         """Copies a batch to the device, and, when a step is owed, first copies and trains on it once more."""
         self.owed += self.share
         while self.owed >= 1:
             self.owed -= 1
-            self.session.train_step(self.session.put(batch))
-        return self.session.put(batch)
+            self.session.train_step(self.session.put(prepared))
+        return self.session.put(prepared)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)

@@ -35,7 +35,7 @@ def dropout(name: str) -> dict[str, Any]:
         session = backend.open_session(task, params, Options(seed=seed))
         losses[f"training, seed {seed}"] = [float(session.fetch(loop.step(session, batch))) for _ in range(3)]
         losses[f"evaluation, seed {seed}"] = [
-            float(np.mean(session.fetch(session.eval_step(session.put(batch))[0]))) for _ in range(2)
+            float(np.mean(session.fetch(session.eval_step(loop.put(session, batch))[0]))) for _ in range(2)
         ]
     return losses
 
@@ -64,7 +64,7 @@ def real_checkpoint(name: str) -> dict[str, Any]:
     params, result = task.init_params(seed=0), {}
     for precision in ("float64", "float32") if name != "reference" else ("float64",):
         session = backends.load(name).open_session(task, params, Options(precision=precision))
-        result[precision] = session.logits(session.put(batch)).tolist()
+        result[precision] = session.logits(loop.put(session, batch)).tolist()
     return {"logits": result, "lengths": mask.sum(axis=1).tolist()}
 
 

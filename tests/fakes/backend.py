@@ -4,8 +4,8 @@
 
 A test names the misbehaviour in a file in the user's cache (the fixture `misbehave` in tests/conftest.py): what is set in a
 shell does not reach a measured process. It computes with the reference, in float64 whatever was asked, and tells the settings
-that were asked. Misbehaviours other than those of parity strike at update LATE of a session: the ladder of parity makes fewer,
-every measurement makes more. `kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase
+that were asked. Misbehaviours other than those of parity strike at update LATE of a session that is not the ladder's: every
+measurement makes more updates. `kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase
 begins (bench/process/phases.py). A test with several fakes at once makes a module for each (the fixture `fakes`).
 """
 
@@ -41,7 +41,7 @@ MODES = {"default": "as it is", "fast": "the same under another name"}
 LATE = 25
 STEP_S = 0.02  # of a step that is only queued
 CHAIN_S = RATE_SECONDS["cpu"]
-WINDOW_S = 0.01  # of a measurement: what is measured is not the point here; too short to be called disturbed
+BLOCK_S = 0.002  # what is measured is not the point here
 MISBEHAVIOUR = "misbehaviour.txt"
 """The file in XDG_CACHE_HOME that names one."""
 
@@ -83,20 +83,25 @@ class MisbehavingSession(ReferenceSession):
     def __init__(self, task: Task, params: Params, options: Options, misbehaviour: str) -> None:
         super().__init__(task, params)
         self.options, self.misbehaviour = options, misbehaviour
+        self.climbs = getattr(task, "small", False)
         self.pending_s = 0.0  # of work that is queued
         self.chains = 0
 
     def train_step(self, batch: Batch) -> float:
         loss = super().train_step(batch)
         self.pending_s = STEP_S if self.misbehaviour == "does not wait" else 0.0
-        if self.updates == LATE and self.misbehaviour in STRIKES:
+        if self.late and self.updates == LATE and self.misbehaviour in STRIKES:
             STRIKES[self.misbehaviour]()
-        return float("nan") if self.updates >= LATE and self.misbehaviour == "nan loss" else loss
+        return float("nan") if self.late and self.misbehaviour == "nan loss" else loss
+
+    @property
+    def late(self) -> bool:
+        return self.updates >= LATE and not self.climbs
 
     def eval_step(self, batch: Batch) -> tuple[Array, Array]:
         losses, predictions = super().eval_step(batch)
-        late = self.updates >= LATE and self.misbehaviour == "misses the target"
-        return losses, (predictions + 1) % 3 if late else predictions
+        wrong = self.late and self.misbehaviour == "misses the target"
+        return losses, (predictions + 1) % 3 if wrong else predictions
 
     def params(self) -> Params:
         if self.pending_s:  # to sleep for no time would give the core to somebody else
@@ -230,6 +235,7 @@ class NearestCorner:
     batch_size: int = 16
     model: MlpConfig = MlpConfig((12, 8, 3))
     optimizer: AdamW = AdamW(learning_rate=1e-2, beta1=0.9, beta2=0.999, eps=1e-8)
+    small: bool = False  # the ladder's
 
     name = "tests.fakes.backend"
     unit = "images"
@@ -267,12 +273,12 @@ class NearestCorner:
         return {"accuracy": float(np.mean(evaluation.predictions == evaluation.labels))}
 
     def for_parity(self) -> "NearestCorner":
-        return self
+        return dataclasses.replace(self, small=True)
 
 
 def preset(name: str, data_dir: Path | None = None) -> Preset:
     """The same size under every name."""
     return Preset(
-        task=NearestCorner(), warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
-        target=Target("accuracy", at_least=0.9), min_window_s=WINDOW_S,
+        task=NearestCorner(), warmup_steps=2, blocks=10, rounds=2, seeds=1,
+        target=Target("accuracy", at_least=0.9), block_s=BLOCK_S, warmup_s=0.0,
     )  # fmt: skip

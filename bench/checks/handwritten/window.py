@@ -11,6 +11,7 @@ import tasks
 from tasks.spec import Batch, Preset
 
 WINDOW_S = 2.0
+BLOCK_STEPS = 10
 
 
 def preset_and_batches() -> tuple[Preset, list[Batch]]:

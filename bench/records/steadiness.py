@@ -1,0 +1,25 @@
+"""Did the speed of a window change from its beginning to its end?"""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, variance
+
+from bench.records.limits import MARGIN
+
+SURE = 3.0  # standard errors
+
+
+def drift(blocks_s: Sequence[float]) -> float:
+    """How much longer the blocks of the second half took than those of the first; 0.05 is 5 %."""
+    middle = len(blocks_s) // 2
+    return fmean(blocks_s[middle:]) / fmean(blocks_s[:middle]) - 1 if middle and min(blocks_s) > 0 else 0.0
+
+
+def is_steady(blocks_s: Sequence[float]) -> bool:
+    """Whether the change lies within the margin, or is no more than what the blocks scatter by."""
+    change, middle = drift(blocks_s), len(blocks_s) // 2
+    if abs(change) <= MARGIN or middle < 2:
+        return True
+    halves = blocks_s[:middle], blocks_s[middle:]
+    error = math.sqrt(sum(variance(half) / len(half) for half in halves)) / fmean(halves[0])
+    return abs(change) <= SURE * error

@@ -1,0 +1,129 @@
+"""The table of figures: each has one name, and no figure is read back from the text that shows it."""
+
+import ast
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.records.record import Energy, Probe, Record
+from bench.report import figures, grouping, page, table_csv, table_json
+from tests.builders import a_run
+from tests.test_report import TWO, many_records
+
+REPORT = Path(figures.__file__).parent
+
+
+def with_everything() -> list[Record]:
+    """Records with a value for every figure that a row may lack."""
+    return a_run(TWO, step_flops=4_000_000, probe=Probe(1e-7, 1024, 50e6), energy=Energy(100.0, "a counter"))
+
+
+def test_a_figure_with_a_text_has_a_title_and_the_other_way_round() -> None:
+    assert all((figure.title is None) == (figure.text is None) for figure in figures.FIGURES)
+    assert [figure for figure in figures.FIGURES if figure.title] == list(figures.SHOWN)
+    assert set(figures.SHORT) <= set(figures.SHOWN)
+    for section in grouping.sections(many_records()):
+        titles = figures.titles(section)
+        assert len(set(titles)) == len(titles) == len(figures.cells(section, section.rows[0]))
+        assert all(titles)
+
+
+@pytest.mark.parametrize("made", [with_everything(), many_records()], ids=["everything", "many"])
+def test_a_name_is_that_of_one_value(made: list[Record]) -> None:
+    """Or one of two figures would overwrite the other in every file for programs."""
+    for section in grouping.sections(made):
+        for row in section.rows:
+            names = Counter(name for figure in figures.FIGURES for name in figure.values(section, row))
+            assert [name for name, times in names.items() if times > 1] == []
+            assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+            assert list(figures.values(section, row)) == list(names)
+
+
+@pytest.mark.parametrize("made", [with_everything(), many_records()], ids=["everything", "many"])
+def test_csv_and_json_have_exactly_the_names_of_the_table_of_figures(made: list[Record]) -> None:
+    rows = [(section, row) for section in grouping.sections(made) for row in section.rows]
+    names = list(dict.fromkeys(name for section, row in rows for name in figures.values(section, row)))
+    assert next(csv.reader(io.StringIO(table_csv.render(made)))) == names
+    beside = {"environment", "versions", "settings", "throughput_by_round", "seconds_for_steps", "shown"}
+    for table in json.loads(table_json.render(made))["tables"]:
+        for line in table["rows"]:
+            assert set(line) - beside <= set(names) <= set(line) | {"joules_per_item", "energy_source"}
+
+
+def test_every_figure_of_a_row_with_everything_has_a_value() -> None:
+    section, *_ = grouping.sections(with_everything())
+    values = figures.values(section, section.rows[1])
+    empty = {name for name, value in values.items() if value is None}
+    assert empty == {
+        "threads", "environment", "changes", "not_ranked_because", "tokens_per_s", "metric_minus_fastest",
+        "metric_minus_fastest_low", "metric_minus_fastest_high", "equivalence", "cores_busy", "training_steps", "gpu",
+        "harness", "source",
+    }  # fmt: skip
+
+
+def test_a_column_that_is_sorted_says_which_end_is_better() -> None:
+    """A reader of the table of figures sees it; figures of identity, quality and parity have no better end of their own."""
+    section, *_ = grouping.sections(with_everything())
+    without = [
+        figure.title(section)
+        for figure in figures.SHOWN
+        if figure.better is None and figure.title and figure.key(section, section.rows[0]) is not None
+    ]
+    assert without == ["test accuracy"]  # METRICS says which way it goes
+
+
+# No text is read back.
+
+
+def test_what_a_page_sorts_by_does_not_depend_on_what_its_cells_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = with_everything()
+    keys = re.findall(r'data-key="([^"]*)"', page.render(made))
+    assert any(keys)
+    monkeypatch.setattr(page.plots, "plots", lambda *_: [])
+    silent = [dataclasses.replace(figure, text=lambda *_: "7 ms") for figure in figures.SHOWN]
+    monkeypatch.setattr(figures, "SHOWN", tuple(silent))
+    rendered = page.render(made)
+    assert rendered.count(">7 ms<") == len(silent) * 2
+    assert re.findall(r'data-key="([^"]*)"', rendered) == keys
+
+
+READERS = {"match", "search", "fullmatch", "findall", "finditer", "split"}
+"""Functions of `re` that take a text apart."""
+
+
+def reads_text(path: Path) -> list[str]:
+    """Calls in a file that could make a number of a text, or take one apart."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in ("float", "int", "ast.literal_eval") or (called.startswith("re.") and called[3:] in READERS):
+                found.append(ast.unparse(node))
+    return sorted(found)
+
+
+NUMBERS = {
+    "compare.py": ["float(np.mean(after) - np.mean(before))", "float(np.var(values, ddof=1))",
+                   "float(student.ppf((1 + intervals.LEVEL) / 2, found.freedom))",
+                   "float(student.sf(abs(abs(found.centre) - edge) / found.error, found.freedom))"],
+    "figures.py": ["float(first)"],  # of a value
+    "grouping.py": ["int(median(known))"],
+    "markdown.py": ["re.match('[-+>\\\\s]|\\\\d+[.)](\\\\s|$)', text)"],  # what would begin a list
+}  # fmt: skip
+"""What there is of it in the report, none of which reads a formatted figure."""
+
+
+@pytest.mark.parametrize("path", sorted(REPORT.glob("*.py")), ids=lambda path: path.name)
+def test_no_module_of_the_report_makes_a_number_of_a_text(path: Path) -> None:
+    assert reads_text(path) == NUMBERS.get(path.name, [])
+
+
+def test_a_module_that_did_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import re\nkey = float(re.match('x', cell)[0])\n")
+    assert reads_text(tmp_path / "bad.py") == ["float(re.match('x', cell)[0])", "re.match('x', cell)"]
