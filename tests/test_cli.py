@@ -434,7 +434,7 @@ def test_a_run_that_plans_its_rounds_is_continued_with_all_of_them(
 
     held: list[str] = []
     holding = locks.device
-    monkeypatch.setattr("bench.stats.power.MOST_ROUNDS", 6)
+    monkeypatch.setattr("bench.records.limits.MOST_ROUNDS", 6)
     monkeypatch.setattr(running, "Campaign", partial(Campaign, execute=Answers(noisy)))
     monkeypatch.setattr(locks, "device", lambda name, **how: (held.append(name), holding(name, **how))[1])
     command = ("run", *FAKE, "--arm", f"{NAME}:fast", "--rounds", "auto", "--seeds", 1, "--output", "run")

@@ -435,7 +435,7 @@ def test_with_real_processes_the_exit_code_is_the_verdict(bench: Callable[..., D
 
 @pytest.mark.slow
 def test_rounds_auto_with_real_processes(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.stats.power.MOST_ROUNDS", 5)
+    monkeypatch.setattr("bench.records.limits.MOST_ROUNDS", 5)
     done = bench("run", *FAKE, "--rounds", "auto", "--seeds", 1, "--output", "run")
     assert done.code == 0, done.error
     records, problems = files.read_folder(Path("run"))
