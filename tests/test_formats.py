@@ -114,7 +114,7 @@ def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
     made[-1] = changed(made[-1], kind="memory", memory=a_memory(peak=Bytes(None, "no counter")), quality=None)
     (section,) = grouping.sections(made)
     keys = [
-        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.SHOWN], strict=True))
+        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.shown(section)], strict=True))
         for row in section.rows
     ]
     fast, slow = keys
