@@ -112,9 +112,10 @@ def test_variables_that_an_arm_asked_for_stand_below_the_table() -> None:
     made = arm("alpha", FAST) + arm("alpha:few", SLOW, environment={"OMP_NUM_THREADS": "1", "A": "b"})
     made = replaced(made, lambda _: True, settings={"compile": "eager"})
     found = below(made)
-    assert found["alpha:few"] == "alpha 1.0 (compile: eager, A=b, OMP_NUM_THREADS=1)"
+    way = "alpha:env.A=b,env.OMP_NUM_THREADS=1"
+    assert found["alpha:few"] == f"{way}: alpha 1.0 (compile: eager, A=b, OMP_NUM_THREADS=1)"
     assert found["alpha"] == "alpha 1.0 (compile: eager)"
-    assert "- alpha:few: alpha 1.0 (compile: eager, A=b, OMP_NUM_THREADS=1)" in markdown.render(made).replace("\\", "")
+    assert f"- alpha:few: {found['alpha:few']}" in markdown.render(made).replace("\\", "")
     assert "OMP_NUM_THREADS=1" in page.render(made)
 
 

@@ -114,7 +114,7 @@ def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
     made[-1] = changed(made[-1], kind="memory", memory=a_memory(peak=Bytes(None, "no counter")), quality=None)
     (section,) = grouping.sections(made)
     keys = [
-        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.SHOWN], strict=True))
+        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.shown(section)], strict=True))
         for row in section.rows
     ]
     fast, slow = keys
@@ -123,10 +123,10 @@ def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
     assert (fast["first step"], fast["import + build"]) == (0.25, 1.5)
     assert fast["host memory peak (after import)"] == 300 * 2**20
     assert fast["test accuracy"] == pytest.approx(0.955)
-    for title in ("backend", "of the matrix rate", "device memory peak", "parity"):
+    for title in ("backend", "cores busy", "of the matrix rate", "device memory peak", "parity"):
         assert fast[title] is None, title
     page_keys = re.findall(r'<td data-key="([^"]*)">', page.render(made))
-    assert page_keys[:9] == ["" if key is None else repr(key) for key in list(fast.values())[1:]]
+    assert page_keys[:10] == ["" if key is None else repr(key) for key in list(fast.values())[1:]]
 
 
 def test_json_holds_the_figures_of_the_csv_and_the_words_of_the_page() -> None:

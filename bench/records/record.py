@@ -56,6 +56,9 @@ class Target(Strict, frozen=True):
     at_most: Figure | None = None
     margin: Window | None = None  # how far two arms' means may lie apart and be called equivalent
 
+    def __post_init__(self) -> None:
+        assert self._spec  # SpecError where it has no bound or cannot be reached
+
     def reached(self, value: float) -> bool:
         return self._spec.reached(value)
 
