@@ -96,6 +96,7 @@ def test_a_column_that_is_sorted_says_which_end_is_better() -> None:
 # No text is read back.
 
 
+@pytest.mark.slow
 def test_what_a_page_sorts_by_does_not_depend_on_what_its_cells_say(monkeypatch: pytest.MonkeyPatch) -> None:
     made = with_everything()
     keys = re.findall(r'data-key="([^"]*)"', page.render(made))

@@ -252,6 +252,7 @@ words = texts.filter(str.strip)
 labels = st.from_regex(r"[A-Za-z0-9é中][A-Za-z0-9é中_.:=,+@/ -]{0,79}", fullmatch=True)
 
 
+@pytest.mark.slow
 @given(
     arm=st.builds(
         Arm, labels, texts, texts, texts, texts, numbers | st.none(), texts | st.none(),

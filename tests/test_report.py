@@ -453,6 +453,7 @@ def many_records() -> list[Record]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("render", [markdown.render, table_csv.render, in_terminal])
 def test_the_same_records_give_the_same_bytes_in_any_order(render: Callable[[list[Record]], str]) -> None:
     made = many_records()

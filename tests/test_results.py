@@ -19,6 +19,7 @@ def test_something_is_published():
     assert PUBLISHED
 
 
+@pytest.mark.slow
 def test_every_published_table_and_the_index_are_what_the_records_say():
     made = publish.tables(ROOT / "results")
     assert {folder / name for folder in PUBLISHED for name in ("table.md", "table.csv")} <= set(made)
