@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.spec import MAX_LAYERS, Array, SpecError, check_parameters, check_real, check_whole
+from tasks.spec import MAX_LAYERS, Array, DropoutSite, Params, SpecError, check_parameters, check_real, check_whole
 
 CLASSES = 2
+LOUD = 8.0  # factor on a layer's output that makes it as large as what it is added to, with the ladder's small weights
 LARGEST_SIZE = 1_000_000  # of any one dimension in a config.json; beyond it the file is damaged or hostile
 
 
@@ -107,6 +108,35 @@ def fresh(config: BertConfig, names: Mapping[str, tuple[int, ...]], *, seed: int
         else:
             values[name] = np.full(shape, 1.0 if name.endswith("/scale") else 0.0, np.float32)
     return values
+
+
+def dropout_sites(config: BertConfig, params: Params) -> list[DropoutSite]:
+    """The five kinds of places of the equations above, each with weights that leave it alone with its rate.
+
+    hidden_dropout has three of them, and what is 0 stays 0 under dropout: h behind an embedding norm without scale and bias, a
+    and f behind projections without weights. All layers have the weights of layer 0, and what they add to h is as large as h,
+    so that masks which are the same in every layer push the loss the same way and show.
+    """
+    layers = [f"layer_{i}" for i in range(config.layers)]
+    alike = {
+        name: params[name.replace(name.partition("/")[0], "layer_0") if name.startswith("layer_") else name]
+        for name in params
+    }
+
+    def scaled(**factors: float) -> Params:
+        """`alike` with the weights behind an embedding, an attention or a feed-forward network multiplied."""
+        modules = {"embeddings/norm": factors.get("embeddings", 1.0)}
+        modules |= {f"{layer}/attention/output": factors.get("attention", 1.0) for layer in layers}
+        modules |= {f"{layer}/output": factors.get("feed_forward", 1.0) for layer in layers}
+        return {name: value * np.float32(modules.get(name.rpartition("/")[0], 1.0)) for name, value in alike.items()}
+
+    return [
+        DropoutSite("embeddings", "hidden_dropout", scaled(attention=0, feed_forward=0)),
+        DropoutSite("attention output", "hidden_dropout", scaled(embeddings=0, attention=LOUD, feed_forward=0)),
+        DropoutSite("feed-forward output", "hidden_dropout", scaled(embeddings=0, attention=0, feed_forward=LOUD)),
+        DropoutSite("attention probabilities", "attention_dropout", scaled(attention=LOUD)),
+        DropoutSite("classifier", "classifier_dropout", alike),
+    ]
 
 
 def read_config(fields: Mapping[str, Any], *, origin: str) -> BertConfig:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks import batching, checkpoint, reviews, sentiment_data
-from tasks.bert import CLASSES, BertConfig, fresh
+from tasks.bert import CLASSES, BertConfig, dropout_sites, fresh
 from tasks.checkpoint import Checkpoint, HubModel
 from tasks.spec import (
     MAX_STEPS,
@@ -33,6 +33,7 @@ from tasks.spec import (
     Batch,
     Data,
     DataDir,
+    DropoutSite,
     Evaluation,
     Params,
     Preset,
@@ -94,7 +95,6 @@ class BertSentiment:
 
     name = "bert_sentiment"
     unit = "sentences"
-    forward_at_full_size = True
 
     def __post_init__(self) -> None:
         check_whole("batch_size", self.batch_size)
@@ -155,6 +155,9 @@ class BertSentiment:
         attention = 2 * length * hidden  # scores and weighted values, per token
         encoder = length * self.model.layers * (matrices + attention)
         return 6 * self.batch_size * (encoder + hidden**2 + CLASSES * hidden)
+
+    def dropout_sites(self, params: Params) -> list[DropoutSite]:
+        return dropout_sites(self.model, params)
 
     def init_params(self, seed: int) -> Params:
         if self.checkpoint is None:

@@ -52,6 +52,7 @@ from tasks.spec import (
     Batch,
     Data,
     DataDir,
+    DropoutSite,
     Evaluation,
     Params,
     Preset,
@@ -186,6 +187,11 @@ class GruLm:
                 "loss": loss,
                 "unigram_perplexity": float(np.exp(-np.mean(unigram[evaluation.labels]))),
             }
+
+    def dropout_sites(self, params: Params) -> list[DropoutSite]:
+        # Louder logits: what dropout does to the loss then stands out from the rounding of bfloat16.
+        loud = params["output/kernel"] * np.float32(8)
+        return [DropoutSite("between the layers", "dropout", {**params, "output/kernel": loud})]
 
     @property
     def step_flops(self) -> int:

@@ -99,6 +99,14 @@ class Batch(NamedTuple):
         return int(np.count_nonzero(self.weights))
 
 
+class DropoutSite(NamedTuple):
+    """One place of dropout, and weights with which it alone decides the loss among all places of its rate."""
+
+    name: str
+    rate: str  # the field of `model` that has the probability
+    params: Params
+
+
 class Evaluation(NamedTuple):
     """What a model said about a whole held-out set, padding already removed."""
 
@@ -273,8 +281,8 @@ class Task(Protocol):
 
         Three optional members: `step_flops`, an int, the floating-point operations of the model's matrix products in one
         training step; `tokens(batch)`, the tokens of a batch that are not padding, where items are something else; and
-        `forward_at_full_size`: where it is True, the task is compared in addition as it is, with its own initial weights
-        and dropout rates: logits and losses of its first held-out batch, in evaluation mode.
+        `dropout_sites(params)`, a list of DropoutSite: without it, each field of `model` that is named "dropout" or
+        "..._dropout" is one site.
         """
         ...
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from bench.records.record import (
-    RUNGS,
+    FIRST_RUNGS,
     Arm,
     Bytes,
     Cell,
@@ -35,7 +35,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part of a record -> the fields that a flat fact of that name belongs to. "name" is the arm's."""
 
 
-def a_ladder(*, passed: int = RUNGS, precision: str = "float32", device: str = "cpu") -> Ladder:
+def a_ladder(*, passed: int = FIRST_RUNGS, precision: str = "float32", device: str = "cpu") -> Ladder:
     """The rungs up to the first one that was not passed."""
     rungs = [
         Rung(
@@ -143,3 +143,13 @@ def a_row(
 def a_run(speeds: Mapping[str, Sequence[float]], **common: Any) -> list[Record]:
     """A whole comparison: backend -> its throughputs, round by round."""
     return [record for backend, values in speeds.items() for record in a_row(backend, values, **common)]
+
+
+GOOD_FIGURES: Mapping[str, Mapping[str, Any]] = {
+    "parity": {"ladders": [a_ladder(precision="float64"), a_ladder()]},
+    "pilot": {"timings": a_timing(1000)},
+    "speed": {"timings": a_timing(1000)},
+    "memory": {"memory": a_memory()},
+    "quality": {"quality": a_quality(0.95)},
+}
+"""Kind of process -> what a good one answers beside its status."""

@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 import backends
+from bench.process import environment
 from tasks.sources import DATA_VARIABLE, OFFLINE_VARIABLE
+from tests.fakes.backend import MISBEHAVIOUR
 
 TEST_BACKENDS_VARIABLE = "FRAMEWORK_BENCH_TEST_BACKENDS"
 
@@ -52,19 +54,31 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def isolated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's cache or settings, except those whose names say that they read the real data."""
+    """No test sees the user's cache or settings, except those marked real_data, which get the folder of data sets."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(OFFLINE_VARIABLE, raising=False)
-    monkeypatch.delenv("FAKE_BACKEND", raising=False)
-    if "_the_real_" not in request.node.name:
+    for setting in environment.left_out():  # a run tells of them
+        monkeypatch.delenv(setting.partition("=")[0])
+    if request.node.get_closest_marker("real_data") is None:
         monkeypatch.delenv(DATA_VARIABLE, raising=False)
 
 
 @pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Makes a backend module outside of the project for a misbehaviour of tests/fake_backend.py; returns its name."""
+def misbehave(tmp_path: Path) -> Callable[[str], None]:
+    """Makes the fake backend misbehave as named in every process that starts from now on; "ok" ends that."""
+
+    def tell(misbehaviour: str) -> None:
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        (tmp_path / "cache" / MISBEHAVIOUR).write_text(misbehaviour)
+
+    return tell
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Makes a backend module outside of the project for a misbehaviour of tests/fakes/backend.py; returns its name."""
     folder = tmp_path / "plug-ins"
-    package = folder / "fakes"
+    package = folder / "plugged"
     package.mkdir(parents=True)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("PYTHONPATH", str(folder))
@@ -72,10 +86,10 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], st
     def make(misbehaviour: str) -> str:
         name = misbehaviour.replace(" ", "_")
         (package / f"{name}.py").write_text(
-            "from functools import partial\nfrom tests import fake_backend\nversions = fake_backend.versions\n"
-            f"open_session = partial(fake_backend.open_session, misbehaviour={misbehaviour!r})\n"
+            "from functools import partial\nfrom tests.fakes import backend\nversions = backend.versions\n"
+            f"open_session = partial(backend.open_session, misbehaviour={misbehaviour!r})\n"
         )
-        return f"fakes.{name}"
+        return f"plugged.{name}"
 
     return make
 
@@ -86,6 +100,14 @@ def runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def wait_until(true: Callable[[], bool], *, patience_s: float = 60.0) -> None:
+    """Waits for something that another process does; fails if it is not done by then."""
+    until = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < until, f"not within {patience_s:g} s"
+        time.sleep(0.02)
 
 
 def assert_gone(*pids: int) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 import backends
 import tasks
-from bench.process import launch
-from bench.worker import answer as worker
+from bench.process import environment, execute
+from bench.records.record import Arm
+from bench.worker import parity
 from tests.conftest import BACKENDS_UNDER_TEST
+from tests.fakes.campaign import a_planned_cell
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,8 +23,7 @@ AT_ONCE = 2  # most of what these children do keeps one core busy
 
 
 def in_child(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    entry = backends.find(name)
-    env = launch.worker_env({**entry.env, **entry.env_cpu, "CONTRACT_BACKEND": name}, device="cpu")
+    env = environment.for_child(backends.find(name), Arm(name=name, backend=name)) | {"CONTRACT_BACKEND": name}
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 
@@ -50,6 +51,7 @@ def started(request):
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reference", *BACKENDS_UNDER_TEST])
 def test_contract(name, started):
     done = started[contract, ("name", name)].result()
@@ -57,6 +59,7 @@ def test_contract(name, started):
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 def test_verify_climbs_every_rung_in_double_and_single_precision(name, task, started):
@@ -64,25 +67,27 @@ def test_verify_climbs_every_rung_in_double_and_single_precision(name, task, sta
     assert done.returncode == 0, done.stdout + done.stderr
     for precision in ("float64", "float32"):
         climbed = [line for line in done.stdout.splitlines() if f" {precision} on cpu " in line]
-        assert len(climbed) == 7, done.stdout
+        assert len(climbed) == len(parity.RUNGS), done.stdout
         assert all(line.strip().startswith("ok") for line in climbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_a_backend_loads_its_own_framework_and_no_other(name):
     frameworks = {module for entry in backends.BACKENDS.values() for module in entry.needs}
+    _, cell = a_planned_cell(name)
     code = (
-        "import json, sys, backends; from bench import worker; "
-        f"worker.hide_what_is_not_measured({name!r}); backends.load({name!r}); "
+        "import json, sys, backends; from bench.worker import answer; "
+        f"answer.hide({execute.hidden_from(cell)!r}); backends.load({name!r}); "
         "print(json.dumps(sorted(module for module, loaded in sys.modules.items() if loaded)))"
     )
     loaded = set(json.loads(in_child(name, "-c", code).stdout.splitlines()[-1]))
     assert loaded & frameworks == set(backends.BACKENDS[name].needs)
-    assert not loaded & {*worker.HARNESS_ONLY, "transformers", "autograd", "backends.reference"}
+    assert not loaded & {*execute.HARNESS_ONLY, "transformers", "autograd", "backends.reference"}
 
 
 def test_a_worker_has_nothing_in_it_that_only_the_tables_need():
-    code = "import sys; from bench import worker; print(sorted({'scipy', *worker.HARNESS_ONLY} & set(sys.modules)))"
+    code = f"import sys, bench.worker.answer; print(sorted({set(execute.HARNESS_ONLY)!r} & set(sys.modules)))"
     assert in_child("pytorch", "-c", code).stdout.split() == ["[]"]
 
 

@@ -21,10 +21,11 @@ from backends.api import Options
 from backends.reference import bert
 from backends.reference.models import Model
 from backends.reference.session import ReferenceSession
-from bench.worker import parity
+from bench.worker import dropout, parity
 from tasks import checkpoint
 from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch, Params, Task
+from tests.drawing import Subject
 
 FRAMEWORKS = ("pytorch", "tensorflow", "jax")
 
@@ -40,7 +41,7 @@ def the_task() -> BertSentiment:
 
 @cache
 def ran(name: str, what: str) -> dict[str, Any]:
-    """What tests.bert_in_one_framework prints for a backend."""
+    """What tests.children.bert_in_one_framework prints for a backend."""
     entry = backends.find(name)
     missing = entry.missing()
     if name == "pytorch" and importlib.util.find_spec("transformers") is None:
@@ -48,7 +49,7 @@ def ran(name: str, what: str) -> dict[str, Any]:
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed; add it with: {entry.install_command}")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bert_in_one_framework", name, what],
+        [sys.executable, "-m", "tests.children.bert_in_one_framework", name, what],
         env={**os.environ, **entry.env, **entry.env_cpu, "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parents[1],
         capture_output=True,
@@ -86,26 +87,13 @@ def test_a_real_checkpoint_gives_the_logits_of_transformers(name: str, precision
 # The faults, planted in the reference.
 
 
-class Subject:
-    """A backend made of one class of sessions."""
-
-    def __init__(self, session: Callable[[Task, Params], ReferenceSession]) -> None:
-        self.session = session
-
-    def versions(self) -> Mapping[str, str]:
-        return {}
-
-    def open_session(self, task: Task, params: Params, options: Options) -> ReferenceSession:
-        return self.session(task, params)
-
-
-def caught_at(session: Callable[[Task, Params], ReferenceSession]) -> str:
-    """The name of the rung at which the ladder ends, or "top"."""
-    ladder = parity.climb(Subject(session), the_task(), Options(precision="float64"))
+def caught_at(session: Callable[..., ReferenceSession]) -> str:
+    """The name of the rung at which the ladder ends, or "top"; dropout and the full size are tested elsewhere."""
+    ladder = parity.climb(Subject(session), the_task(), Options(precision="float64"), timed=False)
     return "top" if ladder.passed else ladder.rungs[-1].name
 
 
-def with_parts(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Callable[[Task, Params], ReferenceSession]:
+def with_parts(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Callable[..., ReferenceSession]:
     """Sessions whose forward pass has other parts; the arbiter's is left alone."""
 
     def forward(*arguments: Any) -> Any:
@@ -115,8 +103,8 @@ def with_parts(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Callable[[Task,
             return bert.forward(*arguments)
 
     class Session(ReferenceSession):
-        def __init__(self, task: Task, params: Params) -> None:
-            super().__init__(task, params)
+        def __init__(self, task: Task, params: Params, *, seed: int) -> None:
+            super().__init__(task, params, seed=seed)
             self.model = Model(forward)
 
     return Session
@@ -142,11 +130,11 @@ def norm_with_another_eps(config: Any, params: Any, name: str, value: Any) -> An
     return sound_norm(replace(config, layer_norm_eps=1e-5), params, name, value)
 
 
-def attention_without_mask(config: Any, params: Any, layer: int, hidden: Any, mask: Any) -> Any:
-    return sound_attention(config, params, layer, hidden, anp.ones_like(mask))
+def attention_without_mask(config: Any, params: Any, layer: int, hidden: Any, mask: Any, drop: Any) -> Any:
+    return sound_attention(config, params, layer, hidden, anp.ones_like(mask), drop)
 
 
-def attention_without_scaling(config: Any, params: Any, layer: int, hidden: Any, mask: Any) -> Any:
+def attention_without_scaling(config: Any, params: Any, layer: int, hidden: Any, mask: Any, drop: Any) -> Any:
     name = f"layer_{layer}/attention/query"
     root = (config.hidden // config.heads) ** 0.5
     scaled = {
@@ -154,7 +142,7 @@ def attention_without_scaling(config: Any, params: Any, layer: int, hidden: Any,
         f"{name}/kernel": params[f"{name}/kernel"] * root,
         f"{name}/bias": params[f"{name}/bias"] * root,
     }
-    return sound_attention(config, scaled, layer, hidden, mask)
+    return sound_attention(config, scaled, layer, hidden, mask, drop)
 
 
 def embeddings_without_token_type(params: Any, tokens: Any) -> Any:
@@ -214,8 +202,11 @@ class DropoutInEvalStep(ReferenceSession):
 
 
 @pytest.mark.parametrize("session", [DropoutInEvaluation, DropoutInEvalStep])
-def test_dropout_left_on_in_evaluation_is_caught(session: Callable[[Task, Params], ReferenceSession]) -> None:
-    assert caught_at(session) == "forward"
+def test_dropout_left_on_in_evaluation_is_caught(session: type[ReferenceSession]) -> None:
+    task, batch = the_task(), dropout.alike(next(the_task().train_batches(0)))
+    subject, reference = (kind(task, task.init_params(0), seed=0) for kind in (session, ReferenceSession))
+    found = dropout.evaluation(subject, reference, batch, tolerance=parity.TOLERANCES["float64"])
+    assert not next(found).passed
 
 
 class DecayOnBiases(ReferenceSession):
@@ -231,8 +222,8 @@ class DecayOnBiases(ReferenceSession):
 class NoDecay(ReferenceSession):
     """Weight decay forgotten."""
 
-    def __init__(self, task: Task, params: Params) -> None:
-        super().__init__(task, params)
+    def __init__(self, task: Task, params: Params, *, seed: int) -> None:
+        super().__init__(task, params, seed=seed)
         assert isinstance(task, BertSentiment)
         self.task = replace(task, optimizer=replace(task.optimizer, weight_decay=0.0))
 
@@ -252,15 +243,15 @@ class WarmupOffByOne(ReferenceSession):
 class NoClipping(ReferenceSession):
     """Gradients of any norm."""
 
-    def __init__(self, task: Task, params: Params) -> None:
-        super().__init__(task, params)
+    def __init__(self, task: Task, params: Params, *, seed: int) -> None:
+        super().__init__(task, params, seed=seed)
         assert isinstance(task, BertSentiment)
         self.task = replace(task, optimizer=replace(task.optimizer, clip_norm=None))
 
 
 @pytest.mark.parametrize("session", [DecayOnBiases, NoDecay, WarmupOffByOne, NoClipping])
 def test_a_fault_of_the_optimizer_is_caught_at_the_update(
-    session: Callable[[Task, Params], ReferenceSession],
+    session: Callable[..., ReferenceSession],
 ) -> None:
     assert caught_at(session) == "one update"
 
@@ -268,8 +259,8 @@ def test_a_fault_of_the_optimizer_is_caught_at_the_update(
 class NoDecayOfTheRate(ReferenceSession):
     """The learning rate stays at its peak after the warm-up."""
 
-    def __init__(self, task: Task, params: Params) -> None:
-        super().__init__(task, params)
+    def __init__(self, task: Task, params: Params, *, seed: int) -> None:
+        super().__init__(task, params, seed=seed)
         assert isinstance(task, BertSentiment)
         self.task = replace(task, optimizer=replace(task.optimizer, decay_steps=None))
 
@@ -297,8 +288,8 @@ def test_a_dropped_last_batch_is_caught_in_the_evaluation(monkeypatch: pytest.Mo
     class Counted(ReferenceSession):
         """Only marks that it is the subject."""
 
-    def open_counted(task: Task, params: Params) -> ReferenceSession:
-        sessions.append(Counted(task, params))
+    def open_counted(task: Task, params: Params, *, seed: int) -> ReferenceSession:
+        sessions.append(Counted(task, params, seed=seed))
         return sessions[-1]
 
     def evaluate(session: Any, batches: Any) -> Any:

@@ -1,5 +1,6 @@
 """A whole comparison with backends that misbehave: every process becomes a record, and the others are not disturbed."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -12,124 +13,79 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.campaign import campaign, parity_cache, plan
-from bench.campaign.campaign import Campaign
-from bench.campaign.plan import Choice, TaskPlan
+from bench.campaign import campaign, parity_cache
+from bench.campaign.plan import TaskPlan
+from bench.process import execute as process
 from bench.process import interpreters, launch
-from bench.records import record
-from bench.records.record import Kind, Record
+from bench.records import files
+from bench.records.record import RUNGS, Cell, Kind, Outcome, Record
 from bench.report import grouping, markdown
-from tests.conftest import a_ladder, a_memory, a_quality, a_timing, assert_gone
-from tests.fake_backend import NearestCorner
+from tests.builders import a_ladder
+from tests.conftest import assert_gone
+from tests.fakes.backend import NearestCorner
+from tests.fakes.campaign import FAKE, Answers, Watcher, a_campaign, a_plan, a_planned_cell, an_arm, good
 
-TASK = GOOD = "tests.fake_backend"
 ROOT = Path(__file__).parent.parent
 
-
-def a_choice(*names: str, **changes: Any) -> Choice:
-    asked: dict[str, Any] = {
-        "tasks": [TASK], "backends": names or (GOOD,), "absent": [], "preset": "smoke", "device": "cpu",
-        "precision": "float32", "rounds": 1, "seeds": 1, "data_dir": None, "order_seed": 20260101,
-    }  # fmt: skip
-    return Choice(**asked | changes)
-
-
-def a_plan(choice: Choice) -> TaskPlan:
-    return plan.make(TASK, choice)
-
-
-def a_cell(backend: str = GOOD, **changes: Any) -> Record:
-    return a_plan(a_choice(backend)).cell(backend, **changes)
-
-
-class Watcher:
-    """Progress that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.begun: list[tuple[str, str, int, int, float]] = []
-        self.done: list[Record] = []
-
-    def started(self, cell: Record, *, done: int, total: int, left_s: float) -> None:
-        self.begun.append((cell.backend, cell.kind, done, total, left_s))
-
-    def finished(self, finished: Record) -> None:
-        self.done.append(finished)
-
-
-def a_campaign(folder: Path, choice: Choice) -> Campaign:
-    (folder / "records").mkdir(parents=True, exist_ok=True)
-    return Campaign([a_plan(choice)], choice, folder, Watcher())
+Misbehave = Callable[[str], None]
 
 
 def on_disk(folder: Path) -> list[Record]:
-    records, problems = record.read_folder(folder)
+    records, problems = files.read_folder(folder)
     assert problems == []
     return records
 
 
-def which(cell: Record) -> tuple[str, str, int, int]:
-    return cell.backend, cell.kind, cell.round, cell.seed
-
-
-def succeed(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
-    """In place of a process: what a good one would have answered."""
-    figures: dict[str, dict[str, Any]] = {
-        "parity": {"parity": [a_ladder(precision="float64"), a_ladder()]},
-        "speed": {"timings": a_timing(1000)},
-        "memory": {"memory": a_memory()},
-        "quality": {"quality": a_quality(0.95), "target_reached": True},
-    }
-    return msgspec.structs.replace(cell, status="ok", reason=None, wall_s=2.0, **figures[cell.kind])
-
-
-def without_processes(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Record] = succeed) -> None:
-    """Answers come from a function, without a process and without the cache of parity."""
-    monkeypatch.setattr(campaign, "execute", answer)
-    monkeypatch.setattr(campaign, "climb", answer)
+def which(cell: Cell) -> tuple[str, str, int, int]:
+    return cell.arm.name, cell.kind, cell.round, cell.seed
 
 
 # With real processes.
 
 
+@pytest.mark.slow
 def test_a_comparison_of_good_and_bad_backends(tmp_path: Path, fakes: Callable[[str], str]) -> None:
     fallen, broken = fakes("wrong learning rate"), fakes("raises")
-    choice = a_choice(GOOD, fallen, broken, rounds=2)
-    running = a_campaign(tmp_path / "run", choice)
-    running.run()
+    running = a_campaign(tmp_path / "run", a_plan(FAKE, fallen, broken, rounds=2))
+    running.start()
     assert not running.complete
 
-    found = {which(cell): cell for cell in on_disk(tmp_path / "run")}
+    found = {which(one.cell): one for one in on_disk(tmp_path / "run")}
     cells = {("parity", 1, 0), ("speed", 1, 0), ("speed", 2, 0), ("memory", 1, 0), ("quality", 1, 0)}
-    assert set(found) == {(name, *cell) for name in (GOOD, fallen, broken) for cell in cells}
-    assert sorted(map(which, running.records)) == sorted(found)
+    assert set(found) == {(name, *cell) for name in (FAKE, fallen, broken) for cell in cells}
+    assert sorted(which(one.cell) for one in running.records) == sorted(found)
 
     for cell in cells:
-        good = found[GOOD, *cell]
-        assert (good.status, good.reason) == ("ok", None)
-        assert good.wall_s > 0
-        assert good.started_utc.startswith("2")
-        assert good.versions.keys() == {"numpy", "autograd"}
-    assert [ladder.precision for ladder in found[GOOD, "parity", 1, 0].parity] == ["float64", "float32"]
-    assert found[GOOD, "speed", 1, 0].settings["precision"] == "float32"
-    assert found[GOOD, "quality", 1, 0].target_reached is True
+        outcome = found[FAKE, *cell].outcome
+        assert (outcome.status, outcome.reason) == ("ok", None)
+        assert outcome.wall_s > 0
+        assert outcome.started_utc.startswith("2")
+        assert outcome.versions.keys() == {"numpy", "autograd"}
+    assert [ladder.precision for ladder in found[FAKE, "parity", 1, 0].outcome.ladders] == ["float64", "float32"]
+    speed = found[FAKE, "speed", 1, 0]
+    assert speed.outcome.settings["precision"] == "float32"
+    assert speed.cell.ladders == found[FAKE, "parity", 1, 0].outcome.ladders
+    training = found[FAKE, "quality", 1, 0]
+    assert training.outcome.quality is not None
+    assert training.cell.target.reached(training.outcome.quality.metrics["accuracy"])
 
     # Off the ladder: nothing of it was run, and the reason is in every record.
-    climb = found[fallen, "parity", 1, 0]
+    climb = found[fallen, "parity", 1, 0].outcome
     assert climb.status == "failed"
     assert climb.reason is not None
     assert climb.reason.startswith("parity: fell at rung 5 (one update) in float64: dense_")
     for cell in cells - {("parity", 1, 0)}:
-        assert found[fallen, *cell].status == "skipped"
-        assert found[fallen, *cell].reason == f"not run: {climb.reason}"
+        assert found[fallen, *cell].outcome.status == "skipped"
+        assert found[fallen, *cell].outcome.reason == f"not run: {climb.reason}"
 
     # Passed parity and broke later.
-    assert found[broken, "parity", 1, 0].status == "ok"
+    assert found[broken, "parity", 1, 0].outcome.status == "ok"
     for cell in cells - {("parity", 1, 0)}:
-        assert found[broken, *cell].status == "failed"
+        assert found[broken, *cell].outcome.status == "failed"
 
     # The table: no ratio for either.
     (section,) = grouping.sections(running.records)
-    assert [row.backend for row in section.ranked] == [GOOD]
+    assert [row.name for row in section.ranked] == [FAKE]
     assert section.verdicts == {}
     text = markdown.render(running.records)
     assert "not ranked: not run: parity: fell at rung 5" in text
@@ -139,18 +95,39 @@ def test_a_comparison_of_good_and_bad_backends(tmp_path: Path, fakes: Callable[[
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["journal.jsonl", "logs", "records"]
 
 
-def outcome(tmp_path: Path, backend: str, **changes: Any) -> Record:
-    """The record of one real process; it can be written, read, and says who was asked what."""
-    cell = a_cell(backend, **{"kind": "speed", "round": 3, "position": 2} | changes)
-    done = campaign.execute(cell, tmp_path, data_dir=None)
-    changed = {name for name in Record.__struct_fields__ if getattr(done, name) != getattr(cell, name)}
-    assert changed <= {*campaign.SAID, "wall_s", "started_utc"}
-    assert record.decode(record.encode(done)) == done
-    if done.reason is not None:
-        assert "\n" not in done.reason
-        assert str(tmp_path) not in done.reason
-        assert "/home" not in done.reason
-    return done
+@pytest.mark.slow
+@pytest.mark.parametrize("misbehaviour", ["goes elsewhere", "uses up its file descriptors"])
+def test_what_a_backend_does_to_its_process_stays_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: Callable[[str], str], misbehaviour: str
+) -> None:
+    """Into a folder that is named relative to the current one."""
+    monkeypatch.chdir(tmp_path)
+    bad = fakes(misbehaviour)
+    running = a_campaign(Path("run"), a_plan(bad, FAKE))
+    running.start()
+    found = {which(one.cell): one.outcome for one in on_disk(tmp_path / "run")}
+    assert {outcome.status for (name, *_), outcome in found.items() if name == FAKE} == {"ok"}
+    struck = {outcome.status for (name, kind, *_), outcome in found.items() if (name, kind) != (bad, "parity")}
+    if misbehaviour == "goes elsewhere":  # which harms nobody
+        assert struck == {"ok"}
+    else:
+        assert struck == {"ok", "failed"}
+        assert "Too many open files" in str(found[bad, "speed", 1, 0].reason)
+    assert not list(Path("/").glob(f"*{FAKE}*"))
+
+
+def outcome(tmp_path: Path, arm: Any = FAKE, **changes: Any) -> Outcome:
+    """The outcome of one real process; its record can be written, read, and says who was asked what."""
+    run, cell = a_planned_cell(arm, **{"kind": "speed", "round": 3, "position": 2} | changes)
+    done = process.execute(run, cell, tmp_path, data_dir=None)
+    assert (done.run, done.cell) == (run, cell)
+    assert files.decode(files.encode(done)) == done
+    reason = done.outcome.reason
+    if reason is not None:
+        assert "\n" not in reason
+        assert str(tmp_path) not in reason
+        assert "/home" not in reason
+    return done.outcome
 
 
 @pytest.mark.parametrize(
@@ -161,7 +138,7 @@ def outcome(tmp_path: Path, backend: str, **changes: Any) -> Record:
         ("unsupported value", "failed", "ValueError"),
         ("exits", "failed", "the process exited with code 3: it printed nothing"),
         ("exits with a path", "failed", "the process exited with code 4: cannot open …/file"),
-        ("exits without a record", "failed", "the process left no readable record: "),
+        ("exits without a record", "failed", "the process exited with code 0 and left no record"),
         ("kills itself", "killed", "the process was ended by SIGKILL"),
         ("segfaults", "killed", "the process was ended by SIGSEGV"),
         ("runs out of host memory", "oom", "out of memory: Unable to allocate 3 TiB"),
@@ -172,37 +149,39 @@ def outcome(tmp_path: Path, backend: str, **changes: Any) -> Record:
         ("wrong precision", "invalid", "precision float32 was asked for, bfloat16 was in force"),
         ("writes rubbish", "failed", "the process left no readable record: "),
         ("writes half a record", "failed", "the process left no readable record: "),
-        ("writes a foreign record", "failed", "a foreign record"),
+        ("writes a record of another cell", "failed", "the process left no readable record: "),
+        ("claims success without figures", "failed", "the process answered: status ok without figures of speed"),
+        ("fails without a reason", "failed", "the process answered: status failed without a reason"),
+        ("uses up its file descriptors", "failed", "the process exited with code 1: the record could not be written"),
     ],
 )
 def test_a_process_that_goes_wrong_is_a_record_with_a_status_and_a_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehaviour: str, status: str, reason: str
+    tmp_path: Path, misbehave: Misbehave, misbehaviour: str, status: str, reason: str
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", misbehaviour)
-    done = outcome(tmp_path, GOOD)
+    misbehave(misbehaviour)
+    done = outcome(tmp_path)
     assert done.status == status
     assert done.reason is not None
     assert done.reason.startswith(reason)
 
 
-def test_a_process_that_left_no_record_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "exits without a record")
-    assert "No such file" in str(outcome(tmp_path, GOOD).reason)
+def test_a_mode_that_is_not_in_force_makes_a_record_invalid(tmp_path: Path, misbehave: Misbehave) -> None:
+    fast = an_arm(mode="fast")
+    assert outcome(tmp_path, arm=fast).status == "ok"
+    misbehave("ignores its mode")
+    done = outcome(tmp_path, arm=fast)
+    assert (done.status, done.reason) == ("invalid", "mode fast was asked for, default was in force")
 
 
-def test_success_without_figures_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "claims success without figures")
-    assert outcome(tmp_path, GOOD).status != "ok"
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("misbehaviour", ["hangs", "hangs with a grandchild"])
 def test_a_process_that_hangs_is_stopped_with_all_that_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehaviour: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehave: Misbehave, misbehaviour: str
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", misbehaviour)
-    monkeypatch.setattr(campaign, "DEADLINES_S", {"speed": 3})
+    misbehave(misbehaviour)
+    monkeypatch.setattr(process, "DEADLINES_S", {"speed": 3})
     monkeypatch.setattr(launch, "GRACE_S", 0.3)
-    done = outcome(tmp_path, GOOD)
+    done = outcome(tmp_path)
     assert done.status == "timeout"
     assert str(done.reason).startswith("stopped after its deadline of 3 s, in the phase 'w")  # warm-up or window
     (log,) = (tmp_path / "logs").iterdir()
@@ -218,21 +197,21 @@ PHASES = [
 
 @pytest.mark.parametrize(("kind", "phase"), PHASES)
 def test_a_process_that_is_killed_in_any_phase_is_a_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, phase: str
+    tmp_path: Path, misbehave: Misbehave, kind: Kind, phase: str
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", f"kills itself in {phase}")
-    done = outcome(tmp_path, GOOD, kind=kind)
+    misbehave(f"kills itself in {phase}")
+    done = outcome(tmp_path, kind=kind)
     assert done.status == "killed"
     assert str(done.reason).startswith("the process was ended by SIGKILL")
 
 
 @pytest.mark.parametrize(("kind", "phase"), [("speed", "import"), ("speed", "window"), ("quality", "evaluation")])
 def test_a_phase_that_lasts_too_long_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, phase: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehave: Misbehave, kind: Kind, phase: str
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", f"hangs in {phase}")
-    monkeypatch.setattr(campaign, "PHASE_DEADLINES_S", {**campaign.PHASE_DEADLINES_S, phase: 0.4})
-    done = outcome(tmp_path, GOOD, kind=kind)
+    misbehave(f"hangs in {phase}")
+    monkeypatch.setattr(process, "PHASE_DEADLINES_S", {**process.PHASE_DEADLINES_S, phase: 0.4})
+    done = outcome(tmp_path, kind=kind)
     assert (done.status, done.reason) == ("timeout", f"stopped after 0.4 s, the deadline of the phase '{phase}'")
 
 
@@ -241,47 +220,49 @@ def test_every_phase_has_a_deadline() -> None:
     sources = [ROOT / "bench" / "worker" / "answer.py", ROOT / "bench" / "worker" / "loop.py"]
     told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
     assert told == {phase for _, phase in PHASES}
-    assert campaign.PHASE_DEADLINES_S.keys() == told | {"start"}
+    assert process.PHASE_DEADLINES_S.keys() == told | {"start"}
 
 
 def test_a_record_that_a_process_could_not_write_is_no_finding_about_the_backend(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, misbehave: Misbehave
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "fills the disk")
+    misbehave("fills the disk")
     with pytest.raises(OSError, match=r"a process could not write its record: .* File too large"):
-        outcome(tmp_path, GOOD)
+        outcome(tmp_path)
 
 
-def test_much_output_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "prints much")
-    assert outcome(tmp_path, GOOD).status == "ok"
+def test_much_output_disturbs_nothing(tmp_path: Path, misbehave: Misbehave) -> None:
+    misbehave("prints much")
+    assert outcome(tmp_path).status == "ok"
     (log,) = (tmp_path / "logs").iterdir()
     assert log.stat().st_size < 3 * launch.LOG_BYTES + 100
 
 
-def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "nan loss")
-    done = outcome(tmp_path, GOOD, kind="quality", round=1)
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, misbehave: Misbehave) -> None:
+    misbehave("nan loss")
+    done = outcome(tmp_path, kind="quality", round=1)
     assert (done.status, done.reason) == ("failed", "the training loss was nan at step 25")
-    assert done.target_reached is None
+    assert done.quality is None
 
 
-def test_a_target_that_was_missed_is_a_finding_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "misses the target")
-    done = outcome(tmp_path, GOOD, kind="quality", round=1)
-    assert (done.status, done.target_reached) == ("ok", False)
+def test_a_target_that_was_missed_is_a_finding_and_no_failure(tmp_path: Path, misbehave: Misbehave) -> None:
+    misbehave("misses the target")
+    done = outcome(tmp_path, kind="quality", round=1)
+    assert done.status == "ok"
     assert done.quality is not None
     assert done.quality.metrics["accuracy"] < 0.1
+    _, cell = a_planned_cell()
+    assert not cell.target.reached(done.quality.metrics["accuracy"])
 
 
 def test_a_backend_that_cannot_be_imported_is_a_record_too(tmp_path: Path, fakes: Callable[[str], str]) -> None:
     done = outcome(tmp_path, fakes("ok").replace("ok", "absent"))
     assert done.status == "failed"
-    assert "No module named 'fakes.absent'" in str(done.reason)
+    assert "No module named 'plugged.absent'" in str(done.reason)
 
 
 def test_speed_memory_and_quality_hold_what_they_are_for(tmp_path: Path) -> None:
-    speed, memory = outcome(tmp_path, GOOD), outcome(tmp_path, GOOD, kind="memory", round=1)
+    speed, memory = outcome(tmp_path), outcome(tmp_path, kind="memory", round=1)
     assert (speed.memory, speed.quality, memory.timings, memory.quality) == (None, None, None, None)
     timings = speed.timings
     assert timings is not None
@@ -303,76 +284,88 @@ def test_speed_memory_and_quality_hold_what_they_are_for(tmp_path: Path) -> None
 
 # The order.
 
+ABC = ("a.a", "b.b", "c.c")
+
+
+def blocks(made: TaskPlan) -> list[list[Cell]]:
+    """The speed processes, round by round."""
+    cells = made.of_kind("speed")
+    return [[cell for cell in cells if cell.round == number] for number in sorted({cell.round for cell in cells})]
+
+
+def order(made: TaskPlan) -> list[list[str]]:
+    return [[cell.arm.name for cell in block] for block in blocks(made)]
+
 
 @pytest.mark.parametrize("rounds", [1, 5, 12])
 def test_every_round_holds_every_backend_once_in_a_stored_order(rounds: int) -> None:
-    choice = a_choice("a.a", "b.b", "c.c", rounds=rounds)
-    drawn = list(a_plan(choice).rounds(choice))
+    made = a_plan(*ABC, rounds=rounds)
+    drawn = blocks(made)
+    assert [cell for block in drawn for cell in block] == made.of_kind("speed")  # round by round
     assert len(drawn) == rounds
     for number, cells in enumerate(drawn, start=1):
-        assert sorted(cell.backend for cell in cells) == ["a.a", "b.b", "c.c"]
+        assert sorted(cell.arm.name for cell in cells) == ["a.a", "b.b", "c.c"]
         assert [cell.position for cell in cells] == [1, 2, 3]
-        assert {(cell.round, cell.order_seed, cell.kind) for cell in cells} == {(number, choice.order_seed, "speed")}
+        assert {(cell.round, cell.kind) for cell in cells} == {(number, "speed")}
+    assert made.run.id == made.choice.run_id
 
 
-def order(choice: Choice, task: TaskPlan | None = None) -> list[list[str]]:
-    return [[cell.backend for cell in cells] for cells in (task or a_plan(choice)).rounds(choice)]
-
-
-def test_the_order_seed_gives_the_same_order_again_and_another_seed_another() -> None:
-    choice = a_choice("a.a", "b.b", "c.c", rounds=10)
-    assert order(choice) == order(a_choice("a.a", "b.b", "c.c", rounds=10))
-    assert order(choice) != order(a_choice("a.a", "b.b", "c.c", rounds=10, order_seed=1))
-    assert len(set(map(tuple, order(choice)))) > 2
+def test_the_runs_id_gives_the_same_order_again_and_another_one_another() -> None:
+    first = order(a_plan(*ABC, rounds=10))
+    assert first == order(a_plan(*ABC, rounds=10))
+    assert first != order(a_plan(*ABC, rounds=10, run_id="1"))
+    assert len(set(map(tuple, first))) > 2
 
 
 def test_no_backend_is_favoured_by_the_order() -> None:
-    task = a_plan(a_choice())
     firsts: Counter[str] = Counter()
-    for seed in range(300):
-        choice = a_choice("a.a", "b.b", "c.c", rounds=2, order_seed=seed)
-        firsts.update(names[0] for names in order(choice, task))
+    made = a_plan(*ABC, rounds=2)
+    for number in range(300):
+        drawn = dataclasses.replace(made, run=msgspec.structs.replace(made.run, id=str(number)))
+        firsts.update(names[0] for names in order(drawn))
     assert all(150 < count < 250 for count in firsts.values())
 
 
-def test_processes_run_in_the_planned_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_processes(monkeypatch)
-    choice = a_choice("a.a", "b.b", "c.c", rounds=4, seeds=2)
-    running = a_campaign(tmp_path, choice)
-    running.run()
-    speed = [cell for cell in running.records if cell.kind == "speed"]
-    assert [cell.backend for cell in speed] == [name for names in order(choice) for name in names]
-    kinds = [cell.kind for cell in running.records]
+def test_processes_run_in_the_planned_order(tmp_path: Path) -> None:
+    made = a_plan(*ABC, rounds=4, seeds=2)
+    answers = Answers()
+    running = a_campaign(tmp_path, made, execute=answers)
+    running.start()
+    speed = [one.cell for one in running.records if one.cell.kind == "speed"]
+    assert [cell.arm.name for cell in speed] == [name for names in order(made) for name in names]
+    kinds = [one.cell.kind for one in running.records]
     assert kinds == ["parity"] * 3 + ["speed"] * 12 + ["memory"] * 3 + ["quality"] * 6
+    assert [which(cell) for cell in answers.ran] == [which(one.cell) for one in running.records]
     assert running.complete
+
+
+def test_every_cell_of_a_plan_has_a_key_and_a_file_of_its_own() -> None:
+    cells = a_plan(*ABC, an_arm("fast", backend="a.a", mode="fast"), rounds=3, seeds=2, effect=0.05).cells
+    assert len(cells) == 4 * (1 + 3 + 3 + 1 + 2)
+    assert len({cell.key for cell in cells}) == len({cell.file_name for cell in cells}) == len(cells)
 
 
 def test_rounds_and_seeds_are_the_presets_unless_others_are_asked() -> None:
-    choice = a_choice(rounds=None, seeds=None)
-    assert len(list(a_plan(choice).rounds(choice))) == 2
-    assert [cell.seed for cell in a_plan(choice).quality(choice)] == [0]
-    choice = a_choice(rounds=7, seeds=3)
-    assert len(list(a_plan(choice).rounds(choice))) == 7
-    assert [cell.seed for cell in a_plan(choice).quality(choice)] == [0, 1, 2]
+    made = a_plan(rounds=None, seeds=None)
+    assert len(made.of_kind("speed")) == 2
+    assert [cell.seed for cell in made.of_kind("quality")] == [0]
+    made = a_plan(rounds=7, seeds=3)
+    assert len(made.of_kind("speed")) == 7
+    assert [cell.seed for cell in made.of_kind("quality")] == [0, 1, 2]
 
 
-def test_an_absent_backend_is_a_record_and_does_not_spoil_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_processes(monkeypatch)
-    running = a_campaign(tmp_path, a_choice(absent=[("jax", "jax not installed; add it with: pip")]))
-    running.run()
+def test_an_absent_backend_is_a_record_and_does_not_spoil_the_run(tmp_path: Path) -> None:
+    why = "jax not installed; add it with: pip"
+    running = a_campaign(tmp_path, a_plan(absent=[(an_arm("jax"), why)]), execute=Answers())
+    running.start()
     assert running.complete
-    (absent,) = [cell for cell in on_disk(tmp_path) if cell.backend == "jax"]
-    assert (absent.status, absent.reason) == ("skipped", "jax not installed; add it with: pip")
+    (absent,) = [one for one in on_disk(tmp_path) if one.cell.arm.name == "jax"]
+    assert (absent.outcome.status, absent.outcome.reason) == ("skipped", why)
 
 
-def test_progress_is_told_of_every_process_and_the_estimate_follows_what_was_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_processes(monkeypatch)  # 2 seconds each
-    running = a_campaign(tmp_path, a_choice("a.a", "b.b", rounds=3, seeds=1))
-    running.run()
+def test_progress_is_told_of_every_process_and_the_estimate_follows_what_was_seen(tmp_path: Path) -> None:
+    running = a_campaign(tmp_path, a_plan("a.a", "b.b", rounds=3), execute=Answers())  # 2 seconds each
+    running.start()
     assert isinstance(running.progress, Watcher)
     begun = running.progress.begun
     assert [(done, total) for _, _, done, total, _ in begun] == [(number, 12) for number in range(12)]
@@ -387,20 +380,12 @@ def test_progress_is_told_of_every_process_and_the_estimate_follows_what_was_see
 # The cache of parity.
 
 
-def counting(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Record]:
-    """Replaces processes by good answers, changed as told; returns the list of what was run."""
-    ran: list[Record] = []
-
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
-        ran.append(cell)
-        return msgspec.structs.replace(succeed(cell, folder, data_dir=data_dir), **changes)
-
-    monkeypatch.setattr(campaign, "execute", execute)
-    return ran
-
-
-def climb(cell: Record, folder: Path) -> Record:
-    return campaign.climb(cell, folder, data_dir=None)
+def climb(folder: Path, answers: Answers, arm: Any = FAKE) -> Record:
+    """The parity record of a campaign of its own."""
+    running = a_campaign(folder, a_plan(arm, kinds=("parity",)), execute=answers)
+    running.start()
+    (record,) = running.records
+    return record
 
 
 def cache_file(tmp_path: Path) -> Path:
@@ -408,122 +393,137 @@ def cache_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_second_run_recalls_a_passed_climb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = counting(monkeypatch, versions={"fake": "1"})
-    first, second = climb(a_cell(kind="parity"), tmp_path), climb(a_cell(kind="parity"), tmp_path)
-    assert len(ran) == 1
-    assert (second.status, second.parity, second.versions) == ("ok", first.parity, first.versions)
-    assert second.settings == {"from cache": True}
-    assert second.started_utc
-    assert record.decode(record.encode(second)) == second
+def test_a_second_run_recalls_a_passed_climb(tmp_path: Path) -> None:
+    answers = Answers(versions={"fake": "1"})
+    first, second = climb(tmp_path, answers), climb(tmp_path, answers)
+    assert len(answers.ran) == 1
+    assert (second.outcome.status, second.ladders, second.outcome.versions) == ("ok", first.ladders, {"fake": "1"})
+    assert second.outcome.settings == {"from cache": True}
+    assert files.decode(files.encode(second)) == second
 
 
-def test_a_failed_climb_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = counting(monkeypatch, status="failed", reason="fell", parity=[a_ladder(passed=3)])
-    climb(a_cell(kind="parity"), tmp_path)
-    climb(a_cell(kind="parity"), tmp_path)
-    assert len(ran) == 2
+def test_a_failed_climb_is_made_again(tmp_path: Path) -> None:
+    answers = Answers(status="failed", reason="fell", ladders=[a_ladder(passed=3)])
+    climb(tmp_path, answers)
+    climb(tmp_path, answers)
+    assert len(answers.ran) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"ladders": [], "versions": {}}', b"[" * 100_000])
-def test_a_corrupt_cache_is_ignored_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    ran = counting(monkeypatch)
-    climb(a_cell(kind="parity"), tmp_path)
+def test_a_corrupt_cache_is_ignored_and_mended(tmp_path: Path, content: bytes) -> None:
+    answers = Answers()
+    climb(tmp_path, answers)
     cache_file(tmp_path).write_bytes(content)
-    assert climb(a_cell(kind="parity"), tmp_path).status == "ok"
-    assert climb(a_cell(kind="parity"), tmp_path).settings == {"from cache": True}
-    assert len(ran) == 2
+    assert climb(tmp_path, answers).outcome.status == "ok"
+    assert climb(tmp_path, answers).outcome.settings == {"from cache": True}
+    assert len(answers.ran) == 2
 
 
-@pytest.mark.parametrize("rungs", [[], a_ladder().rungs[:3], a_ladder(passed=5).rungs])
-def test_a_cached_ladder_that_was_not_passed_to_the_top_is_ignored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rungs: list[Any]
-) -> None:
-    ran = counting(monkeypatch)
-    climb(a_cell(kind="parity"), tmp_path)
+@pytest.mark.parametrize("rungs", [[], a_ladder().rungs[:3], a_ladder(passed=RUNGS - 2).rungs])
+def test_a_cached_ladder_that_was_not_passed_to_the_top_is_ignored(tmp_path: Path, rungs: list[Any]) -> None:
+    answers = Answers()
+    climb(tmp_path, answers)
     stored = json.loads(cache_file(tmp_path).read_bytes())
     stored["ladders"][1]["rungs"] = msgspec.to_builtins(rungs)
     cache_file(tmp_path).write_text(json.dumps(stored))
-    assert climb(a_cell(kind="parity"), tmp_path).settings != {"from cache": True}
-    assert len(ran) == 2
+    assert climb(tmp_path, answers).outcome.settings != {"from cache": True}
+    assert len(answers.ran) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the way")
-    ran = counting(monkeypatch)
-    assert climb(a_cell(kind="parity"), tmp_path).status == "ok"
-    assert climb(a_cell(kind="parity"), tmp_path).status == "ok"
-    assert len(ran) == 2
+    answers = Answers()
+    assert climb(tmp_path, answers).outcome.status == "ok"
+    assert climb(tmp_path, answers).outcome.status == "ok"
+    assert len(answers.ran) == 2
+
+
+def parity_key(arm: Any = FAKE, *, machine: dict[str, Any] | None = None, **changes: Any) -> str:
+    run, cell = a_planned_cell(arm, kind="parity")
+    cell = msgspec.structs.replace(cell, **changes)
+    return parity_cache.key(cell, msgspec.structs.replace(run.machine, **machine or {}))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"spec_hash": "0"}, {"device": "gpu"}, {"precision": "float64"}, {"backend": "backends.reference"}],
+    [
+        {"device": "gpu"}, {"precision": "float64"}, {"backend": "backends.reference"}, {"mode": "fast"}, {"threads": 1},
+        {"environment": {"OMP_NUM_THREADS": "1"}}, {"python": "3.99.0"}, {"slow_down": 0.1},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_what_decides_a_climb_is_in_its_key(change: dict[str, Any]) -> None:
-    cell = a_cell(kind="parity")
-    assert parity_cache.key(msgspec.structs.replace(cell, **change)) != parity_cache.key(cell)
+    assert parity_key(an_arm(**change)) != parity_key()
+
+
+def test_the_spec_is_in_the_key() -> None:
+    assert parity_key(spec={"task": "another"}) != parity_key()
 
 
 @pytest.mark.parametrize("change", [{"cpu": "another"}, {"gpu": "another"}, {"python": "3.99.0"}], ids=str)
 def test_the_machine_is_in_the_key(change: dict[str, Any]) -> None:
-    cell = a_cell(kind="parity")
-    moved = msgspec.structs.replace(cell, machine=msgspec.structs.replace(cell.machine, **change))
-    assert parity_cache.key(moved) != parity_cache.key(cell)
+    assert parity_key(machine=change) != parity_key()
 
 
 def test_what_decides_nothing_is_not_in_the_key() -> None:
-    cell = a_cell(kind="parity")
-    other = msgspec.structs.replace(cell, round=2, seed=3, order_seed=4, position=5, started_utc="later", preset="full")
-    assert parity_cache.key(other) == parity_cache.key(cell)
+    assert parity_key(an_arm("another name", backend=FAKE), round=2, seed=3, position=5, preset="full") == parity_key()
 
 
 def test_versions_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = a_cell("backends.reference", kind="parity")
-    before = parity_cache.key(cell)
+    before = parity_key("backends.reference")
     for name in interpreters.DISTRIBUTIONS:
         with monkeypatch.context() as patch:
             patch.setattr(parity_cache, "version", lambda asked, name=name: "99" if asked == name else "1")
-            changed = parity_cache.key(cell)
+            changed = parity_key("backends.reference")
         with monkeypatch.context() as patch:
             patch.setattr(parity_cache, "version", lambda asked: "1")
-            assert changed != parity_cache.key(cell)
-    assert parity_cache.key(cell) == before
+            assert changed != parity_key("backends.reference")
+    assert parity_key("backends.reference") == before
 
 
+@pytest.fixture
+def fresh_hashes() -> None:
+    """A run reads its sources once."""
+    parity_cache.source_hash.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_hashes")
 def test_a_changed_source_changes_the_key(fakes: Callable[[str], str], tmp_path: Path) -> None:
-    cell = a_cell(fakes("ok"), kind="parity")
-    before = parity_cache.key(cell)
-    assert parity_cache.key(cell) == before
-    with (tmp_path / "plug-ins" / "fakes" / "ok.py").open("a") as file:
+    name = fakes("ok")
+    before = parity_key(name)
+    assert parity_key(name) == before
+    with (tmp_path / "plug-ins" / "plugged" / "ok.py").open("a") as file:
         file.write("# a change\n")
-    assert parity_cache.key(cell) != before
+    parity_cache.source_hash.cache_clear()
+    assert parity_key(name) != before
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+@pytest.mark.usefixtures("fresh_hashes")
+def test_every_source_that_decides_a_climb_is_among_those_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(parity_cache, "hash_files", lambda paths: (hashed.extend(paths), "0")[1])
+    parity_cache.source_hash("mnist_mlp", "jax")
+    for path in (
         "tasks/mnist_mlp.py", "tasks/batching.py", "tasks/spec.py", "backends/__init__.py", "backends/api.py",
         "backends/reference/session.py", "backends/reference/mlp.py", "backends/jax/session.py", "backends/jax/mlp.py",
         "bench/worker/parity.py", "bench/worker/loop.py",
-    ],
-)  # fmt: skip
-def test_every_source_that_decides_a_climb_is_among_those_hashed(path: str) -> None:
-    assert ROOT / path in parity_cache._sources("backends.jax")
+    ):  # fmt: skip
+        assert ROOT / path in hashed
+    parity_cache.source_hash.cache_clear()
 
 
+@pytest.mark.usefixtures("fresh_hashes")
 def test_a_task_outside_of_the_project_is_among_the_sources_of_its_climb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its spec may say the same while its code says something else."""
     monkeypatch.syspath_prepend(tmp_path)
     source = tmp_path / "outside_task.py"
-    source.write_text("from tests.fake_backend import preset")
-    cell = msgspec.structs.replace(a_cell("backends.reference", kind="parity"), task="outside_task")
-    before = parity_cache.key(cell)
-    source.write_text("from tests.fake_backend import preset  # and something else")
-    assert parity_cache.key(cell) != before
+    source.write_text("from tests.fakes.backend import preset")
+    before = parity_key("backends.reference", task="outside_task")
+    source.write_text("from tests.fakes.backend import preset  # and something else")
+    parity_cache.source_hash.cache_clear()
+    assert parity_key("backends.reference", task="outside_task") != before
 
 
 # Interruptions and full disks.
@@ -532,27 +532,26 @@ def test_a_task_outside_of_the_project_is_among_the_sources_of_its_climb(
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(143)], ids=repr)
 @pytest.mark.parametrize("at", [1, 4, 8])
 def test_an_interruption_keeps_what_is_finished_and_marks_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, interruption: BaseException
+    tmp_path: Path, at: int, interruption: BaseException
 ) -> None:
-    calls: list[Record] = []
+    calls: list[Cell] = []
 
-    def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
+    def answer(cell: Cell) -> Outcome:
         calls.append(cell)
         if len(calls) == at:
             raise interruption
-        return succeed(cell, folder, data_dir=data_dir)
+        return good(cell)
 
-    without_processes(monkeypatch, execute)
-    running = a_campaign(tmp_path, a_choice("a.a", "b.b"))
+    running = a_campaign(tmp_path, a_plan("a.a", "b.b"), execute=Answers(answer))
     with pytest.raises(type(interruption)):
-        running.run()
+        running.start()
     found = on_disk(tmp_path)
-    assert len(found) == len({which(cell) for cell in found}) == 8
-    finished = [cell for cell in found if cell.status == "ok"]
+    assert len(found) == len({which(one.cell) for one in found}) == 8
+    finished = [one.cell for one in found if one.outcome.status == "ok"]
     assert sorted(map(which, finished)) == sorted(map(which, calls[: at - 1]))
-    for cell in found:
-        if cell.status != "ok":
-            assert (cell.status, cell.reason) == ("interrupted", "the run was interrupted")
+    for one in found:
+        if one.outcome.status != "ok":
+            assert (one.outcome.status, one.outcome.reason) == ("interrupted", "the run was interrupted")
     assert not running.complete
 
 
@@ -560,7 +559,7 @@ def test_an_interruption_keeps_what_is_finished_and_marks_the_rest(
 def test_an_interruption_while_a_record_is_written_leaves_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    write, calls = record.write, []
+    write, calls = files.write, []
 
     def interrupted(path: Path, value: Any) -> None:
         calls.append(path)
@@ -568,31 +567,34 @@ def test_an_interruption_while_a_record_is_written_leaves_no_gap(
             raise KeyboardInterrupt
         write(path, value)
 
-    without_processes(monkeypatch)
-    monkeypatch.setattr(record, "write", interrupted)
-    running = a_campaign(tmp_path, a_choice("a.a", "b.b"))
+    monkeypatch.setattr(files, "write", interrupted)
+    running = a_campaign(tmp_path, a_plan("a.a", "b.b"), execute=Answers())
     with pytest.raises(KeyboardInterrupt):
-        running.run()
+        running.start()
     assert len(on_disk(tmp_path)) == 8
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_full_disk_is_an_error_and_every_earlier_record_is_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    write, calls = record.write_bytes, []
+    write, calls = files.write_bytes, []
 
-    def full(path: Path, content: bytes, *, via: Path | None = None) -> None:
-        calls.append(path)
+    def filling(path: Path, content: bytes, *, via: Path | None = None) -> None:
+        if path.parent.name == "records":  # not the cache's
+            calls.append(path)
         if len(calls) > after:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            full()
         write(path, content, via=via)
 
-    without_processes(monkeypatch)
-    monkeypatch.setattr(record, "write_bytes", full)
-    running = a_campaign(tmp_path, a_choice("a.a", "b.b"))
+    monkeypatch.setattr(files, "write_bytes", filling)
+    running = a_campaign(tmp_path, a_plan("a.a", "b.b"), execute=Answers())
     with pytest.raises(OSError, match="No space left on device"):
-        running.run()
+        running.start()
     assert len(on_disk(tmp_path)) == after
     assert [path.suffix for path in (tmp_path / "records").iterdir()] == [".json"] * after
 
@@ -600,12 +602,10 @@ def test_a_full_disk_is_an_error_and_every_earlier_record_is_intact(
 def test_a_disk_that_is_full_before_a_process_starts_is_an_error_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes, *, via: Path | None = None) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(record, "write_bytes", full)
+    run, cell = a_planned_cell()
+    monkeypatch.setattr(files, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device"):
-        campaign.execute(a_cell(), tmp_path, data_dir=None)
+        process.execute(run, cell, tmp_path, data_dir=None)
 
 
 def test_the_fake_task_is_what_a_task_must_be() -> None:
@@ -614,3 +614,10 @@ def test_the_fake_task_is_what_a_task_must_be() -> None:
     batches = list(task.eval_batches())
     assert [batch.items for batch in batches] == [16, 4]
     assert task.train_steps > 50
+
+
+def test_an_outcome_is_checked_against_its_cell() -> None:
+    run, cell = a_planned_cell(kind="memory")
+    timed = good(msgspec.structs.replace(cell, kind="speed"))
+    with pytest.raises(files.RecordError, match="status ok without figures of memory"):
+        files.check(Record(run=run, cell=cell, outcome=timed))

@@ -5,24 +5,27 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import psutil
 import pytest
 
 import backends
 from backends import Entry
-from bench.campaign import campaign
-from bench.cli import commands
-from bench.records import record
-from tests.conftest import TEST_BACKENDS_VARIABLE, a_record, a_run, assert_gone, backends_under_test
+from bench.campaign.campaign import Campaign
+from bench.cli import commands, running
+from bench.records import files
+from bench.records.record import Record
+from tests.builders import a_record, a_run
+from tests.conftest import TEST_BACKENDS_VARIABLE, assert_gone, backends_under_test, wait_until
+from tests.fakes.campaign import FAKE as NAME
+from tests.fakes.campaign import Answers
 
 ROOT = Path(__file__).parent.parent
-FAKE = ("--task", "tests.fake_backend", "--backend", "tests.fake_backend", "--device", "cpu")
+FAKE = ("--task", NAME, "--backend", NAME, "--device", "cpu")
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "optax")
 MISSING = Entry(module="no_such_module", needs=("no_such_module",), extra="pytorch")
 
@@ -66,8 +69,8 @@ def refusal(done: Done, code: int = 2) -> str:
     return line
 
 
-def records_in(folder: Path) -> list[record.Record]:
-    records, problems = record.read_folder(folder)
+def records_in(folder: Path) -> list[Record]:
+    records, problems = files.read_folder(folder)
     assert problems == []
     return records
 
@@ -95,7 +98,7 @@ print("loaded:", sorted(heavy & set(sys.modules)))
 
 def test_the_harness_itself_imports_no_framework() -> None:
     rooms = {
-        "bench.campaign": "campaign plan parity_cache", "bench.worker": "answer", "bench.cli": "commands progress",
+        "bench.campaign": "campaign plan parity_cache", "bench.worker": "answer", "bench.cli": "commands arms progress",
         "bench.report": "markdown terminal",
     }  # fmt: skip
     modules = " ".join(f"{room}.{name}" for room, names in rooms.items() for name in names.split())
@@ -158,7 +161,7 @@ def test_nothing_at_all_shows_the_help(bench: Callable[..., Done]) -> None:
     "name", ["no.such.module", "tests.no_such_module", "./backend", "../x/y.z", ".relative", "a..b", "a b.c"]
 )
 def test_a_module_that_is_no_backend_is_refused(bench: Callable[..., Done], name: str) -> None:
-    line = refusal(bench("run", "--task", "tests.fake_backend", "--backend", name))
+    line = refusal(bench("run", "--task", NAME, "--backend", name))
     assert name in line
     assert list(Path().iterdir()) == []
 
@@ -167,7 +170,7 @@ def test_a_module_that_is_no_backend_is_refused(bench: Callable[..., Done], name
     "name", ["no.such.module", "tests.no_such_module", "os.path", "../x/y.z", ".relative", "a b.c"]
 )
 def test_a_module_that_is_no_task_is_refused(bench: Callable[..., Done], name: str) -> None:
-    line = refusal(bench("run", "--task", name, "--backend", "tests.fake_backend"))
+    line = refusal(bench("run", "--task", name, "--backend", NAME))
     assert "--task" in line
 
 
@@ -179,7 +182,7 @@ def test_data_that_is_not_there_is_refused_with_what_was_expected(bench: Callabl
             "--task",
             "mnist_mlp",
             "--backend",
-            "tests.fake_backend",
+            NAME,
             "--preset",
             "standard",
             "--data-dir",
@@ -195,6 +198,9 @@ def test_an_output_that_cannot_be_written_is_refused(bench: Callable[..., Done],
     line = refusal(bench("run", *FAKE, "--output", output))
     assert output in line
     assert Path("file").read_text() == "in the way"
+
+
+Misbehave = Callable[[str], None]
 
 
 def everything_below(folder: Path) -> dict[str, bytes | None]:
@@ -258,13 +264,14 @@ def test_an_empty_path_is_refused_and_is_not_the_current_folder(
 
 @pytest.mark.parametrize("wrong", [("--task", "tests.no_such_task"), ("--threads", 1000), ("--effect", 0.05)], ids=str)
 def test_a_request_that_is_refused_leaves_nothing_behind(bench: Callable[..., Done], wrong: tuple[object, ...]) -> None:
-    refusal(bench("run", "--backend", "tests.fake_backend", *wrong, "--output", "run"))
+    refusal(bench("run", "--backend", NAME, *wrong, "--output", "run"))
     assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_gpu_that_is_not_there_is_refused(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.machine.describe.gpu_and_driver", lambda: (None, None))
-    assert "--device gpu" in refusal(bench("run", *FAKE[:-2], "--device", "gpu"))
+    line = refusal(bench("run", *FAKE[:-2], "--device", "gpu"))
+    assert "device gpu: there is no NVIDIA GPU with a driver here" in line
 
 
 def test_a_named_backend_that_is_not_installed_is_refused_before_anything_runs(
@@ -298,19 +305,17 @@ def test_without_any_framework_the_commands_that_add_one_are_told(
 def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"pytorch": MISSING, "tests.fake_backend": Entry("tests.fake_backend")}
+    known = {"pytorch": MISSING, NAME: Entry(NAME)}
     monkeypatch.setattr(backends, "BACKENDS", known)
-    done = bench(
-        "run", "--task", "tests.fake_backend", "--device", "cpu", "--rounds", 2, "--seeds", 1, "--output", "run"
-    )
+    done = bench("run", "--task", NAME, "--device", "cpu", "--rounds", 2, "--seeds", 1, "--output", "run")
     assert done.code == 0, done.error
     why = 'no_such_module not installed; add it with: pip install -c constraints.txt -e ".[pytorch]"'
     assert f"pytorch is not in the comparison: {why}" in done.out
     assert "| tests.fake" in done.out
     assert "Tables: run/table.md" in done.out
     found = records_in(Path("run"))
-    assert [(cell.backend, cell.status) for cell in found if cell.backend == "pytorch"] == [("pytorch", "skipped")]
-    assert all(cell.status == "ok" for cell in found if cell.backend != "pytorch")
+    statuses = [(one.cell.arm.backend, one.outcome.status) for one in found]
+    assert sorted(statuses) == [("pytorch", "skipped"), *[(NAME, "ok")] * 5]
     assert len(found) == 1 + 1 + 2 + 1 + 1
     # One line of progress for each, with what is left.
     progress = [line for line in done.error.splitlines() if line.startswith("[")]
@@ -335,9 +340,9 @@ def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
 
 
 def test_a_cell_that_fails_makes_the_exit_code_1_and_stands_in_the_table(
-    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Done], misbehave: Misbehave
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+    misbehave("raises in open")
     done = bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
     assert done.code == 1
     assert "RuntimeError: no session today" in done.out
@@ -346,10 +351,8 @@ def test_a_cell_that_fails_makes_the_exit_code_1_and_stands_in_the_table(
     assert "no session today" in Path("run/table.md").read_text()
 
 
-def test_the_output_is_a_new_folder_of_results_unless_named(
-    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+def test_the_output_is_a_new_folder_of_results_unless_named(bench: Callable[..., Done], misbehave: Misbehave) -> None:
+    misbehave("raises in open")
     bench("run", *FAKE, "--rounds", 1, "--seeds", 1)
     (folder,) = Path("results/local").iterdir()
     assert len(records_in(folder)) == 4
@@ -358,7 +361,7 @@ def test_the_output_is_a_new_folder_of_results_unless_named(
 def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = record.write_bytes, []
+    write, calls = files.write_bytes, []
 
     def full(path: Path, content: bytes, *, via: Path | None = None) -> None:
         calls.append(path)
@@ -366,13 +369,9 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content, via=via)
 
-    def failed(
-        cell: record.Record, folder: Path, *, data_dir: Path | None, interpreter: object = None
-    ) -> record.Record:
-        return msgspec.structs.replace(cell, status="failed", reason="not run in this test")
-
-    monkeypatch.setattr(record, "write_bytes", full)
-    monkeypatch.setattr(campaign, "execute", failed)
+    monkeypatch.setattr(files, "write_bytes", full)
+    failing = Answers(status="failed", reason="not run in this test")
+    monkeypatch.setattr(running, "Campaign", partial(Campaign, execute=failing))
     done = bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
     assert done.code == 1
     (line,) = [line for line in done.error.splitlines() if line.startswith("framework-bench: ")]
@@ -383,12 +382,12 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
 
 
 def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
-    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Done], misbehave: Misbehave
 ) -> None:
     command = ("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
-    monkeypatch.setenv("FAKE_BACKEND", "raises")
+    misbehave("raises")
     assert bench(*command).code == 1
-    monkeypatch.delenv("FAKE_BACKEND")
+    misbehave("ok")
     Path("run/records/foreign.json").write_text("{}")
     half = next(Path("run/records").glob("*-memory-*"))
     half.write_bytes(half.read_bytes()[:500])
@@ -398,7 +397,7 @@ def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
     assert said[0] == "continuing: 3 of 4 processes are done"
     assert f"records/{half.name}: not a record: " in said[1]
     assert said[1].endswith(f"; moved to run/corrupt/{half.stem}.1.json; it runs again")
-    name = "tests.fake_backend tests.fake_backend"
+    name = f"{NAME} {NAME}"
     assert said[2].startswith(f"{name} speed round 1 is kept as it is (failed: RuntimeError: the layer is broken")
     assert said[3].startswith(f"{name} quality seed 0 is kept as it is (failed: RuntimeError")
     assert said[4] == "to run again what failed, add --retry-failed"
@@ -406,71 +405,93 @@ def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
     Path("run/records/foreign.json").unlink()
     done = bench(*command, "--retry-failed")
     assert done.code == 0
-    assert [cell.status for cell in records_in(Path("run"))] == ["ok"] * 4
+    assert [one.outcome.status for one in records_in(Path("run"))] == ["ok"] * 4
 
 
 def test_a_run_with_other_options_into_the_same_folder_is_refused(
-    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Done], misbehave: Misbehave
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+    misbehave("raises in open")
     assert bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run").code == 1
     line = refusal(bench("run", *FAKE, "--rounds", 4, "--seeds", 1, "--output", "run"))
-    assert (
-        "--output run holds another comparison: --rounds of tests.fake_backend was 1, now 4; name a new folder" in line
-    )
+    assert f"--output run holds another comparison: --rounds of {NAME} was 1, now 4; name a new folder" in line
     assert len(records_in(Path("run"))) == 4
 
 
 # Interruptions.
 
 
+RUN = [sys.executable, "-m", "bench", "run", *FAKE, "--rounds", "2", "--seeds", "1", "--output"]
+
+
+def hanging(
+    tmp_path: Path, misbehave: Misbehave, *, interruptible: bool
+) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run whose first speed process hangs, and all processes below it."""
+    misbehave("hangs with a grandchild")
+
+    def as_a_shell_would() -> None:  # in the foreground, or with nohup or & in a script
+        signal.signal(signal.SIGINT, signal.SIG_DFL if interruptible else signal.SIG_IGN)
+
+    started = subprocess.Popen(
+        [*RUN, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=as_a_shell_would,
+    )  # fmt: skip
+    children: list[psutil.Process] = []
+
+    def hangs() -> bool:  # parity is done, and the speed process has a child of its own
+        assert started.poll() is None
+        children[:] = psutil.Process(started.pid).children(recursive=True)
+        return len(children) == 2
+
+    wait_until(hangs)
+    return started, children
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_and_leaves_no_gap_and_no_process(
-    tmp_path: Path, number: signal.Signals, code: int
+    tmp_path: Path, misbehave: Misbehave, number: signal.Signals, code: int
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "run",
-        *FAKE,
-        "--rounds",
-        "2",
-        "--seeds",
-        "1",
-        "--output",
-        str(tmp_path / "run"),
-    ]
-    env = {**os.environ, "FAKE_BACKEND": "hangs with a grandchild"}
-    speed = (
-        tmp_path
-        / "run"
-        / ".framework-bench-scratch"
-        / "request-tests.fake_backend-quick-speed-round01-tests.fake_backend.json"
-    )
-    with subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        patience = time.monotonic() + 60
-        while not speed.exists():  # parity is done, and the first speed process about to hang
-            assert running.poll() is None
-            assert time.monotonic() < patience
-            time.sleep(0.05)
-        while len(children := psutil.Process(running.pid).children(recursive=True)) < 2:  # it hangs, with its own child
-            assert time.monotonic() < patience
-            time.sleep(0.05)
-        running.send_signal(number)
-        _, error = running.communicate(timeout=30)
-    assert running.returncode == code
+    started, children = hanging(tmp_path, misbehave, interruptible=True)
+    started.send_signal(number)
+    _, error = started.communicate(timeout=30)
+    assert started.returncode == code
     assert "Traceback" not in error
     assert_gone(*[child.pid for child in children])
-    found = {(cell.kind, cell.round): cell for cell in records_in(tmp_path / "run")}
+    found = {(one.cell.kind, one.cell.round): one.outcome for one in records_in(tmp_path / "run")}
     assert set(found) == {("parity", 1), ("speed", 1), ("speed", 2), ("memory", 1), ("quality", 1)}
     assert found.pop(("parity", 1)).status == "ok"
-    assert {(cell.status, cell.reason) for cell in found.values()} == {("interrupted", "the run was interrupted")}
+    assert {(one.status, one.reason) for one in found.values()} == {("interrupted", "the run was interrupted")}
     assert "interrupted" in (tmp_path / "run" / "table.md").read_text()
     if number == signal.SIGINT:
         assert error.splitlines()[-1] == "framework-bench: interrupted; what was finished is kept"
+
+
+@pytest.mark.slow
+def test_a_run_that_was_started_to_ignore_ctrl_c_goes_on_and_still_ends_by_sigterm(
+    tmp_path: Path, misbehave: Misbehave
+) -> None:
+    """As a run with nohup or in a script's background does."""
+    started, children = hanging(tmp_path, misbehave, interruptible=False)
+    started.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.wait(1)
+    started.send_signal(signal.SIGTERM)
+    _, error = started.communicate(timeout=30)
+    assert started.returncode == 143
+    assert "Traceback" not in error
+    assert_gone(*[child.pid for child in children])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_started_to_ignore_ctrl_c_comes_to_its_end(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *RUN, str(tmp_path / "run")], cwd=ROOT, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {one.outcome.status for one in records_in(tmp_path / "run")} == {"ok"}
 
 
 # Verify.
@@ -489,14 +510,12 @@ def test_verify_prints_every_rung(bench: Callable[..., Done]) -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "wrong learning rate")
+def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], misbehave: Misbehave) -> None:
+    misbehave("wrong learning rate")
     done = bench("verify", *FAKE)
     assert done.code == 1
     (line,) = done.error.splitlines()
-    assert line.startswith(
-        "framework-bench: tests.fake_backend tests.fake_backend: parity: fell at rung 5 (one update)"
-    )
+    assert line.startswith(f"framework-bench: {NAME} {NAME}: parity: fell at rung 5 (one update)")
     assert "FAILED float64 on cpu  5 one update" in done.out
 
 
@@ -511,7 +530,7 @@ def test_a_folder_without_records_is_refused(bench: Callable[..., Done]) -> None
 def test_good_records_are_shown_and_each_bad_file_is_a_line(bench: Callable[..., Done]) -> None:
     Path("run/records").mkdir(parents=True)
     for number, cell in enumerate(a_run({"alpha": [100.0, 101.0], "beta": [50.0, 51.0]})):
-        record.write(Path(f"run/records/{number:02}.json"), cell)
+        files.write(Path(f"run/records/{number:02}.json"), cell)
     clean = bench("report", "run")
     assert (clean.code, clean.error) == (0, "")
     Path("run/records/half.json").write_bytes(Path("run/records/00.json").read_bytes()[:200])
@@ -539,15 +558,15 @@ def test_only_foreign_files_are_no_report(bench: Callable[..., Done]) -> None:
 
 def test_a_report_changes_nothing(bench: Callable[..., Done]) -> None:
     Path("run/records").mkdir(parents=True)
-    record.write(Path("run/records/one.json"), a_record())
+    files.write(Path("run/records/one.json"), a_record())
     bench("report", "run")
     assert [str(path) for path in sorted(Path("run").rglob("*"))] == ["run/records", "run/records/one.json"]
 
 
-def a_folder(name: str, made: list[record.Record]) -> Path:
+def a_folder(name: str, made: list[Record]) -> Path:
     (Path(name) / "records").mkdir(parents=True)
     for number, cell in enumerate(made):
-        record.write(Path(name) / "records" / f"{number:02}.json", cell)
+        files.write(Path(name) / "records" / f"{number:02}.json", cell)
     return Path(name)
 
 
@@ -555,9 +574,9 @@ TWO_ROUNDS = {"alpha": [100.0, 101.0], "beta": [50.0, 51.0]}
 
 
 def test_several_folders_make_one_report_with_a_table_for_each_run(bench: Callable[..., Done]) -> None:
-    one = a_folder("one", a_run(TWO_ROUNDS, order_seed=1))
-    two = a_folder("two", a_run({"alpha": [200.0, 202.0]}, order_seed=2))
-    copy = a_folder("copy", a_run(TWO_ROUNDS, order_seed=1))
+    one = a_folder("one", a_run(TWO_ROUNDS, id="1"))
+    two = a_folder("two", a_run({"alpha": [200.0, 202.0]}, id="2"))
+    copy = a_folder("copy", a_run(TWO_ROUNDS, id="1"))
     alone = bench("report", one).out
     both = bench("report", one, two)
     assert both.code == 0
@@ -594,10 +613,10 @@ def test_plots_go_into_a_new_folder_only(bench: Callable[..., Done]) -> None:
 
 
 def test_a_comparison_ends_with_the_code_that_was_asked_for(bench: Callable[..., Done]) -> None:
-    a_folder("before", a_run(TWO_ROUNDS, order_seed=1))
-    a_folder("same", a_run(TWO_ROUNDS, order_seed=2))
-    a_folder("slower", a_run({"alpha": [10.0, 10.1], "beta": [50.0, 51.0]}, order_seed=3))
-    a_folder("lost", a_run({"alpha": [100.0, 101.0]}, order_seed=3))
+    a_folder("before", a_run(TWO_ROUNDS, id="1"))
+    a_folder("same", a_run(TWO_ROUNDS, id="2"))
+    a_folder("slower", a_run({"alpha": [10.0, 10.1], "beta": [50.0, 51.0]}, id="3"))
+    a_folder("lost", a_run({"alpha": [100.0, 101.0]}, id="3"))
     a_folder("other", a_run(TWO_ROUNDS, task="other"))
     for after, plain, gate in (("same", 0, 0), ("slower", 0, 1), ("lost", 0, 1)):
         assert bench("compare", "before", after).code == plain

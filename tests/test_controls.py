@@ -2,52 +2,53 @@
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from bench.campaign import campaign, plan
-from bench.campaign.plan import Choice
+from bench.process.execute import execute
 from bench.records.record import Record
 from bench.report import grouping, markdown
 from bench.worker.answer import too_good
 from tasks.spec import Target
-from tests.conftest import BACKENDS_UNDER_TEST, a_ladder, a_timing
+from tests.builders import a_ladder, a_timing, changed
+from tests.conftest import BACKENDS_UNDER_TEST
+from tests.fakes.campaign import a_plan
 
 BACKEND = BACKENDS_UNDER_TEST[:1]  # one is enough: the fault is not a framework's
 
 
 def trained(task: str, folder: Path) -> list[Record]:
     """A training with the real worker, beside a ladder and a speed that are beyond reproach."""
-    choice = Choice(
-        tasks=[task], backends=BACKEND, absent=[], preset="quick", device="cpu", precision="float32", rounds=1, seeds=1,
-        data_dir=None, order_seed=1,
-    )  # fmt: skip
-    (cell,) = plan.make(task, choice).quality(choice)
-    quality = campaign.execute(cell, folder, data_dir=None)
-    assert quality.status == "ok", quality.reason
-    ok = msgspec.structs.replace(cell, status="ok", reason=None)
+    made = a_plan(*BACKEND, tasks=[task], preset="quick")
+    (cell,) = made.of_kind("quality")
+    quality = execute(made.run, cell, folder, data_dir=None)
+    assert quality.outcome.status == "ok", quality.outcome.reason
     ladders = [a_ladder(precision="float64"), a_ladder()]
-    speed = msgspec.structs.replace(ok, kind="speed", timings=a_timing(1000), parity=ladders)
-    return [msgspec.structs.replace(ok, kind="parity", parity=ladders), speed, quality]
+    climb = changed(quality, kind="parity", quality=None, ladders=ladders)
+    return [climb, changed(quality, kind="speed", quality=None, timings=a_timing(1000), ladders=ladders), quality]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BACKEND, reason="no framework is under test")
 def test_shuffled_labels_are_not_ranked(tmp_path: Path) -> None:
-    records = trained("tests.shuffled_labels", tmp_path)
-    assert records[-1].quality is not None
-    assert abs(records[-1].quality.metrics["accuracy"] - 0.5) < 0.15
+    records = trained("tests.children.shuffled_labels", tmp_path)
+    quality = records[-1].outcome.quality
+    assert quality is not None
+    assert abs(quality.metrics["accuracy"] - 0.5) < 0.15
     (section,) = grouping.sections(records)
     assert section.ranked == []
-    assert section.rows[0].excluded == "outside the target accuracy >= 0.84 and <= 0.97 in 1 of 1 trainings"
+    assert section.rows[0].excluded == "outside the target accuracy >= 0.84 and <= 0.97 in the mean of 1 trainings"
     assert "too good" not in markdown.render(records)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BACKEND, reason="no framework is under test")
 def test_leaked_labels_are_flagged_as_too_good(tmp_path: Path) -> None:
-    records = trained("tests.leaked_labels", tmp_path)
+    records = trained("tests.children.leaked_labels", tmp_path)
     (section,) = grouping.sections(records)
     assert section.ranked == []
-    assert "is too good, accuracy >= 0.84 and <= 0.97: were the answers in the inputs?" in records[-1].remarks[0]
+    assert (
+        "is too good, accuracy >= 0.84 and <= 0.97: were the answers in the inputs?" in records[-1].outcome.remarks[0]
+    )
     assert "were the answers in the inputs?" in markdown.render(records)
 
 

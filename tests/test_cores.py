@@ -6,19 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from bench.campaign import plan
+from backends import Entry
 from bench.cli import commands
-from bench.machine import cores, describe
-from bench.process import launch
-from bench.records import record
-from bench.records.record import Record
-from bench.report import grouping, summary
-from bench.worker.answer import Request
-from tests.conftest import a_row, a_run
-from tests.test_campaign import a_cell, a_choice
+from bench.machine import cores
+from bench.process import environment, launch
+from bench.process.request import Request
+from bench.records import files
+from bench.records.record import Arm, Outcome
+from bench.report import facts, grouping
+from tests.builders import a_row
+from tests.fakes.campaign import FAKE, a_plan, a_planned_cell, an_arm
 
 pytestmark = pytest.mark.skipif(not cores.usable(), reason="this system has no CPU affinity")
 
@@ -78,56 +77,52 @@ def test_a_module_runs_on_the_named_cores_from_its_first_line(tmp_path: Path, mo
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     core = cores.usable()[-1]
     command = [sys.executable, "-m", "bench.machine.cores", str(core), "told", "1", "--two"]
-    done = subprocess.run(command, env=launch.worker_env({}, device="cpu"), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == f"['1', '--two'] [{core}] False\n"
 
 
-def run_worker(folder: Path, cell: Record, *, pinned: list[int]) -> Record:
+def child_environment() -> dict[str, str]:
+    return environment.for_child(Entry(FAKE), an_arm())
+
+
+def run_worker(folder: Path, arm: Arm, *, kind: str = "memory", pinned: list[int]) -> Outcome:
     request, answer = folder / "request.json", folder / "answer.json"
-    record.write(request, Request(cell))
-    ending = launch.run(
-        launch.worker_command(request, answer, cores=pinned),
-        env=launch.worker_env({}, device="cpu"),
-        log=folder / "log",
-        timeout_s=120,
-    )
+    _, cell = a_planned_cell(arm, kind=kind)
+    files.write(request, Request(cell, None, []))
+    command = launch.worker_command(request, answer, cores=pinned)
+    ending = launch.run(command, env=child_environment(), log=folder / "log", timeout_s=120)
     assert ending.status == "ok", (folder / "log").read_text()
-    return record.read(answer)
+    return files.read_outcome(answer)
 
 
 @pytest.mark.parametrize("kind", ["speed", "memory", "quality"])
 def test_the_number_of_threads_is_in_force_and_read_back(tmp_path: Path, kind: str) -> None:
-    done = run_worker(tmp_path, a_cell(kind=kind, threads=1), pinned=cores.first(1))
+    done = run_worker(tmp_path, an_arm(threads=1), kind=kind, pinned=cores.first(1))
     assert (done.status, done.reason) == ("ok", None)
     assert done.settings["cores"] == 1
-    assert done.machine == describe.describe()
 
 
 def test_threads_that_were_not_in_force_make_a_record_invalid(tmp_path: Path) -> None:
     count = len(cores.usable())
-    done = run_worker(tmp_path, a_cell(kind="memory", threads=count + 1), pinned=[])
+    done = run_worker(tmp_path, an_arm(threads=count + 1), pinned=[])
     assert done.status == "invalid"
     assert done.reason == f"cores {count + 1} was asked for, {count} was in force"
 
 
 def test_without_threads_every_usable_core_is_in_force(tmp_path: Path) -> None:
-    done = run_worker(tmp_path, a_cell(kind="memory"), pinned=[])
-    assert (done.status, done.threads, done.settings["cores"]) == ("ok", None, len(cores.usable()))
+    done = run_worker(tmp_path, an_arm(), pinned=[])
+    assert (done.status, done.settings["cores"]) == ("ok", len(cores.usable()))
 
 
 def test_threads_are_in_every_record_of_a_plan() -> None:
-    choice = a_choice(threads=1)
-    made = plan.make("tests.fake_backend", choice)
-    cells = [*made.parity(choice), *next(made.rounds(choice)), *made.memory(choice), *made.quality(choice)]
-    assert {cell.threads for cell in cells} == {1}
+    assert {cell.arm.threads for cell in a_plan(an_arm(threads=1)).cells} == {1}
 
 
 # The command line.
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threads: int) -> str:
-    fake = "tests.fake_backend"
-    arguments = ["run", "--task", fake, "--backend", fake, "--device", "cpu", "--threads", str(threads)]
+    arguments = ["run", "--task", FAKE, "--backend", FAKE, "--device", "cpu", "--threads", str(threads)]
     monkeypatch.setattr(sys, "argv", ["framework-bench", *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert commands.main() == 2
@@ -141,7 +136,7 @@ def test_more_threads_than_cores_are_refused(
     monkeypatch.chdir(tmp_path)
     count = len(cores.usable())
     line = refused(monkeypatch, capsys, count + 1)
-    assert f"--threads {count + 1}: this process may use {count} cores" in line
+    assert f"--threads: {count + 1} threads, but this process may use {count} cores" in line
 
 
 def test_a_system_without_affinity_refuses_threads(
@@ -156,17 +151,9 @@ def test_a_system_without_affinity_refuses_threads(
 # Reports.
 
 
-def test_different_numbers_of_threads_stand_in_tables_of_their_own() -> None:
+def test_different_numbers_of_threads_stand_in_one_table_which_says_so() -> None:
     made = [*a_row("fast", [200.0]), *a_row("slow", [100.0], threads=1)]
-    assert sorted([row.backend for row in section.rows] for section in grouping.sections(made)) == [["fast"], ["slow"]]
-    machines = [dict(summary.facts(section))["Machine"] for section in grouping.sections(made)]
-    assert sorted(text.partition(", 8 GiB")[0] for text in machines) == [
-        "A CPU, 1 of 2 cores in use",
-        "A CPU, 2 cores in use",
-    ]
-
-
-def test_the_same_number_of_threads_stands_in_one_table() -> None:
-    made = a_run({"fast": [200.0], "slow": [100.0]}, threads=2)
-    (section,) = grouping.sections([msgspec.structs.replace(one) for one in made])
-    assert [row.backend for row in section.rows] == ["fast", "slow"]
+    (section,) = grouping.sections(made)
+    assert [(row.name, row.arm.threads) for row in section.rows] == [("fast", None), ("slow", 1)]
+    assert section.common("threads") is None
+    assert "1" in dict(facts.facts(section))["Machine"].partition(" in use")[0]

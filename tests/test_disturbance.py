@@ -16,7 +16,7 @@ from bench.records.record import GpuState
 from bench.stats import verdict
 from bench.worker import disturbance
 from bench.worker.disturbance import Counters
-from tests import fake_nvml
+from tests.fakes import nvml as fake_nvml
 
 QUIET = GpuState(clock_mhz=1980, temperature_celsius=40, power_watts=300.0, throttle_reasons=[], other_processes=0)
 
@@ -50,6 +50,15 @@ def test_without_the_kernels_counters_the_rule_does_not_apply() -> None:
     found = disturbance.assess(inside, load=None, gpu=None)
     shares = (found.others_share, found.siblings_share, found.stolen_share, found.withheld_share)
     assert (shares, found.disturbed) == ((None,) * 4, None)
+
+
+@pytest.mark.parametrize(("wall_s", "known"), [(0.02, False), (0.34, False), (0.35, True)])
+def test_a_window_in_which_one_tick_of_the_kernels_counter_decides_is_not_judged_by_it(
+    wall_s: float, known: bool
+) -> None:
+    inside = Counters(wall_s=wall_s, own_cpu_s=wall_s, busy_s=100 * wall_s)
+    found = disturbance.assess(inside, load=None, gpu=None)
+    assert (found.others_share is not None, found.disturbed is not None) == (known, known)
 
 
 def test_the_limit_is_what_could_move_a_ratio_by_the_margin() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from bench.campaign import campaign, plan
+from bench.process.execute import execute
 from bench.records.record import Energy
 from bench.worker import answer as worker
 from bench.worker import disturbance, energy
 from bench.worker.energy import Meter
-from tests import fake_nvml
-from tests.conftest import a_record, a_row, a_timing
-from tests.test_campaign import a_cell, a_choice
+from tests.builders import a_record, a_row, a_timing
+from tests.fakes import nvml as fake_nvml
+from tests.fakes.campaign import a_plan, a_planned_cell
 
 SECOND = 10**6  # microjoules in a joule
 
@@ -128,11 +128,10 @@ def test_a_card_without_a_counter_and_a_machine_without_a_driver_are_told(
 
 
 def test_energy_is_asked_of_speed_processes_only() -> None:
-    choice = a_choice(energy=True)
-    made = plan.make("tests.fake_backend", choice)
-    assert all(cell.energy and cell.energy.joules is None for cells in made.rounds(choice) for cell in cells)
-    assert not any(cell.energy for cell in [*made.parity(choice), *made.memory(choice), *made.quality(choice)])
-    assert not any(cell.energy for cells in made.rounds(a_choice()) for cell in cells)
+    cells = a_plan(energy=True).cells
+    assert {cell.kind for cell in cells if cell.energy} == {"speed"}
+    assert all(cell.energy for cell in cells if cell.kind == "speed")
+    assert not any(cell.energy for cell in a_plan().cells)
 
 
 @pytest.mark.parametrize(("readable", "min_window_s"), [(True, energy.MIN_WINDOW_S), (False, None)])
@@ -150,8 +149,8 @@ def test_a_window_is_made_longer_only_where_there_is_a_counter(
 
 
 def test_a_process_answers_with_joules_or_with_the_reason(tmp_path: Path) -> None:
-    asked = Energy(None, reason="the process did not come to its end")
-    done = campaign.execute(a_cell(kind="speed", energy=asked), tmp_path, data_dir=None)
+    run, cell = a_planned_cell(energy=True)
+    done = execute(run, cell, tmp_path, data_dir=None).outcome
     assert done.status == "ok"
     assert done.energy is not None
     assert (done.energy.joules is None) == (Meter(device="cpu").missing is not None)
@@ -171,18 +170,18 @@ def with_energy(*found: Energy | None) -> list[Any]:
 
 
 def test_tables_show_energy_only_where_a_counter_was_read() -> None:
-    from bench.report import grouping, markdown, summary, table_csv
+    from bench.report import facts, grouping, markdown, table_csv
 
     counted = with_energy(*(Energy(joules, source="NVML, the whole card") for joules in (400.0, 500.0, 900.0)))
     (section,) = grouping.sections(counted)
-    assert dict(summary.facts(section))["Energy per image"] == "alpha 0.500 J (NVML, the whole card)"  # 1,000 images
+    assert dict(facts.facts(section))["Energy per image"] == "alpha 0.500 J (NVML, the whole card)"  # 1,000 images
     (cells,) = csv.DictReader(io.StringIO(table_csv.render(counted)))
     assert float(cells["joules_per_item"]) == 0.5
 
     without = with_energy(Energy(None, reason=energy.NO_RAPL))
     (section,) = grouping.sections(without)
-    assert "Energy per image" not in dict(summary.facts(section))
-    assert ("Not measured", f"energy of alpha: {energy.NO_RAPL}") in summary.facts(section)
+    assert "Energy per image" not in dict(facts.facts(section))
+    assert ("Not measured", f"energy of alpha: {energy.NO_RAPL}") in facts.facts(section)
     assert "nergy" not in markdown.render(with_energy(None))
     assert "joules" not in table_csv.render(with_energy(None))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import record
+from bench.records import files
 from bench.records.record import Record
 from tests.conftest import BACKENDS_UNDER_TEST
 
@@ -56,20 +56,22 @@ def test_the_how_to_has_two_files_and_a_proof_and_a_comparison_of_each() -> None
         assert len(numbers) >= 3
 
 
+@pytest.mark.slow
 def test_a_backend_of_ones_own_is_proven_and_measured(package: Path) -> None:
     proven = follow(the_command("verify", "mypackage.softmax"), package)
     assert proven.count("  ok ") == 14
     compared = the_command("run", "mypackage.softmax").replace(" --backend jax", "")
     out = follow(compared, package, "--rounds", "1", "--output", "made")
-    records, problems = record.read_folder(package / "made")
+    records, problems = files.read_folder(package / "made")
     assert problems == []
-    assert sorted(one.kind for one in records) == ["memory", "parity", "quality", "speed"]
-    assert all(one.status == "ok" for one in records)
-    assert {(one.task, one.backend) for one in records} == {("mypackage.clusters", "mypackage.softmax")}
+    assert sorted(one.cell.kind for one in records) == ["memory", "parity", "quality", "speed"]
+    assert all(one.outcome.status == "ok" for one in records)
+    assert {(one.cell.task, one.cell.arm.backend) for one in records} == {("mypackage.clusters", "mypackage.softmax")}
     assert accuracy(records) >= 0.9
     assert "points/s" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_a_task_of_ones_own_is_the_same_in_a_framework(name: str, package: Path) -> None:
     (verify, _) = [command for command in COMMANDS if "--backend" not in command]
@@ -77,6 +79,6 @@ def test_a_task_of_ones_own_is_the_same_in_a_framework(name: str, package: Path)
 
 
 def accuracy(records: list[Record]) -> float:
-    (training,) = [one.quality for one in records if one.kind == "quality"]
+    (training,) = [one.outcome.quality for one in records if one.cell.kind == "quality"]
     assert training is not None
     return training.metrics["accuracy"]

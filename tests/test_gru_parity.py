@@ -23,7 +23,8 @@ from backends.reference.session import ReferenceSession
 from bench.worker import loop, parity
 from tasks.gru_lm import PARITY_CLIP_NORM, GruLm
 from tasks.spec import Array, Batch, Params, Task
-from tests.gru_in_one_framework import SAMPLED, small_task
+from tests.children.gru_in_one_framework import SAMPLED, small_task
+from tests.drawing import Subject
 
 FRAMEWORKS = ("pytorch", "tensorflow", "jax")
 EMBEDDING = "embedding/embedding"
@@ -40,13 +41,13 @@ def the_task() -> GruLm:
 
 @cache
 def ran(name: str) -> dict[str, Any]:
-    """What tests.gru_in_one_framework prints for a backend."""
+    """What tests.children.gru_in_one_framework prints for a backend."""
     missing = backends.find(name).missing()
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed; add it with: {backends.find(name).install_command}")
     entry = backends.find(name)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.gru_in_one_framework", name],
+        [sys.executable, "-m", "tests.children.gru_in_one_framework", name],
         env={**os.environ, **entry.env, **entry.env_cpu, "CUDA_VISIBLE_DEVICES": ""},
         cwd=Path(__file__).parents[1],
         capture_output=True,
@@ -78,26 +79,13 @@ def test_the_kernels_of_a_cpu_are_named(name: str, kernels: str) -> None:
 # The faults, planted in the reference.
 
 
-class Subject:
-    """A backend made of one class of sessions."""
-
-    def __init__(self, session: Callable[[Task, Params], ReferenceSession]) -> None:
-        self.session = session
-
-    def versions(self) -> Mapping[str, str]:
-        return {}
-
-    def open_session(self, task: Task, params: Params, options: Options) -> ReferenceSession:
-        return self.session(task, params)
-
-
-def caught_at(session: Callable[[Task, Params], ReferenceSession]) -> str:
-    """The name of the rung at which the ladder ends, or "top"."""
-    ladder = parity.climb(Subject(session), the_task(), Options(precision="float64"))
+def caught_at(session: Callable[..., ReferenceSession]) -> str:
+    """The name of the rung at which the ladder ends, or "top"; dropout and the full size are tested elsewhere."""
+    ladder = parity.climb(Subject(session), the_task(), Options(precision="float64"), timed=False)
     return "top" if ladder.passed else ladder.rungs[-1].name
 
 
-def with_cell(cell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Task, Params], ReferenceSession]:
+def with_cell(cell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ReferenceSession]:
     """Sessions whose forward pass uses another cell; the arbiter's is left alone."""
 
     def forward(*arguments: Any) -> Any:
@@ -106,8 +94,8 @@ def with_cell(cell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Call
             return gru.forward(*arguments)
 
     class Session(ReferenceSession):
-        def __init__(self, task: Task, params: Params) -> None:
-            super().__init__(task, params)
+        def __init__(self, task: Task, params: Params, *, seed: int) -> None:
+            super().__init__(task, params, seed=seed)
             self.model = Model(forward, gru.initial_state)
 
     return Session

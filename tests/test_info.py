@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import backends
 import tasks
 from backends import Entry
 from bench.cli import commands, info
-from bench.records import record
+from bench.records import files
 from tasks.spec import SpecError
+from tests.fakes.campaign import FAKE as NAME
 
 ROOT = Path(__file__).parent.parent
-FAKE = ("--task", "tests.fake_backend", "--backend", "tests.fake_backend", "--device", "cpu")
+FAKE = ("--task", NAME, "--backend", NAME, "--device", "cpu")
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax", "optax")
 
 
@@ -50,13 +52,15 @@ def test_info_says_what_is_installed_and_what_would_add_the_rest(monkeypatch: py
         "absent": Entry("absent", needs=("numpy", "no_such_module"), extra="absent", distributions=("numpy",)),
     }
     monkeypatch.setattr(backends, "BACKENDS", known)
+    monkeypatch.setattr(backends, "modes", lambda name: {"default": "as it is", "fast": f"{name}, but faster"})
     lines = info.text().splitlines()
-    (here,) = [line.split() for line in lines if line.startswith("  here")]
+    (here,) = [line.split() for line in lines if line.startswith("  here ")]
     assert here[1] == "numpy"
     assert here[2][0].isdigit()
     assert "no-such-distribution" not in here
-    (absent,) = [line for line in lines if line.startswith("  absent")]
+    (absent,) = [line for line in lines if line.startswith("  absent ")]
     assert 'no_such_module not installed; add it with: pip install -c constraints.txt -e ".[absent]"' in absent
+    assert "  here:fast           here, but faster" in lines
 
 
 def test_info_as_json_has_the_same_and_no_path(
@@ -117,15 +121,18 @@ def test_verify_as_json_is_the_records_of_the_climbs(
 ) -> None:
     assert command(monkeypatch, "verify", *FAKE, "--json") == 0
     (climbed,) = json.loads(capsys.readouterr().out)
-    one = record.decode(json.dumps(climbed).encode())
-    assert (one.kind, one.status) == ("parity", "ok")
-    assert [(ladder.precision, ladder.passed) for ladder in one.parity] == [("float64", True), ("float32", True)]
+    one = files.decode(json.dumps(climbed).encode())
+    assert (one.cell.kind, one.outcome.status) == ("parity", "ok")
+    assert [(ladder.precision, ladder.passed) for ladder in one.ladders] == [("float64", True), ("float32", True)]
 
 
 def test_run_as_json_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    misbehave: Callable[[str], None],
 ) -> None:
-    monkeypatch.setenv("FAKE_BACKEND", "raises in open")
+    misbehave("raises in open")
     run = ("run", *FAKE, "--rounds", "1", "--seeds", "1", "--json", "--output")
     assert command(monkeypatch, *run, str(tmp_path / "run")) == 1
     (line,) = capsys.readouterr().out.splitlines()

@@ -6,20 +6,21 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench.process import launch, phases
+from backends import Entry
+from bench.process import environment, launch, phases
 from bench.process.launch import LOG_BYTES, Ending
+from bench.records.record import Arm
 from bench.worker import memory
-from tests.conftest import assert_gone
+from tests.conftest import assert_gone, wait_until
 
 ROOT = Path(__file__).parent.parent
-LONG_S = 60.0  # a deadline that is not meant to be reached
+LONG_S = 120.0  # a deadline that is not meant to be reached
 
 
 def run(
@@ -189,31 +190,34 @@ def test_an_interrupted_parent_takes_its_child_along(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
 
     def interrupt() -> None:
-        while not pid_file.exists() or not pid_file.read_text():
-            time.sleep(0.02)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text() != "")
         os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # with nohup or & it would be ignored
 
     threading.Thread(target=interrupt, daemon=True).start()
     code = f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, code)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, code)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_gone(int(pid_file.read_text()))
 
 
 def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_path: Path) -> None:
     code = """
-        import os, sys
+        import os, signal, sys
         from pathlib import Path
         from bench.process import launch
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         child = "import os, time; print(os.getpid(), file=open({pid!r}, 'w'), flush=True); time.sleep(60)"
         launch.run([sys.executable, "-c", child], env=os.environ, log=Path({log!r}), timeout_s=60)
         """
     pid_file = tmp_path / "pid"
     program = textwrap.dedent(code).format(pid=str(pid_file), log=str(tmp_path / "log"))
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as parent:
-        while not pid_file.exists() or not pid_file.read_text().endswith("\n"):
-            assert parent.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
         parent.send_signal(signal.SIGINT)
         _, error = parent.communicate(timeout=20)
     assert b"KeyboardInterrupt" in error
@@ -235,7 +239,7 @@ def test_no_descriptor_and_no_thread_is_left(tmp_path: Path) -> None:
 
 # Phases.
 
-TELLS = "from bench import phases; phases.attach(); "
+TELLS = "from bench.process import phases; phases.attach(); "
 
 
 def test_a_phase_has_its_own_deadline_from_its_beginning(tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ def test_a_phase_that_is_none_changes_nothing(tmp_path: Path, told: str) -> None
 
 
 def test_a_worker_that_was_started_by_hand_tells_nobody() -> None:
-    program = "from bench import phases; phases.attach(); phases.enter('a'); print('well')"
+    program = "from bench.process import phases; phases.attach(); phases.enter('a'); print('well')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert (done.stdout, done.stderr) == ("well\n", "")
 
@@ -305,9 +309,7 @@ launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_p
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env) as parent:
-        while not (tmp_path / "pids").exists():
-            assert parent.poll() is None
-            time.sleep(0.02)
+        wait_until((tmp_path / "pids").exists)
         parent.kill()
     assert_gone(*map(int, (tmp_path / "pids").read_text().split()))
 
@@ -315,7 +317,7 @@ launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_p
 def test_a_worker_whose_parent_is_gone_before_it_could_ask_for_a_signal_ends_itself() -> None:
     told, tell = os.pipe()
     lifeline, held = os.pipe()
-    program = "from bench import phases; phases.attach(); import time; time.sleep(60)"
+    program = "from bench.process import phases; phases.attach(); import time; time.sleep(60)"
     env = {**os.environ, phases.VARIABLE: f"{tell},{lifeline}"}
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, env=env, pass_fds=(tell, lifeline), start_new_session=True
@@ -334,33 +336,6 @@ def test_no_grandchild_inherits_the_pipes(tmp_path: Path) -> None:
     assert log.split() == [b"0", b"1", b"2", b"3", b"None"]  # 3 is the folder that ls reads
 
 
-# Its environment.
-
-
-def test_no_gpu_is_in_sight_where_the_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert launch.worker_env({}, device="cpu")["CUDA_VISIBLE_DEVICES"] == "-1"
-    assert launch.worker_env({}, device="gpu")["CUDA_VISIBLE_DEVICES"] == "0"
-
-
-def test_a_backends_own_settings_go_over_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
-    monkeypatch.setenv("KEPT", "1")
-    env = launch.worker_env({"KERAS_BACKEND": "tensorflow"}, device="cpu")
-    assert (env["KERAS_BACKEND"], env["KEPT"]) == ("tensorflow", "1")
-    assert os.environ["KERAS_BACKEND"] == "torch"
-
-
-@pytest.mark.parametrize("before", [None, "/somewhere/else"])
-def test_a_clone_is_importable_and_the_users_path_stays(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
-    if before is None:
-        monkeypatch.delenv("PYTHONPATH", raising=False)
-    else:
-        monkeypatch.setenv("PYTHONPATH", before)
-    path = launch.worker_env({}, device="cpu")["PYTHONPATH"].split(os.pathsep)
-    assert path == [str(ROOT), *filter(None, [before])]
-
-
 def test_a_module_in_the_current_folder_does_not_shadow_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,7 +345,8 @@ def test_a_module_in_the_current_folder_does_not_shadow_the_workers(
     (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('shadowed')")
     command = launch.worker_command(tmp_path / "no request", tmp_path / "no record")
     log = tmp_path / "log"
-    ending = launch.run(command, env=launch.worker_env({}, device="cpu"), log=log, timeout_s=LONG_S)
+    env = environment.for_child(Entry("a"), Arm(name="a", backend="a.b"))
+    ending = launch.run(command, env=env, log=log, timeout_s=LONG_S)
     assert ending.status == "failed"
     assert b"shadowed" not in log.read_bytes()
     assert ending.reason is not None

@@ -13,7 +13,7 @@ import pytest
 from bench.records.record import Timings
 from bench.worker import loop
 from bench.worker.loop import DISTINCT_BATCHES, Diverged
-from tasks.spec import Batch
+from tasks.spec import Batch, Preset
 
 STEP_S, WAIT_S, PUT_S = 0.25, 0.5, 0.125  # powers of two: sums are exact
 
@@ -87,7 +87,9 @@ def a_preset(clock: Clock, batches: Iterator[Batch], *, warmup_steps: int, block
             yield batch
 
     task = SimpleNamespace(train_batches=train_batches)
-    return SimpleNamespace(task=task, warmup_steps=warmup_steps, block_steps=block_steps, blocks=blocks)
+    return SimpleNamespace(
+        task=task, warmup_steps=warmup_steps, block_steps=block_steps, blocks=blocks, min_window_s=1.0
+    )
 
 
 def endless(batch: Batch) -> Iterator[Batch]:
@@ -163,12 +165,17 @@ def test_the_window_grows_by_whole_blocks_until_it_is_long_enough(min_window_s: 
     assert window.items == 4 * blocks
 
 
-def test_the_window_lasts_a_second_unless_something_else_is_asked() -> None:
+@pytest.mark.parametrize(("preset_s", "blocks"), [(None, 2), (0.5, 1), (2.5, 3)])
+def test_the_window_lasts_as_long_as_the_preset_says_and_a_second_unless_it_does(
+    preset_s: float | None, blocks: int
+) -> None:
     clock = Clock()
     preset = a_preset(clock, endless(a_batch()), warmup_steps=0, block_steps=1, blocks=1)
+    assert Preset.__dataclass_fields__["min_window_s"].default == preset.min_window_s == 1.0
+    preset.min_window_s = preset_s or preset.min_window_s
     window = loop.measure(RecordingSession(clock), preset, clock=clock)
-    assert len(window.blocks_s) == 2
-    assert window.window_s == 2 * (PUT_S + STEP_S + WAIT_S) >= 1
+    assert len(window.blocks_s) == blocks
+    assert window.window_s == blocks * (PUT_S + STEP_S + WAIT_S) >= preset.min_window_s
 
 
 def test_the_state_is_reset_exactly_where_a_sequence_starts() -> None:

@@ -12,13 +12,14 @@ import msgspec
 import pytest
 
 import backends
-from bench.process import launch
-from bench.records.record import Bytes
-from bench.report import grouping, summary
+from bench.process import environment
+from bench.records.record import Arm, Bytes
+from bench.report import facts, grouping
 from bench.worker import memory
 from bench.worker.memory import CardWatch
-from tests import fake_nvml
-from tests.conftest import BACKENDS_UNDER_TEST, a_memory, a_row
+from tests.builders import a_memory, a_row, changed
+from tests.conftest import BACKENDS_UNDER_TEST
+from tests.fakes import nvml as fake_nvml
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
@@ -26,11 +27,10 @@ PLANTED = 512  # TensorFlow's peak varies by some 10 MiB from process to process
 
 
 def measured(name: str, *, planted: int) -> dict[str, Any]:
-    entry = backends.find(name)
+    env = environment.for_child(backends.find(name), Arm(name=name, backend=name), kind="memory")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.plants_memory", name, str(planted)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env=launch.worker_env({**entry.env, **entry.env_cpu, **entry.env_memory}, device="cpu"),
+        [sys.executable, "-m", "tests.children.plants_memory", name, str(planted)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout[done.stdout.index("{\n") :])
@@ -39,6 +39,7 @@ def measured(name: str, *, planted: int) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps these counters")
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_a_planted_tensor_shows_at_its_size(name: str) -> None:
@@ -134,11 +135,11 @@ def test_a_card_that_nothing_was_taken_from_is_not_the_one_in_use(monkeypatch: p
 def test_a_table_tells_the_drivers_view_only_where_there_is_one() -> None:
     title = "Device memory in the driver's view, libraries included"
     (section,) = grouping.sections(a_row("alpha", [100.0]))
-    assert title not in dict(summary.facts(section))
+    assert title not in dict(facts.facts(section))
     seen = msgspec.structs.replace(a_memory(), device_peak_process=Bytes(1500 * MIB))
-    made = [msgspec.structs.replace(one, memory=seen) if one.memory else one for one in a_row("alpha", [100.0])]
+    made = [changed(one, memory=seen) if one.outcome.memory else one for one in a_row("alpha", [100.0])]
     (section,) = grouping.sections(made)
-    assert dict(summary.facts(section))[title] == "alpha 1,500 MiB"
+    assert dict(facts.facts(section))[title] == "alpha 1,500 MiB"
 
 
 def test_without_a_driver_or_a_card_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

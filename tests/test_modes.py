@@ -10,7 +10,7 @@ import pytest
 import backends
 import tasks
 from backends.api import Options, Unsupported, check_mode
-from bench import parity
+from bench.worker import parity
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.test_backends import in_child
 
@@ -105,10 +105,11 @@ def test_an_unknown_mode_is_refused_with_the_names_of_the_others():
 # What a framework does in each.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 @pytest.mark.parametrize(("name", "mode"), OTHER_MODES)
 def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_the_first_steps(name, mode, task):
-    done = in_child(name, "-m", "tests.modes_in_one_framework", name, mode, task)
+    done = in_child(name, "-m", "tests.children.modes_in_one_framework", name, mode, task)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["fell"] == []
@@ -119,6 +120,7 @@ def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_th
     assert len(set(counted[2:])) == 1, counted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
 @pytest.mark.parametrize(
     ("code", "said"),
@@ -142,7 +144,7 @@ KERNELS = """
 import tasks, backends
 from dataclasses import replace
 from backends.api import Options
-from bench import loop
+from bench.worker import loop
 task = tasks.load("bert_sentiment", "smoke").task
 dropped = replace(task.model, attention_dropout=0.1)
 kept = replace(task.model, attention_dropout=0.0)
@@ -167,10 +169,11 @@ def test_kernels_are_those_of_a_step_with_dropout_and_asking_for_them_draws_no_m
     assert all(line.endswith("| True") for line in (dropped, kept))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
 def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_nothing_is_an_error():
     program = (
-        "import backends, tasks\nfrom backends.api import Options\nfrom bench import loop\n"
+        "import backends, tasks\nfrom backends.api import Options\nfrom bench.worker import loop\n"
         "task = tasks.load('mnist_mlp', 'smoke').task\n"
         "session = backends.load('pytorch').open_session(task, task.init_params(0), Options(mode='compile'))\n"
         "batch = next(task.train_batches(0))\n"
@@ -194,7 +197,7 @@ def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_n
 COMMITTED = """
 import jax, tasks, backends
 from backends.api import Options
-from bench import loop
+from bench.worker import loop
 second = jax.devices("cpu")[1]
 found = jax.devices
 jax.devices = lambda *platform: [second]

@@ -8,7 +8,7 @@ import backends
 from bench.machine import describe, nvml
 from bench.process import environment
 from bench.records.record import Arm
-from tests import fake_nvml
+from tests.fakes import nvml as fake_nvml
 
 TWO = ("GPU-aa11", "GPU-bb22")
 

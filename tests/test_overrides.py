@@ -389,7 +389,7 @@ class Own(MnistMlp):
 
 
 OWN = Preset(
-    task=Own("digits", batch_size=32, epochs=1), warmup_steps=1, block_steps=1, blocks=10, rounds=1, seeds=1,
+    task=Own("digits", batch_size=32, epochs=1), warmup_steps=1, blocks=10, rounds=1, seeds=1,
     target=Target("accuracy", at_least=0.5),
 )  # fmt: skip
 

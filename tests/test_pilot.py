@@ -18,7 +18,7 @@ from bench.report import grouping, markdown, table_csv, words
 from bench.stats import intervals, power
 from tests.builders import a_ladder, a_memory, a_quality, a_record, a_run, a_timing, changed
 
-TASK = "tests.fake_backend"
+TASK = "tests.fakes.backend"
 QUIET = Disturbance(None, None, None, None, None, None)
 RATES = {"a.a": [1000.0, 1010.0, 995.0], "b.b": [500.0, 509.0, 507.0], "c.c": [250.0, 251.0, 247.0]}
 

@@ -12,13 +12,13 @@ import backends
 import tasks
 from backends.api import Options, Unsupported
 from backends.reference.session import ReferenceSession
-from bench.campaign import campaign
 from bench.cli import commands
+from bench.process.execute import execute
 from bench.worker import parity, precision_probe
 from tests.conftest import BACKENDS_UNDER_TEST
-from tests.fake_backend import rounded
+from tests.fakes.backend import rounded
+from tests.fakes.campaign import a_planned_cell, an_arm
 from tests.test_backends import in_child
-from tests.test_campaign import a_cell
 
 PLAIN = tasks.load("mnist_mlp", "smoke").task
 
@@ -92,18 +92,20 @@ def test_a_backend_that_declines_a_precision_has_not_fallen():
     ("misbehaviour", "reason"),
     [("ok", None), ("computes in float32", "bfloat16 was asked for, but a matrix product was off by")],
 )
-def test_a_process_is_probed_for_the_precision_that_was_asked(monkeypatch, tmp_path, misbehaviour, reason):
-    monkeypatch.setenv("FAKE_BACKEND", misbehaviour)
-    done = campaign.execute(a_cell(kind="speed", precision="bfloat16"), tmp_path, data_dir=None)
-    assert (done.status, done.precision) == ("ok" if reason is None else "invalid", "bfloat16")
+def test_a_process_is_probed_for_the_precision_that_was_asked(misbehave, tmp_path, misbehaviour, reason):
+    misbehave(misbehaviour)
+    run, cell = a_planned_cell(an_arm(precision="bfloat16"))
+    done = execute(run, cell, tmp_path, data_dir=None).outcome
+    assert (done.status, done.settings["precision"]) == ("ok" if reason is None else "invalid", "bfloat16")
     assert done.probe is not None
     assert precision_probe.agrees("bfloat16", done.probe.error) == (reason is None)
     assert done.reason is None if reason is None else done.reason.startswith(reason)
 
 
 def test_the_proof_in_double_precision_comes_before_the_climb_in_what_is_timed(tmp_path):
-    done = campaign.execute(a_cell(kind="parity", precision="bfloat16"), tmp_path, data_dir=None)
-    assert [(ladder.precision, ladder.passed) for ladder in done.parity] == [("float64", True), ("bfloat16", True)]
+    run, cell = a_planned_cell(an_arm(precision="bfloat16"), kind="parity")
+    done = execute(run, cell, tmp_path, data_dir=None)
+    assert [(ladder.precision, ladder.passed) for ladder in done.ladders] == [("float64", True), ("bfloat16", True)]
 
 
 @pytest.mark.parametrize("device", [["--device", "cpu"], []])
@@ -113,12 +115,12 @@ def test_tf32_without_a_gpu_is_refused_before_anything_runs(monkeypatch, capsys,
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["framework-bench", "verify", "--precision", "tf32", *device])
     assert commands.main() == 2
-    assert "--precision tf32: a mode of a GPU's tensor cores" in capsys.readouterr().err
+    assert "tf32 is a mode of a GPU's tensor cores, which a CPU does not have" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_tf32_is_declared_on_a_gpu_and_a_flag_that_was_changed_behind_the_session_is_read_back(name):
-    done = in_child(name, "-m", "tests.tf32_in_one_framework", name)
+    done = in_child(name, "-m", "tests.children.tf32_in_one_framework", name)
     assert done.returncode == 0, done.stderr[-3000:]
     read = json.loads(done.stdout.splitlines()[-1])
     changed = read.pop("changed")

@@ -16,14 +16,15 @@ import msgspec
 import pytest
 
 from bench.cli import commands
-from bench.records import pytest_json, record
-from bench.records.record import Record, RecordError
+from bench.records import files, pytest_json
+from bench.records.files import RecordError
+from bench.records.record import Record
 from bench.report import markdown, table_csv
-from tests.conftest import a_record, a_run
+from tests.builders import a_record, a_run
+from tests.fakes.campaign import FAKE
 
 ROOT = Path(__file__).parent.parent
-FAKE = "tests.fake_backend"
-GOOD_ONE = "fakes.good"
+GOOD_ONE = "plugged.good"
 NO_CACHE_OF_PYTEST = ("-p", "no:cacheprovider")
 
 
@@ -49,25 +50,24 @@ def pytest_bench(folder: Path, *arguments: object, **env: str) -> Done:
 
 
 def on_disk(folder: Path) -> dict[str, Record]:
-    records, problems = record.read_folder(folder)
+    records, problems = files.read_folder(folder)
     assert problems == []
-    return {record.file_name(one): one for one in records}
+    return {one.cell.file_name: one for one in records}
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done, list[str]]:
     """One session with a good backend, one that falls off the ladder, one that misses the target, one that breaks."""
     folder = tmp_path_factory.mktemp("session")
-    package = folder / "plug-ins" / "fakes"
+    package = folder / "plug-ins" / "plugged"
     package.mkdir(parents=True)
     misbehaviours = {"good": "ok"} | {name.replace(" ", "_"): name for name in BAD}
     for name, misbehaviour in misbehaviours.items():
         (package / f"{name}.py").write_text(
-            "from functools import partial\nfrom bench import disturbance\nfrom tests import fake_backend\n"
-            "disturbance.MOST_TAKEN = 100.0  # whatever else this machine does\nversions = fake_backend.versions\n"
-            f"open_session = partial(fake_backend.open_session, misbehaviour={misbehaviour!r})\n"
+            "from functools import partial\nfrom tests.fakes import backend\nversions = backend.versions\n"
+            f"open_session = partial(backend.open_session, misbehaviour={misbehaviour!r})\n"
         )
-    names = [f"fakes.{name}" for name in misbehaviours]
+    names = [f"plugged.{name}" for name in misbehaviours]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(package.parent))
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -86,24 +86,28 @@ def test_a_good_cell_is_a_benchmark_and_the_others_are_failed_tests(session: tup
     folder, done, names = session
     assert done.code == 1
     for name in names:
-        assert f"FAILED bench/test_training.py::test_training[{FAKE}-{name}]" in done.out
+        assert f"FAILED bench/test_training.py::test_training[{FAKE}-quick-{name}-cpu-float32]" in done.out
     assert "parity: fell at rung 5 (one update)" in done.out
     assert "outside the target accuracy >= 0.9" in done.out
     assert "RuntimeError: the layer is broken" in done.out
     assert "3 failed, 1 passed" in done.out
     assert "Traceback" not in done.out
     (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
-    assert only["name"] == f"test_training[{FAKE}-{GOOD_ONE}]"
+    assert only["name"] == f"test_training[{FAKE}-quick-{GOOD_ONE}-cpu-float32]"
     assert only["group"] == FAKE
-    assert only["params"] == {"task": FAKE, "backend": GOOD_ONE}
+    assert only["params"] == {
+        "task": FAKE, "preset": "quick", "arm": GOOD_ONE, "device": "cpu", "precision": "float32",
+    }  # fmt: skip
 
 
 def test_the_rounds_are_the_workers_own_blocks_in_seconds_per_step(session: tuple[Path, Done, list[str]]) -> None:
     folder, done, _ = session
     assert done.out
     (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
-    speed = on_disk(folder / "run")[f"{FAKE}-quick-speed-round01-{GOOD_ONE}.json"]
-    timings = speed.timings
+    (speed,) = [
+        one for one in on_disk(folder / "run").values() if (one.cell.kind, one.cell.arm.name) == ("speed", GOOD_ONE)
+    ]
+    timings = speed.outcome.timings
     assert timings is not None
     stats = only["stats"]
     assert stats["iterations"] == timings.block_steps
@@ -123,7 +127,7 @@ def test_the_extra_figures_are_those_of_the_table(session: tuple[Path, Done, lis
     assert extra["accuracy"] == pytest.approx(float(line["metric_mean"]))
     assert extra["parity"] == line["parity"] == "float64 7/7, float32 7/7"
     assert line["not_ranked_because"] == ""
-    assert record.read(Path(extra["record"])).kind == "speed"
+    assert files.read(Path(extra["record"])).cell.kind == "speed"
     # What failed there is not ranked here.
     assert {name for name, row in lines.items() if row["not_ranked_because"]} == set(names)
 
@@ -136,7 +140,7 @@ def test_the_file_holds_every_record_and_import_makes_the_same_tables(
     assert held == on_disk(folder / "run")
     (saved,) = (folder / "storage").rglob("0001_first.json")
     assert pytest_json.read(saved) == held
-    assert {one.status for one in held.values()} == {"ok", "failed", "skipped"}
+    assert {one.outcome.status for one in held.values()} == {"ok", "failed", "skipped"}
     code, out, _ = command("import", folder / "out.json", "--output", "again")
     assert code == 0
     assert "framework-bench report again" in out
@@ -145,6 +149,7 @@ def test_the_file_holds_every_record_and_import_makes_the_same_tables(
     assert on_disk(Path("again")) == held
 
 
+@pytest.mark.slow
 def test_a_saved_session_can_be_compared_with(
     session: tuple[Path, Done, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,13 +165,14 @@ def test_a_saved_session_can_be_compared_with(
     assert "(0001_first)" in done.out
 
 
+@pytest.mark.slow
 def test_a_session_without_a_result_to_save_or_to_compare_with_ends_in_order(
     session: tuple[Path, Done, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _, _ = session
     monkeypatch.setenv("PYTHONPATH", str(folder / "plug-ins"))
     done = pytest_bench(
-        tmp_path, "--fb-backend", "fakes.raises", "--fb-output", tmp_path / "run", "--benchmark-json", tmp_path / "out.json",
+        tmp_path, "--fb-backend", "plugged.raises", "--fb-output", tmp_path / "run", "--benchmark-json", tmp_path / "out.json",
         "--benchmark-compare", XDG_CACHE_HOME=str(tmp_path / "cache"),
     )  # fmt: skip
     assert done.code == 1, done.out
@@ -193,8 +199,12 @@ def test_the_cells_are_listed_without_measuring(tmp_path: Path) -> None:
     output = tmp_path / "run"
     done = pytest_bench(tmp_path, "--fb-backend", FAKE, "--collect-only", "-q", "--fb-output", output)
     assert done.code == 0
-    assert f"bench/test_training.py::test_training[{FAKE}-{FAKE}]" in done.out
+    assert f"bench/test_training.py::test_training[{FAKE}-quick-{FAKE}-cpu-float32]" in done.out
     assert not output.exists()
+    arms = ("--fb-arm", f"{FAKE}:fast", "--fb-arm", f"wide={FAKE}:precision=bfloat16", "--fb-preset", "smoke")
+    done = pytest_bench(tmp_path, *arms, "--collect-only", "-q", "--fb-output", output)
+    assert f"::test_training[{FAKE}-smoke-{FAKE}:fast-cpu-float32]" in done.out
+    assert f"::test_training[{FAKE}-smoke-wide-cpu-bfloat16]" in done.out
     skipped = pytest_bench(tmp_path, "--fb-backend", FAKE, "--benchmark-skip", "--fb-output", output)
     assert "1 skipped" in skipped.out
     assert not output.exists()
@@ -206,6 +216,8 @@ def test_the_cells_are_listed_without_measuring(tmp_path: Path) -> None:
         (("--fb-backend", "jaxx"), "did you mean 'jax'?"),
         (("--fb-preset", "qick"), "did you mean 'quick'?"),
         (("--fb-backend", FAKE, "--fb-python", "tox=x"), "--python 'tox=x'"),
+        (("--fb-arm", f"{FAKE}:fats"), "did you mean 'fast'?"),
+        (("--fb-set", "batch_size"), "--set batch_size: expected FIELD=VALUE"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -219,13 +231,13 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, arguments: tuple[
 def test_a_framework_that_is_not_installed_is_a_skipped_test_with_the_command_that_adds_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import backends\nbackends.BACKENDS.clear()\n"
-        f"backends.BACKENDS['tests.fake_backend'] = backends.Entry('{FAKE}')\n"
-        "backends.BACKENDS['absent'] = backends.Entry('no_such', needs=('no_such',), extra='absent')\n"
+        f"backends.BACKENDS['{FAKE}'] = backends.Entry('{FAKE}')\n"
+        "backends.BACKENDS['jax'] = backends.Entry('no_such', needs=('no_such',), extra='jax')\n"
     )
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    done = pytest_bench(tmp_path, "-k", "absent", "-rs", PYTHONPATH=path)
+    done = pytest_bench(tmp_path, "-k", "jax", "-rs", PYTHONPATH=path)
     assert done.code == 0, done.out
-    assert 'no_such not installed; add it with: pip install -c constraints.txt -e ".[absent]"' in done.out
+    assert 'no_such not installed; add it with: pip install -c constraints.txt -e ".[jax]"' in done.out
 
 
 # What import refuses.
@@ -279,16 +291,16 @@ def test_a_whole_file_is_read(command: Callable[..., tuple[int, str, str]]) -> N
         (b'{"benchmarks": [{"stats": {"mean": 1e999}}]}', "1e999 is beyond the range of a float"),
         (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe", "'utf-8' codec can't decode"),
-        (b" " * (record.MAX_BYTES + 1), "larger than"),
+        (b" " * (files.MAX_BYTES + 1), "larger than"),
         (a_file([1]), "record 1: "),
-        (a_file([*GOOD, {**PLAIN, "kind": "telepathy"}]), f"record {len(GOOD) + 1}: "),
+        (a_file([*GOOD, {**PLAIN, "cell": {**PLAIN["cell"], "kind": "telepathy"}}]), f"record {len(GOOD) + 1}: "),
         (a_file([{**PLAIN, "more": 1}]), "record 1: Object contains unknown field `more`"),
-        (a_file([a_record(), a_record()]), "record 2: mnist_mlp-quick-speed-round01-alpha.json stands twice"),
+        (a_file([a_record(), a_record()]), "record 2: mnist_mlp-quick-speed-round01-alpha-"),
         (a_file([a_record(task="../../escape")]), "is no name for a file"),
-        (a_file([a_record(backend="/etc/passwd")]), "is no name for a file"),
+        (a_file([a_record(backend="/etc/passwd")]), "record 1: Expected `str` matching regex"),
         (a_file([a_record(task=".hidden")]), "is no name for a file"),
         (a_file([a_record(task="a\0b")]), "is no name for a file"),
-        (a_file([a_record(backend="\x1b[2J\n")]), "is no name for a file"),
+        (a_file([a_record(backend="\x1b[2J\n")]), "record 1: Expected `str` matching regex"),
         (a_file([a_record(task="x" * 300)]), "is no name for a file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -308,11 +320,11 @@ def test_anything_else_is_refused_in_one_line_and_nothing_is_written(
 def test_import_overwrites_nothing(command: Callable[..., tuple[int, str, str]]) -> None:
     Path("good.json").write_bytes(a_file(GOOD))
     Path("made/records").mkdir(parents=True)
-    record.write(Path("made/records/mine.json"), a_record())
+    files.write(Path("made/records/mine.json"), a_record())
     before = Path("made/records/mine.json").read_bytes()
     code, _, error = command("import", "good.json", "--output", "made")
     assert code == 2
-    assert "already holds records" in error
+    assert "--output made holds 'records': name a new or an empty folder" in error
     assert [path.name for path in Path("made/records").iterdir()] == ["mine.json"]
     assert Path("made/records/mine.json").read_bytes() == before
 

@@ -1,5 +1,6 @@
 """A run that was killed or interrupted at any moment, or filled the disk, is continued: nothing is lost, or done twice."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -21,14 +22,17 @@ import pytest
 from bench.campaign import campaign, cooldown, parity_cache, resume
 from bench.campaign.journal import Journal, Line
 from bench.machine import locks
-from bench.records import record
-from bench.records.record import Record
-from tests.conftest import a_record, assert_gone
-from tests.quick_runs import QuickRuns
-from tests.test_campaign import TASK, Watcher, a_cell, a_choice, a_plan, succeed, which, without_processes
+from bench.records import files
+from bench.records.record import Arm, Cell, Outcome, Record
+from tests.builders import a_cell
+from tests.children.quick_runs import QuickRuns
+from tests.conftest import assert_gone, wait_until
+from tests.fakes.campaign import FAKE, Answers, a_campaign, a_plan, a_planned_cell, an_arm, good
+from tests.test_campaign import which
 
 ROOT = Path(__file__).parent.parent
-FAKE = ("run", "--task", TASK, "--backend", TASK, "--device", "cpu")
+RUN = ("run", "--task", FAKE, "--backend", FAKE, "--device", "cpu")
+AND_ANOTHER = ("--backend", "backends.reference")
 
 
 @pytest.fixture
@@ -39,13 +43,13 @@ def quick(tmp_path: Path) -> Iterator[QuickRuns]:
 
 def on_disk(folder: Path) -> list[Record]:
     """Every record; each of them can be read."""
-    records, problems = record.read_folder(folder)
+    records, problems = files.read_folder(folder)
     assert problems == []
     return records
 
 
 def finished(folder: Path) -> set[str]:
-    return {record.file_name(done) for done in on_disk(folder) if done.status == "ok"}
+    return {done.cell.file_name for done in on_disk(folder) if done.outcome.status == "ok"}
 
 
 def assert_nothing_twice(folder: Path) -> None:
@@ -78,13 +82,6 @@ def assert_nothing_runs(folder: Path) -> None:
     assert_gone(*found)
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < patience
-        time.sleep(0.02)
-
-
 def _names(process: psutil.Process, text: str) -> bool:
     try:
         return any(text in word for word in process.cmdline())
@@ -98,49 +95,44 @@ def _names(process: psutil.Process, text: str) -> bool:
 class Folder:
     """A folder of a run without processes; the cells that ran the last time."""
 
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.path, self.ran = path, list[Record]()
-        self.patch = monkeypatch
+    def __init__(self, path: Path) -> None:
+        self.path, self.ran = path, list[Cell]()
+        self.answer: Callable[[Cell], Outcome] = good
         (path / "records").mkdir(parents=True)
-        self.answer = succeed
 
-    def run(self, *names: str, retry_failed: bool = False, **changes: Any) -> resume.Found:
-        choice = a_choice(*(names or ("a.a", "b.b")), **{"rounds": 2} | changes)
-        plans = [a_plan(choice)]
+    def run(self, *arms: str | Arm, retry_failed: bool = False, **changes: Any) -> resume.Found:
+        """Starts or continues a comparison of two arms, or of those that are named."""
+        chosen = arms or ("a.a", "b.b")
+        plans = [a_plan(*chosen, **{"rounds": 2} | changes)]
         earlier = resume.stored(self.path)
-        resume.compare(earlier, plans, choice)
+        resume.compare(earlier, plans)
         if earlier is None:
-            resume.fix(self.path, plans, choice)
-        found = resume.find(self.path, campaign.cells(plans[0], choice), retry_failed=retry_failed)
-        self.ran = []
-
-        def execute(cell: Record, folder: Path, *, data_dir: Path | None, interpreter: object = None) -> Record:
-            self.ran.append(cell)
-            return self.answer(cell, folder, data_dir=data_dir)
-
-        without_processes(self.patch, execute)
-        running = campaign.Campaign(plans, choice, self.path, Watcher(), found.kept)
-        running.run()
-        assert len(running.records) == len(on_disk(self.path)) == 10
+            resume.fix(self.path, plans)
+        found = resume.find(self.path, plans[0].cells, retry_failed=retry_failed)
+        answers = Answers(self.answer)
+        self.ran = answers.ran
+        running = a_campaign(self.path, *plans, execute=answers, kept=found.kept)
+        running.start()
+        assert len(running.records) == len(on_disk(self.path)) == 5 * len(chosen)
         return found
 
     def file(self, cell: str) -> Path:
-        (path,) = (self.path / "records").glob(f"*-{cell}.json")
+        (path,) = (self.path / "records").glob(f"*-{cell}-*.json")
         return path
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    return Folder(tmp_path / "run", monkeypatch)
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "run")
 
 
-def failing(*names: str) -> Callable[..., Record]:
+def failing(*names: str) -> Callable[[Cell], Outcome]:
     """Answers of which those whose file names contain one of these fail."""
 
-    def answer(cell: Record, folder: Path, *, data_dir: Path | None) -> Record:
-        if any(name in record.file_name(cell) for name in names):
-            return msgspec.structs.replace(cell, status="failed", reason="broken", wall_s=1.0)
-        return succeed(cell, folder, data_dir=data_dir)
+    def answer(cell: Cell) -> Outcome:
+        if any(name in cell.file_name for name in names):
+            return Outcome(status="failed", reason="broken", wall_s=1.0)
+        return good(cell)
 
     return answer
 
@@ -160,21 +152,19 @@ def test_what_is_missing_runs_in_its_place_with_the_ladder_of_its_backend(folder
     for cell in ("speed-round02-a.a", "quality-seed0-b.b"):
         folder.file(cell).unlink()
     folder.run()
-    assert [(cell.backend, cell.kind, cell.round) for cell in folder.ran] == [
-        ("a.a", "speed", 2),
-        ("b.b", "quality", 1),
-    ]
-    assert all(len(cell.parity) == 2 for cell in folder.ran)
+    assert [which(cell) for cell in folder.ran] == [("a.a", "speed", 2, 0), ("b.b", "quality", 1, 0)]
+    assert all(len(cell.ladders) == 2 for cell in folder.ran)
 
 
 def test_a_ladder_that_is_lost_is_taken_from_the_other_records(folder: Folder) -> None:
     folder.run()
-    lost = record.read(folder.file("parity-round01-a.a"))
+    lost = files.read(folder.file("parity-round01-a.a"))
     folder.file("parity-round01-a.a").unlink()
+    shutil.rmtree(folder.path.parent / "cache")
     folder.run()
     assert folder.ran == []
-    again = record.read(folder.file("parity-round01-a.a"))
-    assert (again.parity, again.key, again.settings) == (lost.parity, lost.key, {"from cache": True})
+    again = files.read(folder.file("parity-round01-a.a"))
+    assert (again.ladders, again.cell, again.outcome.settings) == (lost.ladders, lost.cell, {"from cache": True})
 
 
 def half(content: bytes) -> bytes:
@@ -186,7 +176,8 @@ def with_a_nan(content: bytes) -> bytes:
 
 
 def without_figures(content: bytes) -> bytes:
-    return json.dumps({**json.loads(content), "timings": None}).encode()
+    plain = json.loads(content)
+    return json.dumps({**plain, "outcome": {**plain["outcome"], "timings": None}}).encode()
 
 
 def of_another_round(content: bytes) -> bytes:
@@ -221,10 +212,10 @@ def test_a_folder_in_the_place_of_a_record_is_moved_aside(folder: Folder) -> Non
 def test_what_failed_is_kept_until_it_is_to_be_retried(folder: Folder) -> None:
     folder.answer = failing("speed-round02-a.a")
     folder.run()
-    folder.answer = succeed
+    folder.answer = good
     folder.run()
     assert folder.ran == []
-    assert record.read(folder.file("speed-round02-a.a")).reason == "broken"
+    assert files.read(folder.file("speed-round02-a.a")).outcome.reason == "broken"
     folder.run(retry_failed=True)
     assert [which(cell) for cell in folder.ran] == [("a.a", "speed", 2, 0)]
     assert len(finished(folder.path)) == 10
@@ -234,11 +225,11 @@ def test_a_failed_parity_keeps_what_was_not_run_for_it_and_a_retry_runs_all_of_i
     folder.answer = failing("parity-round01-b.b")
     folder.run()
     assert len(folder.ran) == 6
-    folder.answer = succeed
+    folder.answer = good
     folder.run()
     assert folder.ran == []
     folder.run(retry_failed=True)
-    assert [(cell.backend, cell.kind) for cell in folder.ran] == [
+    assert [(cell.arm.name, cell.kind) for cell in folder.ran] == [
         ("b.b", kind) for kind in ("parity", "speed", "speed", "memory", "quality")
     ]
     assert len(finished(folder.path)) == 10
@@ -248,15 +239,15 @@ def test_an_interrupted_retry_leaves_no_process_skipped_for_a_parity_that_passed
     folder.answer = failing("parity-round01-b.b")
     folder.run()
 
-    def interrupt(cell: Record, path: Path, *, data_dir: Path | None) -> Record:
+    def interrupt(cell: Cell) -> Outcome:
         if cell.kind == "speed":
             raise KeyboardInterrupt
-        return succeed(cell, path, data_dir=data_dir)
+        return good(cell)
 
     folder.answer = interrupt
     with pytest.raises(KeyboardInterrupt):
         folder.run(retry_failed=True)
-    folder.answer = succeed
+    folder.answer = good
     folder.run()
     assert len(finished(folder.path)) == 10
 
@@ -265,13 +256,13 @@ def test_an_interrupted_retry_does_not_lose_why_it_failed(folder: Folder) -> Non
     folder.answer = failing("quality-seed0-b.b")
     folder.run()
 
-    def interrupt(cell: Record, path: Path, *, data_dir: Path | None) -> Record:
+    def interrupt(cell: Cell) -> Outcome:
         raise KeyboardInterrupt
 
     folder.answer = interrupt
     with pytest.raises(KeyboardInterrupt):
         folder.run(retry_failed=True)
-    assert record.read(folder.file("quality-seed0-b.b")).reason == "broken"
+    assert files.read(folder.file("quality-seed0-b.b")).outcome.reason == "broken"
 
 
 # What was asked.
@@ -280,12 +271,13 @@ def test_an_interrupted_retry_does_not_lose_why_it_failed(folder: Folder) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rounds": 3}, f"--rounds of {TASK} was 2, now 3"),
-        ({"seeds": 2}, f"--seeds of {TASK} was 1, now 2"),
+        ({"rounds": 3}, f"--rounds of {FAKE} was 2, now 3"),
+        ({"seeds": 2}, f"--seeds of {FAKE} was 1, now 2"),
         ({"preset": "quick"}, "--preset was smoke, now quick"),
-        ({"precision": "float64"}, "--precision was float32, now float64"),
-        ({"device": "gpu"}, "--device was cpu, now gpu"),
         ({"cool_down_s": 5}, "--cool-down was 0, now 5"),
+        ({"energy": True}, "--energy was False, now True"),
+        ({"effect": 0.05}, "--effect was None, now 0.05"),
+        ({"changes": {"batch_size": "8"}}, "--set was nothing, now batch_size=8"),
     ],
     ids=str,
 )
@@ -297,10 +289,44 @@ def test_another_request_is_refused_with_what_differs(folder: Folder, change: di
     assert len(finished(folder.path)) == 10
 
 
-def test_other_backends_are_another_request(folder: Folder) -> None:
+def test_other_arms_are_another_request(folder: Folder) -> None:
     folder.run()
-    with pytest.raises(resume.Mismatch, match=r"--backend was a\.a, b\.b, now a\.a"):
+    with pytest.raises(resume.Mismatch, match=r"the arms was a\.a, b\.b, now a\.a"):
         folder.run("a.a")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"precision": "float64"}, "precision of b.b was float32, now float64"),
+        ({"device": "gpu"}, "device of b.b was cpu, now gpu"),
+        ({"mode": "fast"}, "mode of b.b was default, now fast"),
+        ({"threads": 1}, "threads of b.b was None, now 1"),
+        ({"environment": {"OMP_NUM_THREADS": "1"}}, "environment of b.b was None, now OMP_NUM_THREADS=1"),
+        ({"python": "3.99.0"}, "python of b.b was None, now 3.99.0"),
+    ],
+    ids=str,
+)
+def test_an_arm_that_is_used_in_another_way_is_another_request(
+    folder: Folder, change: dict[str, Any], said: str
+) -> None:
+    folder.run()
+    with pytest.raises(resume.Mismatch) as caught:
+        folder.run("a.a", an_arm("b.b", **change))
+    assert said in str(caught.value)
+
+
+def test_the_arms_of_one_backend_are_continued_each_for_itself(folder: Folder) -> None:
+    arms = [an_arm(name, backend="a.a", threads=threads) for name, threads in (("one", 1), ("two", 2))]
+    folder.answer = failing("speed-round02-two")
+    folder.run(*arms)
+    for cell in ("speed-round01-one", "memory-round01-two"):
+        folder.file(cell).unlink()
+    folder.answer = good
+    folder.run(*arms)
+    assert sorted(map(which, folder.ran)) == [("one", "speed", 1, 0), ("two", "memory", 1, 0)]
+    folder.run(*arms, retry_failed=True)
+    assert [which(cell) for cell in folder.ran] == [("two", "speed", 2, 0)]
 
 
 def test_the_presets_own_rounds_are_the_same_request_as_their_number(folder: Folder) -> None:
@@ -313,7 +339,7 @@ def test_the_presets_own_rounds_are_the_same_request_as_their_number(folder: Fol
     ("patched", "value", "said"),
     [
         ("_version", lambda name: "99", "numpy was "),
-        ("source_hash", lambda task, backend, interpreter: "0", f"the source code of {TASK} in a.a was "),
+        ("source_hash", lambda task, backend, interpreter: "0", f"the source code of {FAKE} in a.a was "),
     ],
 )
 def test_a_changed_installation_is_another_comparison(
@@ -327,17 +353,16 @@ def test_a_changed_installation_is_another_comparison(
 
 def test_the_order_of_the_first_start_is_kept(folder: Folder, quick: QuickRuns) -> None:
     """Each start draws a seed; the command line takes the stored one."""
-    command = (*FAKE, "--backend", "backends.reference", "--rounds", 9, "--seeds", 1, "--output", folder.path)
+    command = (*RUN, *AND_ANOTHER, "--rounds", 9, "--seeds", 1, "--output", folder.path)
     assert quick.run(*command, fate=("killed", 30))[0] == -signal.SIGKILL
-    (seed,) = {done.order_seed for done in on_disk(folder.path)}
+    (run_id,) = {done.run.id for done in on_disk(folder.path)}
     assert quick.run(*command)[0] == 0
     speed = [line.cell for line in Journal(folder.path).lines() if line.event == "start" and "-speed-" in line.cell]
-    choice = a_choice(TASK, "backends.reference", rounds=9, order_seed=seed, preset="quick")
-    planned = [record.file_name(cell) for block in a_plan(choice).rounds(choice) for cell in block]
-    assert list(dict.fromkeys(speed)) == planned
+    planned = a_plan(FAKE, AND_ANOTHER[1], rounds=9, run_id=run_id, preset="quick").of_kind("speed")
+    assert list(dict.fromkeys(speed)) == [cell.file_name for cell in planned]
 
 
-@pytest.mark.parametrize("content", [b"", b"[", b'{"order_seed": "1", "facts": {}}', b'{"order_seed": 1}', b"\x1b[2J"])
+@pytest.mark.parametrize("content", [b"", b"[", b'{"run_id": 1, "facts": {}}', b'{"run_id": "1"}', b"\x1b[2J"])
 def test_a_plan_that_cannot_be_read_is_refused(folder: Folder, content: bytes) -> None:
     (folder.path / "plan.json").write_bytes(content)
     with pytest.raises(resume.Mismatch, match=r"plan\.json that cannot be read") as caught:
@@ -346,7 +371,7 @@ def test_a_plan_that_cannot_be_read_is_refused(folder: Folder, content: bytes) -
 
 
 def test_hostile_facts_in_a_plan_are_harmless(folder: Folder) -> None:
-    record.write(folder.path / "plan.json", resume.Fixed(1, {"\x1b[2J": "\n", "--rounds": "\u202e"}))
+    files.write(folder.path / "plan.json", resume.Fixed("1", {"\x1b[2J": "\n", "--rounds": "\u202e"}))
     with pytest.raises(resume.Mismatch) as caught:
         folder.run()
     assert str(caught.value).isprintable()
@@ -355,24 +380,45 @@ def test_hostile_facts_in_a_plan_are_harmless(folder: Folder) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"kind": "memory"}, {"round": 2}, {"position": 2}, {"seed": 1}, {"order_seed": 1}, {"preset": "full"}, {"threads": 1},
-        {"device": "gpu"}, {"precision": "float64"}, {"spec_hash": "0"}, {"measurement": 99}, {"backend": "backends.reference"},
-        {"target": "accuracy >= 0.1"},
+        {"kind": "memory"}, {"round": 2}, {"position": 2}, {"seed": 1}, {"preset": "full"}, {"energy": True},
+        {"spec": {"task": "another"}}, {"target": a_cell().target}, {"data": a_cell().data},
     ],
     ids=str,
 )  # fmt: skip
 def test_everything_that_a_record_depends_on_is_in_its_key(change: dict[str, Any]) -> None:
-    cell = a_cell()
-    first, second = resume.with_keys([cell, msgspec.structs.replace(cell, **change)])
-    assert first.key != second.key
-    assert resume.with_keys([cell]) == [first]
+    made = a_plan()
+    (arm,) = made.choice.arms
+    changed = dataclasses.replace(made, template=msgspec.structs.replace(made.template, **change))
+    assert changed.cell(arm).key != made.cell(arm).key
+    assert made.cell(arm).key == a_plan().cell(arm).key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "another name"}, {"backend": "backends.reference"}, {"mode": "fast"}, {"device": "gpu"},
+        {"precision": "float64"}, {"threads": 1}, {"python": "3.99.0"}, {"environment": {"A": "1"}}, {"slow_down": 0.1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_arm_is_in_the_key_of_a_record(change: dict[str, Any]) -> None:
+    arm = an_arm()
+    assert a_planned_cell(msgspec.structs.replace(arm, **change))[1].key != a_planned_cell(arm)[1].key
+
+
+def with_run(**changes: Any) -> str:
+    """The key of a cell of a run with changes."""
+    made = a_plan()
+    return dataclasses.replace(made, run=msgspec.structs.replace(made.run, **changes)).cell(made.choice.arms[0]).key
+
+
+def test_the_run_is_in_the_key_of_a_record() -> None:
+    assert len({with_run(), with_run(id="1"), with_run(measurement=99)}) == 3
 
 
 @pytest.mark.parametrize("change", [{"cpu": "x"}, {"gpu": "x"}, {"gpu_driver": "x"}, {"python": "3"}, {"cores": 99}])
 def test_the_machine_is_in_the_key_of_a_record(change: dict[str, Any]) -> None:
-    cell = a_cell()
-    moved = msgspec.structs.replace(cell, machine=msgspec.structs.replace(cell.machine, **change))
-    assert resume.with_keys([cell])[0].key != resume.with_keys([moved])[0].key
+    assert with_run(machine=msgspec.structs.replace(a_plan().run.machine, **change)) != with_run()
 
 
 # The journal.
@@ -386,19 +432,19 @@ def test_a_journal_has_a_line_before_and_after_each_process(folder: Folder) -> N
     for start, end in zip(lines[1::2], lines[2::2], strict=True):
         assert (start.cell, start.key) == (end.cell, end.key)
         assert start.at < end.at
-        assert record.read(folder.path / "records" / start.cell).key == start.key
+        assert files.read(folder.path / "records" / start.cell).cell.key == start.key
     assert Counter(line.status for line in lines[2::2]) == {"ok": 9, "failed": 1}
 
 
 def test_a_torn_line_is_passed_over_and_the_next_one_is_whole(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    cell = a_record(key="k")
+    cell = a_cell(key="k")
     journal.add("start", cell)
     whole = journal.path.read_bytes()
     for length in range(1, len(whole)):
         journal.path.write_bytes(whole + whole[:length])
         assert [line.event for line in journal.lines()] == ["start", *["start"] * (length == len(whole) - 1)]
-        assert journal.crashed() == {record.file_name(cell)}
+        assert journal.crashed() == {cell.file_name}
         journal.add("end", cell)
         assert journal.lines()[-1].event == "end"
         assert journal.crashed() == set()
@@ -428,7 +474,7 @@ def test_a_journal_names_no_machine_and_no_user(folder: Folder) -> None:
 def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_table(
     quick: QuickRuns, tmp_path: Path
 ) -> None:
-    command = (*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+    command = (*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
     steps = 0
     for step in range(1, 100):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -451,7 +497,7 @@ def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_t
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(quick: QuickRuns, tmp_path: Path) -> None:
-    command = (*FAKE, "--backend", "backends.reference", "--rounds", 8, "--seeds", 2, "--output", tmp_path / "run")
+    command = (*RUN, *AND_ANOTHER, "--rounds", 8, "--seeds", 2, "--output", tmp_path / "run")
     rng = random.Random(20260101)
     kills = 0
     before: set[str] = set()
@@ -466,7 +512,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(quick: QuickRuns,
 
 def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(quick: QuickRuns, tmp_path: Path) -> None:
     """The kernel's own limit stands for a full disk: RLIMIT_FSIZE."""
-    command = (*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+    command = (*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
     ended = 0
     for step in (1, 2, 3, 5, 8, 11, 14, 17):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -486,7 +532,7 @@ def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(qu
 
 
 def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick: QuickRuns, tmp_path: Path) -> None:
-    command = (*FAKE, "--backend", "backends.reference", "--rounds", 120, "--seeds", 1, "--output", tmp_path / "run")
+    command = (*RUN, *AND_ANOTHER, "--rounds", 120, "--seeds", 1, "--output", tmp_path / "run")
 
     def done() -> int:
         return sum(line.event == "end" and line.status == "ok" for line in Journal(tmp_path / "run").lines())
@@ -509,7 +555,7 @@ def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick:
         assert before <= now
         before = now
         assert_nothing_twice(tmp_path / "run")
-        assert {done.status for done in on_disk(tmp_path / "run")} <= {"ok", "interrupted"}
+        assert {one.outcome.status for one in on_disk(tmp_path / "run")} <= {"ok", "interrupted"}
     assert codes[130] + codes[143] > 40, codes
     assert before
     assert len(before) < 246, "the interruptions came too late"
@@ -519,22 +565,25 @@ def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick:
     assert_nothing_runs(tmp_path)
 
 
-def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(tmp_path: Path) -> None:
+def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(
+    tmp_path: Path, misbehave: Callable[[str], None]
+) -> None:
     """With the real worker, and with a grandchild that ignores SIGTERM."""
-    command = [sys.executable, "-m", "bench", *FAKE, "--rounds", "2", "--seeds", "1", "--output", str(tmp_path / "run")]
-    env = {**os.environ, "FAKE_BACKEND": "hangs with a grandchild"}
-    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as running:
+    misbehave("hangs with a grandchild")
+    command = [sys.executable, "-m", "bench", *RUN, "--rounds", "2", "--seeds", "1", "--output", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         wait_until(lambda: len(psutil.Process(running.pid).children(recursive=True)) == 2)
         children = psutil.Process(running.pid).children(recursive=True)
         running.kill()
     assert_gone(*[child.pid for child in children])
     assert [line.event for line in Journal(tmp_path / "run").lines()] == ["run", "start", "end", "start"]
 
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+    misbehave("ok")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[:2] == [
         "continuing: 1 of 5 processes are done",
-        f"{TASK} {TASK} speed round 1 was running when the last run was killed; it runs again",
+        f"{FAKE} {FAKE} speed round 1 was running when the last run was killed; it runs again",
     ]
     assert_complete(tmp_path / "run", cells=5)
 
@@ -543,7 +592,7 @@ def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(tm
 
 
 def test_of_four_runs_into_one_folder_one_runs_and_the_others_are_told_of_it(quick: QuickRuns, tmp_path: Path) -> None:
-    command = (*FAKE, "--rounds", 5, "--seeds", 1, "--output", tmp_path / "run")
+    command = (*RUN, "--rounds", 5, "--seeds", 1, "--output", tmp_path / "run")
     runs = [quick.start(*command) for _ in range(4)]
     codes = {run: run.wait() for run in runs}
     assert sorted(codes.values()) == [0, 2, 2, 2]
@@ -557,7 +606,7 @@ def test_of_four_runs_into_one_folder_one_runs_and_the_others_are_told_of_it(qui
 def test_four_runs_on_one_device_follow_one_another(quick: QuickRuns, tmp_path: Path) -> None:
     folders = [tmp_path / f"run-{number}" for number in range(4)]
     with locks.device("cpu", purpose="a test", tell=print):
-        runs = [quick.start(*FAKE, "--rounds", 4, "--seeds", 1, "--output", folder) for folder in folders]
+        runs = [quick.start(*RUN, "--rounds", 4, "--seeds", 1, "--output", folder) for folder in folders]
         wait_until(lambda: all("waiting for the cpu: process " in run.said for run in runs))
     assert [run.wait() for run in runs] == [0, 0, 0, 0]
     times = []
@@ -572,8 +621,8 @@ def test_four_runs_on_one_device_follow_one_another(quick: QuickRuns, tmp_path: 
 def test_a_run_and_verify_wait_for_whoever_measures_on_the_device(quick: QuickRuns, tmp_path: Path) -> None:
     with locks.device("cpu", purpose="a test\x1b[2J", tell=print):
         runs = [
-            quick.start(*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run"),
-            quick.start("verify", *FAKE[1:]),
+            quick.start(*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run"),
+            quick.start("verify", *RUN[1:]),
         ]
         wait_until(lambda: all("waiting for the cpu" in run.said for run in runs))
         for run in runs:
@@ -585,14 +634,14 @@ def test_a_run_and_verify_wait_for_whoever_measures_on_the_device(quick: QuickRu
 
 def test_whoever_waits_for_a_device_can_be_interrupted(quick: QuickRuns, tmp_path: Path) -> None:
     with locks.device("cpu", purpose="a test", tell=print):
-        run = quick.start(*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+        run = quick.start(*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
         wait_until(lambda: "waiting for the cpu" in run.said)
         os.kill(run.pid, signal.SIGINT)
         assert run.wait() == 130
 
 
 def test_a_whole_comparison_is_shown_without_waiting_for_the_device(quick: QuickRuns, tmp_path: Path) -> None:
-    command = (*FAKE, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
+    command = (*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
     assert quick.run(*command)[0] == 0
     with locks.device("cpu", purpose="a test", tell=print):
         code, said = quick.run(*command)
@@ -620,7 +669,7 @@ with locks.folder(Path(sys.argv[1])):
             with pytest.raises(locks.Held, match=f"process {holder.pid}, since .* UTC, run"), locks.folder(tmp_path):
                 pass
             holder.kill()
-            holder.wait()
+            holder.wait(20)
             assert psutil.pid_exists(child)
             with locks.folder(tmp_path):
                 pass
@@ -664,17 +713,17 @@ def test_a_cool_down_lies_between_processes_that_ran(folder: Folder, monkeypatch
 
 
 def test_what_comes_back_late_is_said_in_the_record(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign.pause, "gpu_memory", lambda: 1000)
+    monkeypatch.setattr(cooldown, "gpu_memory", lambda: 1000)
     asked: list[int | None] = []
 
     def until_free(before: int | None) -> str | None:
         asked.append(before)
         return "12 MiB more" if len(asked) == 3 else None
 
-    monkeypatch.setattr(campaign.pause, "until_free", until_free)
-    folder.run(device="gpu")
+    monkeypatch.setattr(cooldown, "until_free", until_free)
+    folder.run(an_arm("a.a", device="gpu"), an_arm("b.b", device="gpu"))
     assert asked == [1000] * 9
-    assert [done.remarks for done in on_disk(folder.path)].count(["12 MiB more"]) == 1
+    assert [done.outcome.remarks for done in on_disk(folder.path)].count(["12 MiB more"]) == 1
 
 
 @pytest.mark.parametrize(

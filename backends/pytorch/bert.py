@@ -38,7 +38,10 @@ class Bert(Model):
             self.layout[name] = Leaf(f"{prefix}.{source.name}", convert, convert)
 
     def forward(self, inputs: Mapping[str, torch.Tensor], state: State) -> tuple[torch.Tensor, State]:
-        return self.net(input_ids=inputs["tokens"], attention_mask=inputs["mask"]).logits, state  # [B, 2]
+        # A mask of four axes is taken as it is; one of two would be asked in every step whether it hides anything, and a GPU
+        # would be waited for.
+        visible = inputs["mask"][:, None, None, :] == 1  # [B, 1, 1, T]
+        return self.net(input_ids=inputs["tokens"], attention_mask=visible).logits, state  # [B, 2]
 
 
 def transformers_config(config: BertConfig) -> transformers.BertConfig:

@@ -1,4 +1,4 @@
-"""The arbiter of parity: forward passes and AdamW in NumPy float64, on the CPU, without dropout. Never timed.
+"""The arbiter of parity: forward passes, dropout and AdamW in NumPy float64, on the CPU. Never timed.
 
 Needs: numpy, autograd. Gradients come from autograd (https://github.com/HIPS/autograd), which differentiates the NumPy
 code of `models.py`; the ladder of parity checks them against central differences of the same forward pass, so that no

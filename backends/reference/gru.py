@@ -4,11 +4,11 @@ from typing import Any
 
 import autograd.numpy as np
 
-from backends.reference.models import Model, State, Values
+from backends.reference.models import Drop, Model, State, Values
 from tasks.gru_lm import GruLmConfig
 
 
-def forward(config: GruLmConfig, params: Values, inputs: Values, state: State) -> tuple[Any, State]:
+def forward(config: GruLmConfig, params: Values, inputs: Values, state: State, drop: Drop) -> tuple[Any, State]:
     """tokens int[B, T], state of `layers` times [B, H] -> logits [B, T, V], the state after the window."""
     tokens = inputs["tokens"]
     steps = [params["embedding/embedding"][tokens[:, t]] for t in range(tokens.shape[1])]  # T times [B, D]
@@ -19,7 +19,7 @@ def forward(config: GruLmConfig, params: Values, inputs: Values, state: State) -
             hidden = cell(params, f"gru_{layer}", x, hidden)
             outputs.append(hidden)
         new_state.append(hidden)
-        steps = outputs
+        steps = outputs if layer == config.layers - 1 else [drop(output, config.dropout) for output in outputs]
     features = np.stack(steps, axis=1)  # [B, T, H]
     return features @ params["output/kernel"] + params["output/bias"], tuple(new_state)
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import autograd.numpy as np
 
-from backends.reference.models import Model, State, Values
+from backends.reference.models import Drop, Model, State, Values
 from tasks.mnist_mlp import MlpConfig
 
 
-def forward(config: MlpConfig, params: Values, inputs: Values, state: State) -> tuple[Any, State]:
-    """image [B, 784] -> logits [B, 10]."""
+def forward(config: MlpConfig, params: Values, inputs: Values, state: State, drop: Drop) -> tuple[Any, State]:
+    """image [B, 784] -> logits [B, 10]; there is no dropout."""
     hidden = inputs["image"]  # [B, in]
     layers = len(config.widths) - 1
     for layer in range(layers):

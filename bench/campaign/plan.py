@@ -12,9 +12,9 @@ import tasks
 from bench.campaign import parity_cache, selftests
 from bench.machine import describe
 from bench.process.interpreters import Interpreter
+from bench.records import limits
 from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target
 from bench.records.source import harness_hash, harness_version
-from bench.stats import power
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
@@ -101,7 +101,7 @@ class TaskPlan:
     @property
     def possible(self) -> list[Cell]:
         """Every process that a run can come to: as many rounds as a pilot may ask for, and those in place of disturbed ones."""
-        rounds = power.MOST_ROUNDS if self.choice.effect is not None else self.rounds
+        rounds = limits.MOST_ROUNDS if self.choice.effect is not None else self.rounds
         most = replace(self, choice=replace(self.choice, rounds=rounds + spare_rounds(rounds)))
         return most.cells
 

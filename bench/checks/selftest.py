@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from bench.campaign.campaign import Campaign, Progress
+from bench.campaign.campaign import Campaign, Execute, ExecuteRound, Progress
 from bench.campaign.plan import TaskPlan
 from bench.process import turns
+from bench.process.execute import execute
 from bench.records.record import Arm, Cell, Record, RoundsPlan, SelfTest
 from bench.stats.selftest import NAMES, judge
 
@@ -16,7 +17,17 @@ class SelfTestError(RuntimeError):
     """A self-test could not be done; the message says why."""
 
 
-def run(plan: TaskPlan, arm: Arm, *, rounds: int, slow_down: float, folder: Path, progress: Progress) -> SelfTest:
+def run(
+    plan: TaskPlan,
+    arm: Arm,
+    *,
+    rounds: int,
+    slow_down: float,
+    folder: Path,
+    progress: Progress,
+    execute: Execute = execute,
+    execute_round: ExecuteRound | None = turns.execute_round,
+) -> SelfTest:
     """Runs the three in an empty folder. SelfTestError names a process that failed, or what disturbed it all.
 
     A disturbed round is left out, as it is in a table.
@@ -30,7 +41,7 @@ def run(plan: TaskPlan, arm: Arm, *, rounds: int, slow_down: float, folder: Path
     )  # fmt: skip
     (folder / "records").mkdir()
     running = Campaign(
-        [replace(plan, choice=choice)], folder, _Strict(progress, arm), execute_round=turns.execute_round
+        [replace(plan, choice=choice)], folder, _Strict(progress, arm), execute=execute, execute_round=execute_round
     )
     running.start()
     by_round: dict[int, dict[str, Record]] = {}

@@ -224,30 +224,39 @@ def _check_backend(said: str, name: str) -> None:
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
     if not dotted:
         raise UserError(f"{said}: there is no backend {printable(name)!r}{nearest(name, backends.BACKENDS)}")
+    _parsed(said, name)
     try:
-        spec = importlib.util.find_spec(name)
+        entry = backends.find(name)
+        backends.modes(name)
+    except (ValueError, TypeError) as error:  # of an ENTRY or MODES that is none
+        raise UserError(printable(f"{said}: {error}")) from error
+    missing = _missing_functions(_parsed(said, entry.module))
+    if missing:
+        raise UserError(f"{said}: no backend: the module has no {' and no '.join(missing)}")
+
+
+def _parsed(said: str, module: str) -> ast.Module:
+    """The source of a module of the user's; importing it would import its framework."""
+    try:
+        spec = importlib.util.find_spec(module)
     except (ModuleNotFoundError, ValueError):
         spec = None
+    except Exception as error:  # a module's package is imported, with whatever its author wrote there
+        package = module.rpartition(".")[0]
+        raise UserError(printable(f"{said}: {package} cannot be imported: {type(error).__name__}: {error}")) from error
     if spec is None:
         raise UserError(f"{said}: there is no such module")
     if spec.origin is None or not spec.origin.endswith(".py") or not Path(spec.origin).is_file():
         raise UserError(f"{said}: no backend: a backend is a Python file with versions() and open_session(...)")
-    missing = _missing_functions(said, Path(spec.origin))
-    if missing:
-        raise UserError(f"{said}: no backend: the module has no {' and no '.join(missing)}")
+    path = Path(spec.origin)
     try:
-        backends.find(name)
-        backends.modes(name)
-    except ValueError as error:
-        raise UserError(f"{said}: {error}") from error
-
-
-def _missing_functions(said: str, path: Path) -> list[str]:
-    """Of the two functions of a backend, those that a source file does not bind; importing it would import its framework."""
-    try:
-        tree = ast.parse(path.read_bytes())
+        return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(printable(f"{said}: {path.name} cannot be read: {error}")) from error
+
+
+def _missing_functions(tree: ast.Module) -> list[str]:
+    """Of the two functions of a backend, those that a module does not bind."""
     bound: set[str] = set()
     for node in ast.walk(tree):
         match node:

@@ -99,7 +99,7 @@ def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: A
     """Shows what this machine can see: each arm against itself, and against itself with an injected slow-down."""
     from bench.cli import request, running
     from bench.records import files
-    from bench.stats.verdict import MARGIN
+    from bench.records.limits import MARGIN
 
     if not slow_down > MARGIN:
         raise UserError(f"--slow-down {slow_down:g} must be above {MARGIN:g}: within this margin all is a tie")

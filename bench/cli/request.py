@@ -12,7 +12,7 @@ from bench.campaign.plan import Choice
 from bench.cli import arms
 from bench.cli.options import UserError
 from bench.process import interpreters
-from bench.stats.verdict import MARGIN
+from bench.records.limits import MARGIN
 from tasks.spec import SpecError
 
 Made = TypeVar("Made")

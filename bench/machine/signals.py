@@ -23,5 +23,5 @@ def deferred() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if caught:
-            signal.raise_signal(caught[0])
+        for got in dict.fromkeys(caught):  # the first may be one that is ignored
+            signal.raise_signal(got)

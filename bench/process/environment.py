@@ -25,9 +25,10 @@ ALLOWED = re.compile(
 """Where programs, libraries, data and devices are found; nothing in it says how anything is computed."""
 
 KNOWN = re.compile(
-    r"(?:OMP|KMP|GOMP|MKL|BLIS|OPENBLAS|GOTO|VECLIB|NUMEXPR|TF|XLA|JAX|KERAS|ONEDNN|DNNL|CUDA|CUDNN|CUBLAS|NCCL|MALLOC|COV"
+    r"(?!(?:PYTHON|CUDA)_(?:\w+_)?VERSION|PYTHON_(?:SHA256|\w*PIP\w*)|NVIDIA_REQUIRE_\w+)"  # an image about itself
+    r"(?:(?:OMP|KMP|GOMP|MKL|BLIS|OPENBLAS|GOTO|VECLIB|NUMEXPR|TF|XLA|JAX|KERAS|ONEDNN|DNNL|CUDA|CUDNN|CUBLAS|NCCL|MALLOC|COV"
     r"|COVERAGE|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|TENSORFLOW|NVIDIA|ROCR|HIP)_\w+"
-    r"|NPROC|LD_PRELOAD|GLIBC_TUNABLES|PYTHON\w+"
+    r"|NPROC|LD_PRELOAD|GLIBC_TUNABLES|PYTHON\w+)"
 )
 """Of what is left out, the variables that a framework, a numerical library or Python obeys."""
 

@@ -106,10 +106,11 @@ class Process:
         ending = self.child.ending()
         if ending.code == os.EX_IOERR and not self.answer_path.exists():
             raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
+        done = _record(self.run, self.cell, _outcome(ending, self.answer_path))
         outcome = msgspec.structs.replace(
-            _outcome(ending, self.answer_path), started_utc=self.started_utc, wall_s=ending.wall_s, beside=beside
+            done.outcome, started_utc=self.started_utc, wall_s=ending.wall_s, beside=beside
         )
-        return Record(run=self.run, cell=self.cell, outcome=outcome)
+        return msgspec.structs.replace(done, outcome=outcome)
 
 
 def hidden_from(cell: Cell) -> list[str]:
@@ -129,11 +130,23 @@ def hidden_from(cell: Cell) -> list[str]:
 def _outcome(ending: launch.Ending, answer_path: Path) -> Outcome:
     if ending.status != "ok":
         return Outcome(status=ending.status, reason=one_line(str(ending.reason)))
+    if not os.path.lexists(answer_path):
+        return Outcome(status="failed", reason="the process exited with code 0 and left no record")
     try:
         return files.read_outcome(answer_path)
     except RecordError as error:
         why = str(error).partition(": ")[2]
         return Outcome(status="failed", reason=one_line(f"the process left no readable record: {why}"))
+
+
+def _record(run: Run, cell: Cell, outcome: Outcome) -> Record:
+    """The whole record; a failed one if what the process claims is none."""
+    done = Record(run=run, cell=cell, outcome=outcome)
+    try:
+        files.check(done)
+    except RecordError as error:
+        return msgspec.structs.replace(done, outcome=Outcome(status="failed", reason=f"the process answered: {error}"))
+    return done
 
 
 def now() -> str:

@@ -56,7 +56,7 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
     except (ValueError, msgspec.ValidationError) as error:  # json's and Unicode's errors are ValueErrors
         raise RecordError(printable(str(error))) from None
     if kind is Record:
-        _check(value)
+        check(value)
     return value
 
 
@@ -67,7 +67,8 @@ def _newest(plain: dict[str, Any]) -> dict[str, Any]:
     return history.upgraded(plain, schema) if isinstance(schema, int) else plain
 
 
-def _check(record: Record) -> None:
+def check(record: Record) -> None:
+    """RecordError for an outcome that contradicts itself or its cell."""
     outcome = record.outcome
     if outcome.status != "ok" and not outcome.reason:
         raise RecordError(f"status {outcome.status} without a reason")

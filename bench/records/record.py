@@ -33,7 +33,7 @@ Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-RUNGS = 7  # of a whole ladder
+FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,8 +87,7 @@ class Ladder(Strict, frozen=True):
     precision: str
     device: str
     rungs: list[Rung]
-
-    height: Count = RUNGS  # rungs of the whole ladder, as it was when this one was climbed
+    height: Count = FIRST_RUNGS  # rungs of the whole ladder, as it was when this one was climbed
 
     @property
     def passed(self) -> bool:
@@ -288,7 +287,8 @@ class Arm(Strict, frozen=True):
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
         items += ["python=PATH"] if self.python else []
         way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
-        return way if self.name == way else f"{self.name}={way}"
+        has_label = self.name != way and ":" not in self.name  # no label has a colon, which ends it
+        return f"{self.name}={way}" if has_label else way
 
 
 class Run(Strict, frozen=True):

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
-MARGIN = 0.03  # of the verdicts (bench/stats/verdict.py): a smaller change moves none of them
+from bench.records.limits import MARGIN
+
 SURE = 3.0  # standard errors
 
 

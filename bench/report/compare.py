@@ -15,14 +15,15 @@ import msgspec
 import numpy as np
 from scipy.stats import t as student
 
+from bench.records.limits import MARGIN
 from bench.records.record import Record
 from bench.records.text import printable
 from bench.report import figures, grouping, markdown
 from bench.report.formats import mebibytes, with_interval
 from bench.report.grouping import Row, Section
-from bench.stats import intervals, verdict
+from bench.stats import intervals
 from bench.stats.intervals import Interval
-from bench.stats.verdict import ERROR, MARGIN, Decision
+from bench.stats.verdict import ERROR, Decision
 
 Key = tuple[str, str, str]  # task, preset, arm
 
@@ -224,7 +225,7 @@ def _sentence(change: Change) -> str:
     numbers = " and ".join(str(len(cell.row.throughputs)) for cell in (change.before, change.after))
     ratio = f"ratio {with_interval(change.ratio)}, {numbers} processes"
     if change.decision == "tie":
-        return f"{name}: tie within {verdict.MARGIN:.0%} ({ratio})."
+        return f"{name}: tie within {MARGIN:.0%} ({ratio})."
     return f"{name}: {change.decision} ({ratio})."
 
 

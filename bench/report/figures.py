@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from bench.records.metrics import METRICS
 from bench.records.record import Bytes
 from bench.report import totals
 from bench.report.formats import duration, mebibytes, significant, with_interval
@@ -17,7 +18,6 @@ from bench.report.grouping import Row, Section
 from bench.stats import intervals
 from bench.stats.equivalence import Equivalence
 from bench.stats.intervals import Interval
-from bench.stats.metrics import METRICS
 from bench.stats.verdict import Verdict
 
 NOT_MEASURED = "not measured"

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench.records.limits import MARGIN
+from bench.records.metrics import METRICS
 from bench.records.record import Cell, Rung
 from bench.report.formats import with_interval
 from bench.report.grouping import Section
 from bench.stats import equivalence, verdict
 from bench.stats.intervals import Interval
-from bench.stats.metrics import METRICS
 
 STEP = (
     "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "
@@ -66,7 +67,7 @@ def _sentence(first: Cell, name: str, other: str, found: verdict.Verdict) -> str
     ratio_text = with_interval(found.ratio)
     rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
     if found.decision == "tie":
-        return f"{name} and {other}: tie within {verdict.MARGIN:.0%} (ratio {ratio_text}, {rounds})."
+        return f"{name} and {other}: tie within {MARGIN:.0%} (ratio {ratio_text}, {rounds})."
     if found.decision == "not decided":
         more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
         return f"{name} and {other}: not decided (ratio {ratio_text}, {rounds}{more})."

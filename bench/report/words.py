@@ -1,17 +1,17 @@
 """A self-test, a plan of rounds and a fallen process in words."""
 
+from bench.records.limits import MARGIN, MOST_ROUNDS
 from bench.records.record import RoundsPlan, SelfTest
 from bench.report.formats import significant, with_interval
 from bench.stats import power
 from bench.stats import selftest as judging
-from bench.stats.verdict import MARGIN
 
 
 def rounds_plan(plan: RoundsPlan) -> str:
     """How the number of rounds was found."""
     if plan.noise is None or plan.tie is None or plan.found is None:
         return f"{plan.rounds} rounds, the preset's: the pilot left no noise of two arms to plan from"
-    most = ", the most that are planned" if plan.rounds == power.MOST_ROUNDS else ""
+    most = ", the most that are planned" if plan.rounds == MOST_ROUNDS else ""
     return (
         f"{plan.rounds} rounds{most}, from a pilot's noise between processes of at most {100 * plan.noise:.2g} % "
         f"({power.PILOT_CONFIDENCE:.0%} confidence): equal arms are called a tie within {MARGIN:.0%} with a chance of "

@@ -21,9 +21,9 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
-from bench.stats.verdict import ERROR, MARGIN
+from bench.records.limits import LEAST_ROUNDS, MARGIN, MOST_ROUNDS
+from bench.stats.verdict import ERROR
 
-LEAST_ROUNDS, MOST_ROUNDS = 5, 30  # that are planned
 MOST_EFFECT = 1000.0
 TIE_WANTED, FOUND_WANTED = 0.95, 0.9
 

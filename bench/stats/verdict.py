@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from bench.records.limits import MARGIN
 from bench.stats import intervals
 from bench.stats.intervals import Interval
 
-MARGIN = 0.03
 ERROR = 0.05  # two-sided, for a whole table
 MOST_ROUNDS = 1000
 

@@ -4,6 +4,7 @@ It loads one backend by name and does one thing: climb the ladder of parity, tim
 to the task's budget and evaluate. The clock is `time.perf_counter`, which is monotonic.
 """
 
+import errno
 import os
 import re
 import sys
@@ -25,9 +26,9 @@ from bench.machine import cores
 from bench.process import phases
 from bench.process.request import Request
 from bench.records import files
+from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
-from bench.stats.metrics import METRICS
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
 from tasks import batching
 from tasks.spec import Params, Preset, SpecError, Target
@@ -38,11 +39,14 @@ MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the sa
 
 ENERGY_BLOCK_S = 1.2 * energy.MIN_WINDOW_S
 
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""Errors of writing that say nothing about a backend; to have used up its file descriptors does."""
+
 MEMORY_STEPS = 50  # beyond the warm-up; allocators reach their peak in the first few
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 if an outcome was written, whatever its status; EX_IOERR if it could not be."""
+    """Exit code 0 if an outcome was written, whatever its status; EX_IOERR if the disk did not take it, else 1."""
     phases.attach()
     request_path, answer_path = map(Path, arguments)
     request: Request = files.decode(request_path.read_bytes(), Request)
@@ -50,8 +54,8 @@ def main(arguments: list[str]) -> int:
     try:
         files.write(answer_path, answered)
     except OSError as error:
-        print(error.strerror, file=sys.stderr)
-        return os.EX_IOERR
+        print(f"the record could not be written: {error.strerror}", file=sys.stderr)
+        return os.EX_IOERR if error.errno in OF_THE_DISK else 1
     return 0
 
 
@@ -104,7 +108,7 @@ def _parity(asked: Cell, preset: Preset) -> Outcome:
     ]
     ladders: list[Ladder] = []
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
-        ladders.append(parity.climb(backend, preset.task, options))
+        ladders.append(parity.climb(backend, preset.task, options, timed=options == climbs[1]))
         if not ladders[-1].passed:
             break
     fallen = not ladders[-1].passed

@@ -11,7 +11,7 @@ The rule, stated before anything is measured: a window is disturbed
 MOST_TAKEN follows from the margin of the verdicts: the same loss may slow down one arm by all of it and another not at all, so
 that a larger one could move their ratio by more than the margin. Each arm's record says what was lost and what it used itself.
 A round with a disturbed window is kept and shown, and takes part in no ratio. Where a counter cannot be had, its part of the
-rule does not apply, and the record says None.
+rule does not apply, and the record says None; so it is with the processors' time in a window of less than MIN_COUNTED_S.
 
 Sources: /proc/stat (each processor's time; `steal` is what the hypervisor took), cpu.stat of the control groups
 (bench/machine/quota.py), getrusage(2) and `time.process_time` (this process), getloadavg(3), NVML.
@@ -27,10 +27,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench.machine import cores, nvml, quota
+from bench.records.limits import MARGIN
 from bench.records.record import Disturbance, GpuState
-
-MARGIN = 0.03
-"""bench.stats.verdict.MARGIN, which needs SciPy and so is not imported here."""
 
 
 def most_taken(margin: float) -> float:
@@ -39,6 +37,9 @@ def most_taken(margin: float) -> float:
 
 
 MOST_TAKEN = most_taken(MARGIN)
+
+TICK_S = 0.01  # in which the kernel counts a processor's time
+MIN_COUNTED_S = TICK_S / MOST_TAKEN  # in a shorter window a single tick would be more than the rule allows
 
 POWER_CAP, HEAT = "power cap", "heat"
 
@@ -152,7 +153,9 @@ def assess(inside: Counters, *, load: float | None, gpu: GpuState | None) -> Dis
     core_s = inside.wall_s * _cores()
 
     def share(taken_s: float | None) -> float | None:
-        return None if taken_s is None or core_s <= 0 else max(0.0, taken_s) / core_s
+        if taken_s is None or inside.wall_s < MIN_COUNTED_S:
+            return None
+        return max(0.0, taken_s) / core_s
 
     frequency = None
     with suppress(Exception):  # psutil raises what the platform raises

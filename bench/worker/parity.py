@@ -5,15 +5,21 @@ than a thousandth of all tensors' together is measured against that thousandth, 
 (the gradient of an attention key's bias is zero in exact arithmetic). Parameters start from the task's own initial values
 with noise added to every bias and scale, so that a missing bias shows. The ladder ends at the first rung that is not passed.
 
+Rungs 1 to 7 and 10 are those of the task's small version without dropout, in one session: compiling takes far longer than the
+few calls of a rung. Its learning rate, where it is scheduled, rises over the first updates and falls to 0 before the last ones
+of rung 10. Rung 8 is bench/worker/dropout.py. Rung 9 is one step of the task as it is timed, dropout aside. The climb in double
+precision that comes before the one in the precision that is timed leaves 8 and 9 to that one, and says so.
+
 It shows that a computation is the right one, as exactly as its precision lets it; which precision is in force,
-precision_probe.py
-asks.
+precision_probe.py asks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +27,18 @@ import backends
 from backends.api import Backend, Options, Session, Unsupported
 from backends.reference.adamw import adamw
 from bench.records.record import Ladder, Rung
-from bench.worker import loop
+from bench.worker import dropout, loop
+from bench.worker.comparison import Comparison, norm, size
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
-RUNGS = ("parameters", "forward", "loss", "gradients", "one update", "trajectory", "evaluation")
+RUNGS = (
+    "parameters", "forward", "loss", "gradients", "one update", "trajectory", "evaluation",
+    "dropout", "full size", "long run",
+)  # fmt: skip
 TRAJECTORY_STEPS = 20
+LONG_RUN = 100  # updates of a session in all
+WARMUP, SCHEDULE_END = 10, 90  # of a learning rate that changes, in the ladder
+LARGEST_FLOPS = 1e11  # of the reference's step at full size: some seconds
 PADDED = 3  # examples of the comparison batch that are given weight 0
 DIFFERENCE_STEP = 1e-5  # of the central differences, along directions of length 1
 
@@ -48,6 +61,7 @@ def _of_rounded_layers(roundoff: float) -> Mapping[str, float]:
     return {
         "forward": 8 * roundoff, "loss": 2 * roundoff, "gradients": 64 * roundoff, "differences": 64 * roundoff,
         "one update": 1e-6, "trajectory": 16 * roundoff, "tie": 16 * roundoff, "full size": 8 * roundoff,
+        "long run": 64 * roundoff, "scale": 16 * roundoff,
     }  # fmt: skip
 
 
@@ -56,41 +70,31 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "float64": {
         "forward": 1e-10, "loss": 1e-12, "gradients": 1e-9, "differences": 1e-6,
         "one update": 1e-12, "trajectory": 1e-8, "tie": 1e-9, "full size": 1e-9,
+        "long run": 1e-7, "scale": 1e-9,
     },
     "float32": {
         "forward": 1e-5, "loss": 1e-6, "gradients": 1e-4, "differences": 1e-4,
         "one update": 1e-6, "trajectory": 1e-3, "tie": 1e-4, "full size": 1e-4,
+        "long run": 1e-2, "scale": 1e-4,
     },
     "tf32": _of_rounded_layers(2**-11),
     "bfloat16": _of_rounded_layers(2**-8),
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A difference beside the tolerance that it must not exceed."""
-
-    where: str
-    difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.difference <= self.tolerance)  # False for NaN
-
-
-def climb(subject: Backend, task: Task, options: Options) -> Ladder:
+def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True) -> Ladder:
     """Compares a backend with the reference rung by rung; an exception in the backend is a rung not passed.
 
-    Except for Unsupported, with which a backend declines the device or the precision.
+    Except for Unsupported, with which a backend declines the device or the precision. `timed` says that these are the options
+    that will be timed.
     """
-    climber = _Climber(subject, task.for_parity(), options, full_size=task)
+    climber = _Climber(subject, task, options, timed=timed)
     rungs = []
     for number, name in enumerate(RUNGS, start=1):
         method: Callable[[], Iterator[Comparison]] = getattr(climber, name.replace(" ", "_"))
         try:
             # The comparison that used up most of its tolerance stands for the rung.
-            worst = max(method(), key=lambda c: _share(c.difference, c.tolerance))
+            worst = max(method(), key=lambda comparison: comparison.share)
             rung = Rung(
                 number=number, name=name, where=worst.where, tolerance=worst.tolerance,
                 difference=worst.difference if np.isfinite(worst.difference) else None,
@@ -103,21 +107,26 @@ def climb(subject: Backend, task: Task, options: Options) -> Ladder:
         rungs.append(rung)
         if not rung.passed:
             break
-    return Ladder(precision=options.precision, device=options.device, rungs=rungs)
+    return Ladder(precision=options.precision, device=options.device, rungs=rungs, height=len(RUNGS))
+
+
+LATER = Comparison("left to the climb in the precision that is timed", 0.0, 0.0)
 
 
 class _Climber:
     """One method per rung, in the order of RUNGS; each yields its comparisons."""
 
-    def __init__(self, subject: Backend, task: Task, options: Options, *, full_size: Task) -> None:
-        self.subject, self.task, self.options, self.full_size = subject, task, options, full_size
-        self.arbiter = backends.load("reference")
+    def __init__(self, subject: Backend, whole: Task, options: Options, *, timed: bool) -> None:
+        self.subject, self.whole, self.options, self.timed = subject, whole, options, timed
+        self.task = task = with_schedule_in_reach(whole.for_parity())
+        self.arbiter: Any = backends.load("reference")
         self.tolerance = TOLERANCES[options.precision]
         self.initial = with_noise_on_vectors(task.init_params(seed=0))
         self.batch = with_padding(next(task.train_batches(seed=0)))
+        self.updates = 1  # rung 3's
 
     def parameters(self) -> Iterator[Comparison]:
-        returned = self.untrained.params()
+        returned = self.session.params()
         unmatched = sorted(set(returned) ^ set(self.initial))
         yield Comparison(f"names {', '.join(unmatched)}" if unmatched else "names", len(unmatched), 0)
         if not unmatched:
@@ -126,44 +135,28 @@ class _Climber:
                 yield Comparison(name, 0.0 if same else 1.0, 0)
 
     def forward(self) -> Iterator[Comparison]:
-        session, reference = self.untrained, self.open_reference(self.initial)
-        expected = reference.logits(loop.put(reference, self.batch))
-        yield self.compare("logits", session.logits(loop.put(session, self.batch)), expected, "forward")
-        if getattr(self.full_size, "forward_at_full_size", False):
-            yield from self.forward_at_full_size()
-
-    def forward_at_full_size(self) -> Iterator[Comparison]:
-        """The task as it is trained: its own sizes, initial weights (a checkpoint's, if it has one) and dropout rates."""
-        task, params = self.full_size, self.full_size.init_params(seed=0)
-        batch = next(iter(task.eval_batches()))
-        reference = self.arbiter.open_session(task, params, Options(precision="float64"))
-        expected = reference.logits(loop.put(reference, batch))
-        expected_losses = reference.eval_step(loop.put(reference, batch))[0]
-        session = self.subject.open_session(task, params, self.options)
-        yield self.compare("logits at full size", session.logits(loop.put(session, batch)), expected, "full size")
-        # Dropout left on in evaluation shows here: the small task that climbs the other rungs has none.
-        losses = session.fetch(session.eval_step(loop.put(session, batch))[0])
-        yield self.compare("evaluated losses at full size", losses, expected_losses, "full size")
+        expected = self.reference.logits(loop.put(self.reference, self.batch))
+        yield self.compare("logits", self.session.logits(loop.put(self.session, self.batch)), expected, "forward")
 
     def loss(self) -> Iterator[Comparison]:
-        session, reference = self.updated, self.open_reference(self.initial)
-        expected = reference.train_step(loop.put(reference, self.batch))
-        found = session.fetch(session.train_step(loop.put(session, self.batch)))
-        yield self.compare("loss of a padded batch", found, np.asarray(expected), "loss")
+        with suppress(Exception):  # if there are none, rung 4 says so
+            _ = self.own_gradients  # before the step changes the weights
+        found, expected = loop.step(self.session, self.batch), loop.step(self.reference, self.batch)
+        yield self.compare("loss of a padded batch", self.session.fetch(found), np.asarray(expected), "loss")
 
     def gradients(self) -> Iterator[Comparison]:
         found, reference = self.own_gradients, self.open_reference(self.initial)
         expected = reference.gradients(loop.put(reference, self.batch))
-        yield from self.compare_all(found, expected, "gradients")
+        yield from self.compare_gradients(found, expected)
         rng = np.random.default_rng(0)
-        scale = _norm(found)
+        scale = norm(found)
         for name, gradient in found.items():
             # Half along the gradient itself, so that the derivative is not lost in rounding, and half at random.
             noise: Array = np.asarray(rng.standard_normal(gradient.shape))
             direction = _unit(_unit(gradient) + _unit(noise))
             slope = float(np.sum(gradient * direction))
             difference = abs(slope - self.central_difference(name, direction))
-            relative = difference / max(_size(gradient), scale / 1000)
+            relative = difference / max(size(gradient), scale / 1000)
             yield Comparison(f"derivative along {name}", relative, self.tolerance["differences"])
 
     def one_update(self) -> Iterator[Comparison]:
@@ -172,26 +165,21 @@ class _Climber:
         zeros = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in values.items()}
         gradients = self.own_gradients
         expected, _ = adamw(self.task.optimizer, values=values, gradients=gradients, moments=zeros, update=1)
-        self.updated.wait()
         rounding = _of_bias_correction(self.task.optimizer, self.options.precision)
-        scale = _norm(expected)
-        for found in self.compare_all(self.updated.params(), expected, "one update"):
+        scale = norm(expected)
+        for found in self.compare_all(self.session.params(), expected, "one update"):
             name = found.where
-            moved = _size(expected[name] - values[name]) / max(_size(expected[name]), scale / 1000)
+            moved = size(expected[name] - values[name]) / max(size(expected[name]), scale / 1000)
             yield replace(found, tolerance=found.tolerance + rounding * moved)
 
     def trajectory(self) -> Iterator[Comparison]:
-        session, reference = self.trained, self.open_reference(self.initial)
-        for number, batch in enumerate(islice(self.task.train_batches(seed=1), TRAJECTORY_STEPS), start=1):
-            found = session.fetch(loop.step(session, batch))
-            expected = loop.step(reference, batch)
-            yield self.compare(f"loss of step {number}", found, np.asarray(expected), "trajectory")
-        yield from self.compare_all(session.params(), reference.params(), "trajectory")
+        yield from self.train(TRAJECTORY_STEPS, "trajectory")
 
     def evaluation(self) -> Iterator[Comparison]:
-        session = self.trained
+        session = self.session
         before = session.params()
         found = loop.evaluate(session, self.task.eval_batches())
+        self.reference.reset_state()  # an evaluation leaves a state of zero
         after = session.params()
         moved = sum(not np.array_equal(before[name], after[name]) for name in before)
         yield Comparison("parameters changed by evaluation", moved, 0)
@@ -207,32 +195,86 @@ class _Climber:
             yield Comparison(where, differing - ties, 0)
             yield self.compare("losses", found.losses, expected.losses, "forward")
 
-    # What the rungs are made of. Three sessions, because compiling takes far longer than the few calls of a rung.
+    def dropout(self) -> Iterator[Comparison]:
+        if not self.timed:
+            yield LATER
+            return
+        yield from dropout.compare(
+            self.subject, self.arbiter, self.whole.for_parity(), timed=self.whole, params=self.initial,
+            options=self.options, tolerance=self.tolerance,
+        )  # fmt: skip
+
+    def full_size(self) -> Iterator[Comparison]:
+        """Logits, loss and gradient of one batch of the task that is timed, its own initial weights, and no dropout.
+
+        The gradient is read from the parameters' movement in one training step, the program that will be timed: with an eps far
+        above any gradient, AdamW's first update -lr g / (|g| + eps) is nearly proportional to it.
+        """
+        if not self.timed:
+            yield LATER
+            return
+        task, params = dropout.with_rates(self.whole), self.whole.init_params(seed=0)
+        batch, counted = within_reach(task, next(iter(task.train_batches(seed=0))))
+        rows = slice(0, counted)
+        few = batch._replace(
+            inputs={name: value[rows] for name, value in batch.inputs.items()},
+            labels=batch.labels[rows], weights=batch.weights[rows],
+        )  # fmt: skip
+        reference = self.arbiter.open_session(task, params, Options(precision="float64"))
+        loss, gradients, _ = reference.loss_and_gradients(loop.put(reference, few), None)
+        scale = clipping(task.optimizer, norm(gradients))
+        expected = {name: scale * gradient for name, gradient in gradients.items()}
+        proportional = revealing(task.optimizer, params, expected)
+        session = self.subject.open_session(
+            replace(task, optimizer=proportional),
+            params, self.options,
+        )  # fmt: skip
+        of = f"{counted} of {len(batch.labels)} examples" if counted < len(batch.labels) else "the whole batch"
+        logits = session.logits(loop.put(session, batch))[rows]
+        yield self.compare(f"logits of {of}", logits, reference.logits(loop.put(reference, few)), "full size")
+        found = session.fetch(loop.step(session, batch))
+        yield self.compare(f"loss of {of}", found, np.asarray(loss), "full size")
+        moved = {name: value.astype(np.float64) - params[name] for name, value in session.params().items()}
+        rate, eps = proportional.learning_rate, proportional.eps
+        revealed = {name: -eps * movement / (rate - np.abs(movement)) for name, movement in moved.items()}
+        for comparison in self.compare_gradients(revealed, expected):
+            yield replace(comparison, where=f"{comparison.where}, {of}")
+
+    def long_run(self) -> Iterator[Comparison]:
+        yield from self.train(LONG_RUN - TRAJECTORY_STEPS - 1, "long run")  # one was rung 3's
+
+    # What the rungs are made of.
 
     @cached_property
-    def untrained(self) -> Session:
-        """It takes no step."""
-        return self.open(self.initial)
+    def session(self) -> Session:
+        """It climbs all rungs but 8 and 9."""
+        return self.subject.open_session(self.task, self.initial, self.options)
 
     @cached_property
-    def updated(self) -> Session:
-        """It takes one step, in rung 3."""
-        return self.open(self.initial)
+    def reference(self) -> Session:
+        """It takes the same steps."""
+        return self.open_reference(self.initial)
 
     @cached_property
-    def trained(self) -> Session:
-        """It takes the steps of rung 6."""
-        return self.open(self.initial)
+    def batches(self) -> Iterator[Batch]:
+        return self.task.train_batches(seed=1)
+
+    def train(self, steps: int, tolerance: str) -> Iterator[Comparison]:
+        """Losses of the next steps, and the parameters after them."""
+        for batch in islice(self.batches, steps):
+            found = self.session.fetch(loop.step(self.session, batch))
+            expected = loop.step(self.reference, batch)
+            self.updates += 1
+            yield self.compare(f"loss of update {self.updates}", found, np.asarray(expected), tolerance)
+        yield from self.compare_all(self.session.params(), self.reference.params(), tolerance)
 
     @cached_property
     def own_gradients(self) -> Params:
-        return _as_float64(self.untrained.gradients(loop.put(self.untrained, self.batch)))
-
-    def open(self, params: Params) -> Session:
-        return self.subject.open_session(self.task, params, self.options)
+        return _as_float64(self.session.gradients(loop.put(self.session, self.batch)))
 
     def open_reference(self, params: Params) -> Session:
-        return self.arbiter.open_session(self.task, params, Options(precision="float64"))
+        session: Session = self.arbiter.open_session(self.task, params, Options(precision="float64"))
+        return session
 
     def compare(self, where: str, found: Array, expected: Array, tolerance: str) -> Comparison:
         return self.compare_all_as_one({where: found}, {where: expected}, tolerance)
@@ -241,13 +283,22 @@ class _Climber:
         return next(self.compare_all(found, expected, tolerance))
 
     def compare_all(self, found: Params, expected: Params, tolerance: str) -> Iterator[Comparison]:
-        scale = _norm(expected)
+        scale = norm(expected)
         for name, value in expected.items():
             if found[name].shape != value.shape:
                 raise ValueError(f"{name} has shape {found[name].shape}, expected {value.shape}")
-            difference = _size(found[name].astype(np.float64) - value)
-            relative = difference / max(_size(value), scale / 1000) if difference else 0.0
+            difference = size(found[name].astype(np.float64) - value)
+            relative = difference / max(size(value), scale / 1000) if difference else 0.0
             yield Comparison(name, relative, self.tolerance[tolerance])
+
+    def compare_gradients(self, found: Params, expected: Params) -> Iterator[Comparison]:
+        """Each tensor, and its length along the expected one: rounding averages out there, a wrong factor does not."""
+        yield from self.compare_all(found, expected, "gradients")
+        scale = norm(expected)
+        for name, value in expected.items():
+            if size(value) > scale / 1000:  # of less, the own direction may be nothing but rounding
+                factor = float(np.sum(found[name] * value)) / size(value) ** 2
+                yield Comparison(f"scale of {name}", abs(factor - 1), self.tolerance["scale"])
 
     def central_difference(self, name: str, direction: Array) -> float:
         def loss(shift: float) -> float:
@@ -277,6 +328,44 @@ def _of_bias_correction(spec: AdamW, precision: str) -> float:
     return roundoff / (1 - spec.beta1) + roundoff / (1 - spec.beta2) / 2
 
 
+def with_schedule_in_reach(task: Task) -> Task:
+    """With a learning rate that rises and falls within the ladder's updates, if it does so at all."""
+    spec = task.optimizer
+    inside = replace(
+        spec,
+        warmup_steps=min(spec.warmup_steps, WARMUP),
+        decay_steps=None if spec.decay_steps is None else SCHEDULE_END,
+    )
+    return replace(task, optimizer=inside)  # type: ignore[type-var]  # tasks are dataclasses
+
+
+def within_reach(task: Task, batch: Batch) -> tuple[Batch, int]:
+    """The batch, in which only as many of the first examples count as the reference can compute in some seconds."""
+    rows = len(batch.labels)
+    flops = getattr(task, "step_flops", None) or 0
+    counted = rows if flops <= LARGEST_FLOPS else max(1, int(rows * LARGEST_FLOPS / flops))
+    weights = batch.weights.copy()
+    weights[counted:] = 0
+    return batch._replace(weights=weights), counted
+
+
+def clipping(spec: AdamW, length: float) -> float:
+    """What a gradient of this norm is multiplied by."""
+    return 1.0 if spec.clip_norm is None else min(1.0, spec.clip_norm / length)
+
+
+def revealing(spec: AdamW, params: Params, gradients: Params) -> AdamW:
+    """The optimizer whose first update tells the gradient: its eps is far above any.
+
+    The movement is at least as large as the parameters, so that rounding them to float32 does not hide it.
+    """
+    largest = max(float(np.max(np.abs(gradient))) for gradient in gradients.values())
+    floor = norm(gradients) / 1000
+    factor = max(size(params[name]) / max(size(gradient), floor) for name, gradient in gradients.items())
+    eps = 1e7 * largest
+    return replace(spec, learning_rate=factor * eps, eps=eps, weight_decay=0.0, warmup_steps=0, decay_steps=None)
+
+
 def with_noise_on_vectors(params: Params) -> Params:
     """Adds float32 noise of standard deviation 0.1 to every bias and scale: zeros would hide a missing one."""
     rng = np.random.default_rng(1)
@@ -298,20 +387,6 @@ def _as_float64(params: Params) -> dict[str, Array]:
     return {name: value.astype(np.float64) for name, value in params.items()}
 
 
-def _size(value: Array) -> float:
-    return float(np.linalg.norm(value.astype(np.float64)))
-
-
 def _unit(value: Array) -> Array:
-    unit: Array = value / max(_size(value), 1e-300)
+    unit: Array = value / max(size(value), 1e-300)
     return unit
-
-
-def _norm(params: Params) -> float:
-    return float(np.sqrt(sum(_size(value) ** 2 for value in params.values())))
-
-
-def _share(difference: float, tolerance: float) -> float:
-    if not np.isfinite(difference):
-        return float("inf")
-    return difference / tolerance if tolerance else difference * 1e300

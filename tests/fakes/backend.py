@@ -1,13 +1,15 @@
 """A backend that misbehaves on request, and a task of milliseconds to misbehave on.
 
-    --backend tests.fake_backend --task tests.fake_backend        FAKE_BACKEND=<misbehaviour>
+    --backend tests.fakes.backend --task tests.fakes.backend
 
-It computes with the reference, in float64 whatever was asked, and tells the settings that were asked. Misbehaviours other
-than those of parity strike at update LATE of a session: the ladder of parity makes fewer, every measurement makes more.
-`kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase begins (phases.py). A test
-with several fakes at once makes a module for each (the fixture `fakes` in tests/conftest.py).
+A test names the misbehaviour in a file in the user's cache (the fixture `misbehave` in tests/conftest.py): what is set in a
+shell does not reach a measured process. It computes with the reference, in float64 whatever was asked, and tells the settings
+that were asked. Misbehaviours other than those of parity strike at update LATE of a session that is not the ladder's: every
+measurement makes more updates. `kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase
+begins (bench/process/phases.py). A test with several fakes at once makes a module for each (the fixture `fakes`).
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -27,16 +29,21 @@ import numpy as np
 from backends.api import Options, Settings
 from backends.reference.session import ReferenceSession, versions
 from bench.process import phases
-from bench.worker import disturbance, loop
+from bench.worker.precision_probe import PROBE_SIZE, RATE_SECONDS
 from tasks import batching
 from tasks.mnist_mlp import MlpConfig
 from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Params, Preset, Target, Task, hash_arrays
 
-__all__ = ["open_session", "preset", "versions"]
+__all__ = ["MODES", "open_session", "preset", "versions"]
+
+MODES = {"default": "as it is", "fast": "the same under another name"}
 
 LATE = 25
 STEP_S = 0.02  # of a step that is only queued
-WINDOW_S = 0.01  # of a measurement: what is measured is not the point here
+CHAIN_S = RATE_SECONDS["cpu"]
+BLOCK_S = 0.002  # what is measured is not the point here
+MISBEHAVIOUR = "misbehaviour.txt"
+"""The file in XDG_CACHE_HOME that names one."""
 
 SLEEP = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('asleep', flush=True); time.sleep(60)"
@@ -56,11 +63,8 @@ def rounded(value: Array, bits: int) -> Array:
 def open_session(
     task: Task, params: Params, options: Options, *, misbehaviour: str | None = None
 ) -> "MisbehavingSession":
-    """A session that misbehaves as named, or as the environment says."""
-    assert loop.measure.__kwdefaults__ is not None
-    loop.measure.__kwdefaults__["min_window_s"] = WINDOW_S
-    disturbance.MOST_TAKEN = float("inf")  # in a window of 10 ms any other process is a neighbour
-    misbehaviour = misbehaviour or os.environ.get("FAKE_BACKEND", "ok")
+    """A session that misbehaves as named, or as the file in the cache says."""
+    misbehaviour = misbehaviour or told()
     if misbehaviour == "raises in open":
         raise RuntimeError("no session today")
     if misbehaviour == "wrong learning rate":
@@ -69,33 +73,50 @@ def open_session(
     return MisbehavingSession(task, params, options, misbehaviour)
 
 
+def told() -> str:
+    """The misbehaviour that the running test asked for."""
+    path = Path(os.environ.get("XDG_CACHE_HOME", "nowhere"), MISBEHAVIOUR)
+    return path.read_text() if path.exists() else "ok"
+
+
 class MisbehavingSession(ReferenceSession):
     def __init__(self, task: Task, params: Params, options: Options, misbehaviour: str) -> None:
         super().__init__(task, params)
         self.options, self.misbehaviour = options, misbehaviour
+        self.climbs = getattr(task, "small", False)
         self.pending_s = 0.0  # of work that is queued
+        self.chains = 0
 
     def train_step(self, batch: Batch) -> float:
         loss = super().train_step(batch)
         self.pending_s = STEP_S if self.misbehaviour == "does not wait" else 0.0
-        if self.updates == LATE and self.misbehaviour in STRIKES:
+        if self.late and self.updates == LATE and self.misbehaviour in STRIKES:
             STRIKES[self.misbehaviour]()
-        return float("nan") if self.updates >= LATE and self.misbehaviour == "nan loss" else loss
+        return float("nan") if self.late and self.misbehaviour == "nan loss" else loss
+
+    @property
+    def late(self) -> bool:
+        return self.updates >= LATE and not self.climbs
 
     def eval_step(self, batch: Batch) -> tuple[Array, Array]:
         losses, predictions = super().eval_step(batch)
-        late = self.updates >= LATE and self.misbehaviour == "misses the target"
-        return losses, (predictions + 1) % 3 if late else predictions
+        wrong = self.late and self.misbehaviour == "misses the target"
+        return losses, (predictions + 1) % 3 if wrong else predictions
 
     def params(self) -> Params:
-        time.sleep(self.pending_s)
-        self.pending_s = 0.0
+        if self.pending_s:  # to sleep for no time would give the core to somebody else
+            time.sleep(self.pending_s)
+            self.pending_s = 0.0
         return super().params()
 
     def compilations(self) -> int | None:
         return self.updates if self.misbehaviour == "compiles in every step" else 0
 
     def matmul(self, left: Array, right: Array, *, times: int) -> Array:
+        if len(left) > PROBE_SIZE:  # the rate's: a chain of no work that lasts as long as it must
+            time.sleep(CHAIN_S if self.chains else 0.0)
+            self.chains += 1
+            return left
         product = super().matmul(left, right, times=times)
         precision = "float32" if self.misbehaviour == "computes in float32" else self.options.precision
         return rounded(product, BITS[precision]) if precision in BITS else product.astype(precision)
@@ -103,7 +124,8 @@ class MisbehavingSession(ReferenceSession):
     def settings(self) -> Settings:
         device = "tpu" if self.misbehaviour == "wrong device" else self.options.device
         precision = "bfloat16" if self.misbehaviour == "wrong precision" else self.options.precision
-        return {"device": device, "precision": precision, "mode": self.options.mode, "compile": "none"}
+        mode = "default" if self.misbehaviour == "ignores its mode" else self.options.mode
+        return {"device": device, "precision": precision, "mode": mode, "compile": "none"}
 
 
 def _raise(error: Exception) -> Callable[[], None]:
@@ -132,19 +154,18 @@ def _print_much() -> None:
 
 
 def _answer(make: Callable[[dict[str, Any]], bytes]) -> Callable[[], None]:
-    """Writes the worker's record in its place, and ends the process as if all were well."""
+    """Answers in the worker's place, to the cell that was asked, and ends the process as if all were well."""
 
     def strike() -> None:
         request, answer = map(Path, sys.argv[1:])
-        answer.write_bytes(make(json.loads(request.read_bytes())["record"]))
+        answer.write_bytes(make(json.loads(request.read_bytes())["cell"]))
         os._exit(0)
 
     return strike
 
 
-def _foreign(asked: dict[str, Any]) -> bytes:
-    other = {"backend": "other", "task": "other", "round": 7, "seed": 7, "kind": "memory", "spec_hash": "0"}
-    return json.dumps({**asked, **other, "status": "failed", "reason": "a foreign record"}).encode()
+def _of_another_cell(asked: dict[str, Any]) -> bytes:
+    return json.dumps({"status": "failed", "reason": "of another", "cell": {**asked, "round": 7, "seed": 7}}).encode()
 
 
 def _fill_the_disk() -> None:
@@ -152,8 +173,15 @@ def _fill_the_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 
 
+def _use_up_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with contextlib.suppress(OSError):
+        while True:
+            os.dup(0)
+
+
 def _strike_in_a_phase() -> None:
-    misbehaviour, _, at = os.environ.get("FAKE_BACKEND", "").partition(" in ")
+    misbehaviour, _, at = told().partition(" in ")
     strikes = {"kills itself": STRIKES["kills itself"], "hangs": STRIKES["hangs"]}
     if misbehaviour not in strikes:
         return
@@ -183,12 +211,13 @@ STRIKES: Mapping[str, Callable[[], object]] = {
     "runs out of host memory": _raise(MemoryError("Unable to allocate 3 TiB")),
     "runs out of device memory": _raise(RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 3 TiB")),
     "writes rubbish": _answer(lambda asked: b"\x00\xffrubbish"),
-    "writes half a record": _answer(lambda asked: json.dumps(asked).encode()[:100]),
-    "claims success without figures": _answer(
-        lambda asked: json.dumps({**asked, "status": "ok", "reason": None}).encode()
-    ),
-    "writes a foreign record": _answer(_foreign),
+    "writes half a record": _answer(lambda asked: json.dumps({"status": "ok", "versions": asked}).encode()[:100]),
+    "claims success without figures": _answer(lambda asked: b'{"status": "ok"}'),
+    "fails without a reason": _answer(lambda asked: b'{"status": "failed"}'),
+    "writes a record of another cell": _answer(_of_another_cell),
     "fills the disk": _fill_the_disk,
+    "goes elsewhere": lambda: os.chdir("/"),
+    "uses up its file descriptors": _use_up_descriptors,
 }
 
 if sys.argv[0].endswith("bench/worker/__main__.py"):
@@ -206,8 +235,9 @@ class NearestCorner:
     batch_size: int = 16
     model: MlpConfig = MlpConfig((12, 8, 3))
     optimizer: AdamW = AdamW(learning_rate=1e-2, beta1=0.9, beta2=0.999, eps=1e-8)
+    small: bool = False  # the ladder's
 
-    name = "tests.fake_backend"
+    name = "tests.fakes.backend"
     unit = "images"
 
     def examples(self, *, start: int, stop: int) -> tuple[dict[str, Array], Array]:
@@ -243,12 +273,12 @@ class NearestCorner:
         return {"accuracy": float(np.mean(evaluation.predictions == evaluation.labels))}
 
     def for_parity(self) -> "NearestCorner":
-        return self
+        return dataclasses.replace(self, small=True)
 
 
 def preset(name: str, data_dir: Path | None = None) -> Preset:
     """The same size under every name."""
     return Preset(
-        task=NearestCorner(), warmup_steps=2, block_steps=3, blocks=10, rounds=2, seeds=1,
-        target=Target("accuracy", at_least=0.9),
+        task=NearestCorner(), warmup_steps=2, blocks=10, rounds=2, seeds=1,
+        target=Target("accuracy", at_least=0.9), block_s=BLOCK_S, warmup_s=0.0,
     )  # fmt: skip

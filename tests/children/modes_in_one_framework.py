@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.modes_in_one_framework BACKEND MODE TASK` prints JSON for test_modes.py."""
+"""`python -m tests.children.modes_in_one_framework BACKEND MODE TASK`, one framework per process: JSON for test_modes.py."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import backends
 import tasks
 from backends.api import Options
-from bench import loop, parity
+from bench.worker import loop, parity
 
 STEPS = 12
 

@@ -31,4 +31,4 @@ def small(kind: type[BertSentiment]) -> Preset:
     values = {f.name: getattr(task, f.name) for f in fields(task)}
     changed = kind(**{**values, "train_steps": STEPS})
     target = Target("accuracy", at_least=0.84, at_most=SUSPICIOUS, margin=0.02)
-    return Preset(task=changed, warmup_steps=1, block_steps=1, blocks=10, rounds=1, seeds=1, target=target)
+    return Preset(task=changed, warmup_steps=1, blocks=10, rounds=1, seeds=1, target=target)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -19,18 +20,17 @@ from typing import Any
 
 import msgspec
 
-ROOT = Path(__file__).parent.parent
-TASK = "tests.fake_backend"
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0  # for a whole run
 
 WORKER = """
 import json, os, sys
-request, answer = sys.argv[1:]
+figures, request, answer = sys.argv[1:]
 with open(request) as file:
-    asked = json.load(file)["record"]
-figures = json.loads(os.environ["QUICK_FIGURES"])[asked["kind"]]
+    kind = json.load(file)["cell"]["kind"]
 try:
     with open(answer + ".new", "w") as file:
-        json.dump({**asked, "status": "ok", "reason": None, **figures}, file)
+        json.dump({"status": "ok", **json.loads(figures)[kind]}, file)
     os.rename(answer + ".new", answer)
 except OSError as error:
     print(error.strerror)
@@ -59,7 +59,7 @@ class QuickRuns:
     def __init__(self, folder: Path) -> None:
         self.folder, self.number = folder, 0
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.quick_runs"],
+            [sys.executable, "-m", "tests.children.quick_runs"],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
@@ -67,12 +67,17 @@ class QuickRuns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.communicate(timeout=10)
+        try:
+            self.server.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.server.kill()
+            raise
 
     def ask(self, **question: Any) -> Any:
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         print(json.dumps(question), file=self.server.stdin, flush=True)
+        assert select.select([self.server.stdout], [], [], PATIENCE_S)[0], f"no answer within {PATIENCE_S:g} s"
         return json.loads(self.server.stdout.readline())
 
     def start(self, *arguments: object, fate: tuple[str, int] | None = None) -> Run:
@@ -90,6 +95,7 @@ class QuickRuns:
 
 def serve() -> None:
     """Answers requests on standard input until it is closed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored
     from bench.campaign import (
         campaign,  # noqa: F401
         plan,  # noqa: F401
@@ -102,17 +108,11 @@ def serve() -> None:
     from bench.machine import locks  # noqa: F401
     from bench.process import launch
     from bench.report import markdown, table_csv, terminal  # noqa: F401
-    from tests import fake_backend  # noqa: F401
-    from tests.conftest import a_ladder, a_memory, a_quality, a_timing
+    from tests.builders import GOOD_FIGURES
+    from tests.fakes import backend  # noqa: F401
 
-    figures = {
-        "parity": {"parity": [a_ladder(precision="float64"), a_ladder()]},
-        "speed": {"timings": a_timing(1000)},
-        "memory": {"memory": a_memory()},
-        "quality": {"quality": a_quality(0.95), "target_reached": True},
-    }
-    os.environ["QUICK_FIGURES"] = json.dumps(msgspec.to_builtins(figures))
-    command = [sys.executable, "-I", "-S", "-c", WORKER]
+    figures = json.dumps(msgspec.to_builtins(GOOD_FIGURES))
+    command = [sys.executable, "-I", "-S", "-c", WORKER, figures]
     launch.worker_command = lambda request, answer, **_: [*command, str(request), str(answer)]
     for line in sys.stdin:
         asked = json.loads(line)

@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.plants_memory BACKEND MIB` measures memory as a worker does, with so many MiB
+"""`python -m tests.children.plants_memory BACKEND MIB` measures one framework's memory as a worker does, with so many MiB
 planted by the framework itself in the middle of training, and prints the figures as JSON for test_memory.py.
 """
 
@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 import backends
-import tasks
-from bench.machine import describe
-from bench.records import record
-from bench.records.record import Data, Record
+from bench.campaign import plan
+from bench.campaign.plan import Choice
+from bench.process.request import Request
+from bench.records import files
+from bench.records.record import Arm, Outcome
 from bench.worker import answer as worker
-from tasks.spec import describe_task, hash_json
 
 STEP = 30  # of 71
 
@@ -36,8 +36,8 @@ def plant(backend: str, floats: int) -> Any:
     return jnp.ones(floats).block_until_ready()
 
 
-def main(name: str, mebibytes: int) -> Record:
-    """The record of a memory process."""
+def main(name: str, mebibytes: int) -> Outcome:
+    """The outcome of a memory process."""
     load, kept, steps = backends.load, [], 0
 
     def loading(name: str) -> Any:
@@ -60,21 +60,12 @@ def main(name: str, mebibytes: int) -> Record:
         return SimpleNamespace(open_session=open_session, versions=backend.versions)
 
     backends.load = loading
-    task = tasks.load("mnist_mlp", "smoke").task
-    spec = describe_task(task)
-    asked = Record(
-        kind="memory", status="interrupted", reason="asked", task="mnist_mlp", preset="smoke", unit=task.unit, backend=name,
-        device="cpu", precision="float32", round=1, position=1, seed=0, order_seed=0, spec=spec, spec_hash=hash_json(spec),
-        data=Data(task.data.name, task.data.description, task.data.sha256), target="any", machine=describe.describe(),
-        started_utc="",
-    )  # fmt: skip
-    return worker.answer(worker.Request(asked))
+    arm = Arm(name=name, backend=name)
+    (made,) = plan.make(Choice(tasks=["mnist_mlp"], arms=[arm], preset="smoke"))
+    return worker.answer(Request(made.cell(arm, kind="memory"), None, []))
 
 
 if __name__ == "__main__":
     done = main(sys.argv[1], int(sys.argv[2]))
-    print(
-        record.encode(
-            {"status": done.status, "reason": done.reason, "memory": msgspec.to_builtins(done.memory)}
-        ).decode()
-    )
+    told = {"status": done.status, "reason": done.reason, "memory": msgspec.to_builtins(done.memory)}
+    print(files.encode(told).decode())

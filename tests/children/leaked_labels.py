@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch, Preset
-from tests.shuffled_labels import small
+from tests.children.shuffled_labels import small
 
 FIRST_OF_TWO = 10  # ids of two words of the vocabulary
 

@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.tf32_in_one_framework BACKEND` prints, as JSON, what precision a session reads
+"""`python -m tests.children.tf32_in_one_framework BACKEND` prints, as JSON, what precision a session of one framework reads
 back after each was declared for a GPU, and after a flag was changed behind its back.
 
 There is no GPU: the session is opened on the CPU, after the backend has set its flags for a GPU that it was made to see.

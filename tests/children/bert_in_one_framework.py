@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.bert_in_one_framework BACKEND WHAT` prints JSON for test_bert_parity.py."""
+"""`python -m tests.children.bert_in_one_framework BACKEND WHAT`, one framework per process: JSON for test_bert_parity.py."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""One framework per process: `python -m tests.gru_in_one_framework BACKEND` prints what test_gru_parity.py asks for as JSON."""
+"""`python -m tests.children.gru_in_one_framework BACKEND`, one framework per process: JSON for test_gru_parity.py."""
 
 import json
 import sys

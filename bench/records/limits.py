@@ -1,0 +1,6 @@
+"""Numbers that several rooms must agree on."""
+
+MARGIN = 0.03
+"""Two speeds that differ by no larger share are a tie: what may disturb a window, and what counts as steady, follow from it."""
+
+LEAST_ROUNDS, MOST_ROUNDS = 5, 30  # that `--rounds auto` plans
