@@ -46,6 +46,7 @@ class Window:
     items: int = 0
     tokens: int | None = None
     compilations: int | None = None
+    losses: list[float] = field(default_factory=list)
 
 
 def step(session: Session, batch: Batch) -> Any:
@@ -66,7 +67,9 @@ def measure(
     """Times the first step, the warm-up, and then blocks of `preset.block_steps` updates with a barrier each.
 
     Copying a batch to the device belongs to a step; building it does not. The window has at least `preset.blocks` blocks
-    and lasts at least `min_window_s`; `around` is entered just before it and left just after.
+    and lasts at least `min_window_s`; `around` is entered just before it and left just after. Of the loss of each block's last
+    update only the handle is kept there; its value is fetched when the window has closed, and costs no block any time. Diverged
+    names the block whose loss was not a finite number.
     """
     wanted = 1 + preset.warmup_steps + preset.block_steps * preset.blocks
     batches = list(islice(preset.task.train_batches(seed=0), min(wanted, DISTINCT_BATCHES)))
@@ -75,6 +78,7 @@ def measure(
     upcoming = cycle(counted)
     window = Window()
     tokens = 0
+    losses: list[Any] = []  # handles
 
     start = clock()
     step(session, next(upcoming)[0])
@@ -93,17 +97,22 @@ def measure(
         opened = block_start = clock()
         while len(window.blocks_s) < preset.blocks or block_start - opened < min_window_s:
             for batch, items, of_tokens in islice(upcoming, preset.block_steps):
-                step(session, batch)
+                loss = step(session, batch)
                 window.items += items
                 tokens += of_tokens
             session.wait()
             block_end = clock()
+            losses.append(loss)
             window.blocks_s.append(block_end - block_start)
             block_start = block_end
         window.window_s = clock() - opened
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
     window.tokens = tokens or None
+    window.losses = [float(session.fetch(loss)) for loss in losses]
+    for block, value in enumerate(window.losses, start=1):
+        if not math.isfinite(value):
+            raise Diverged(f"the training loss was {value} at the end of the window's block {block}")
     return window
 
 

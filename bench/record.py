@@ -97,6 +97,7 @@ class Timings(Model, frozen=True):
     unfinished_s: Seconds | None = None  # work that was still undone after a barrier: the barrier's self-check
     compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
     cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
+    losses: list[Figure] = []  # of each block's last update: proof of work (bench/proof.py)
 
 
 class GpuState(Model, frozen=True):

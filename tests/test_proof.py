@@ -1,0 +1,90 @@
+"""Whether two arms did the same updates, told from the losses of their windows."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+import tasks
+from backends.api import Options
+from backends.reference.session import ReferenceSession
+from bench import loop, proof
+from bench.proof import losses_agree
+from tasks.spec import Batch
+
+BEFORE, BLOCK, BLOCKS = 21, 10, 20
+
+
+def a_window(*, skipped: float = 0.0, noise: float = 0.0, decay: float = 150.0, seed: int = 0) -> dict[int, float]:
+    """Losses of a curve that falls by e in `decay` updates to a floor, for an arm that leaves out a share of its updates."""
+    updates = BEFORE + BLOCK * np.arange(1, BLOCKS + 1)
+    curve = 0.2 + 2 * np.exp(-updates * (1 - skipped) / decay)
+    losses = curve * np.exp(noise * np.random.default_rng(seed).standard_normal(BLOCKS))
+    return proof.at_updates(losses.tolist(), before=BEFORE, block_steps=BLOCK)
+
+
+def test_losses_stand_at_the_updates_that_ended_their_blocks() -> None:
+    assert proof.at_updates([3.0, 2.0], before=21, block_steps=10) == {31: 3.0, 41: 2.0}
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 0.02, 0.1])
+def test_arms_that_did_the_same_work_agree_whatever_their_masks_do(noise: float) -> None:
+    for seed in range(200):
+        first, second = (a_window(noise=noise, seed=seed + shift) for shift in (0, 1000))
+        assert losses_agree(first, second, "float32") is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.03])
+def test_every_fifth_update_left_out_is_caught_while_the_loss_falls(noise: float) -> None:
+    caught = [
+        losses_agree(a_window(skipped=0.2, noise=noise, seed=seed), a_window(noise=noise, seed=seed + 1000), "float32")
+        for seed in range(100)
+    ]
+    assert sum(reason is not None for reason in caught) >= 99
+    assert all(
+        reason is None or (reason.startswith("training losses") and " higher over 20 equal" in reason)
+        for reason in caught
+    )
+
+
+def test_on_a_plateau_nothing_can_be_claimed() -> None:
+    assert losses_agree(a_window(skipped=0.2, decay=1.0), a_window(decay=1.0), "float32") is None
+
+
+def test_too_few_common_updates_are_no_agreement() -> None:
+    other = proof.at_updates([1.0] * 20, before=BEFORE + 1, block_steps=BLOCK)
+    assert losses_agree(a_window(), other, "float32") == (
+        "losses of 0 updates in common: at least 5 are needed to compare the work done"
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_loss_that_is_no_positive_number_is_named(bad: float) -> None:
+    assert losses_agree({**a_window(), 31: bad}, a_window(), "float32") == f"the training loss of update 31 was {bad}"
+
+
+class EveryFifthUpdateSkipped(ReferenceSession):
+    """Reports the loss and does nothing else, every fifth time."""
+
+    steps = 0
+
+    def train_step(self, batch: Batch) -> float:
+        self.steps += 1
+        if self.steps % 5:
+            return super().train_step(batch)
+        return self.loss_and_gradients(batch, self.state)[0]
+
+
+def test_a_session_that_skips_updates_is_caught_by_its_own_windows_losses() -> None:
+    task = tasks.load("mnist_mlp", "smoke").task
+    task = replace(task, batch_size=8)
+
+    def window(session: ReferenceSession) -> dict[int, float]:
+        losses = [float(loop.step(session, batch)) for batch in islice(task.train_batches(seed=0), 80)]
+        return proof.at_updates(losses[20:][2::3], before=20, block_steps=3)
+
+    sound, skipping = (kind(task, task.init_params(0)) for kind in (ReferenceSession, EveryFifthUpdateSkipped))
+    reason = losses_agree(window(skipping), window(sound), Options().precision)
+    assert reason is not None
+    assert "higher" in reason
