@@ -243,6 +243,25 @@ def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -
         assert measured(session, preset, clock, blocks=2).compilations == expected
 
 
+def test_the_loss_of_every_blocks_last_update_is_fetched_when_the_window_has_closed() -> None:
+    clock = Clock()
+    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=2, block_steps=3, blocks=4)
+    session = RecordingSession(clock, losses=(float(update) for update in count(1)))
+    window = loop.measure(session, preset, clock=clock, min_window_s=0)
+    assert window.losses == [6.0, 9.0, 12.0, 15.0]
+    first = clock.calls.index("fetch")
+    assert clock.calls[first:] == ["fetch"] * 4
+    assert clock.calls[first - 1] == "clock"
+
+
+def test_a_loss_in_the_window_that_is_no_number_is_told_with_its_block() -> None:
+    clock = Clock()
+    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=0, block_steps=2, blocks=3)
+    session = RecordingSession(clock, losses=(1.0 if update < 5 else float("nan") for update in count(1)))
+    with pytest.raises(Diverged, match="nan at the end of the window's block 2"):
+        loop.measure(session, preset, clock=clock, min_window_s=0)
+
+
 def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> None:
     clock = Clock()
     preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=1)
