@@ -67,6 +67,7 @@ def test_the_same_arm_twice_under_two_labels_is_a_tie() -> None:
     assert first.arm.way == second.arm.way
 
 
+@pytest.mark.slow
 def test_the_first_column_says_arm_where_a_row_is_more_than_a_backend() -> None:
     for made, noun in (
         (arm("alpha", FAST) + arm("beta", SLOW), "backend"),
@@ -112,9 +113,10 @@ def test_variables_that_an_arm_asked_for_stand_below_the_table() -> None:
     made = arm("alpha", FAST) + arm("alpha:few", SLOW, environment={"OMP_NUM_THREADS": "1", "A": "b"})
     made = replaced(made, lambda _: True, settings={"compile": "eager"})
     found = below(made)
-    assert found["alpha:few"] == "alpha 1.0 (compile: eager, A=b, OMP_NUM_THREADS=1)"
+    way = "alpha:env.A=b,env.OMP_NUM_THREADS=1"
+    assert found["alpha:few"] == f"{way}: alpha 1.0 (compile: eager, A=b, OMP_NUM_THREADS=1)"
     assert found["alpha"] == "alpha 1.0 (compile: eager)"
-    assert "- alpha:few: alpha 1.0 (compile: eager, A=b, OMP_NUM_THREADS=1)" in markdown.render(made).replace("\\", "")
+    assert f"- alpha:few: {found['alpha:few']}" in markdown.render(made).replace("\\", "")
     assert "OMP_NUM_THREADS=1" in page.render(made)
 
 
@@ -255,6 +257,7 @@ def test_csv_and_json_say_which_arm_a_row_is() -> None:
     assert list(line)[:2] == ["arm", "backend"]
 
 
+@pytest.mark.slow
 def test_the_page_filters_rows_by_arm_device_and_precision() -> None:
     """Each row says by itself what it is; a browser's part in it is in tests/test_page.py."""
     made = arm("alpha", FAST) + arm("alpha:gpu", SLOW, device="gpu", precision="bfloat16")
@@ -270,6 +273,7 @@ def test_the_page_filters_rows_by_arm_device_and_precision() -> None:
     assert rows == [("1", "1", "2"), ("2", "2", "1")] * 2  # in the table and in the one of times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [r'a"b', "<b>", "a&b", "é"])
 def test_arms_of_any_name_have_rows_and_filters(name: str) -> None:
     text = page.render(arm("alpha", FAST) + arm(name, SLOW))

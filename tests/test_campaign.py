@@ -20,7 +20,7 @@ from bench.machine.signals import deferred
 from bench.process import execute as process
 from bench.process import interpreters, launch
 from bench.records import files
-from bench.records.record import Cell, Kind, Outcome, Record
+from bench.records.record import FIRST_RUNGS, Cell, Kind, Outcome, Record
 from bench.report import grouping, markdown
 from tests.builders import a_ladder
 from tests.conftest import assert_gone
@@ -421,7 +421,7 @@ def test_a_corrupt_cache_is_ignored_and_mended(tmp_path: Path, content: bytes) -
     assert len(answers.ran) == 2
 
 
-@pytest.mark.parametrize("rungs", [[], a_ladder().rungs[:3], a_ladder(passed=len(a_ladder().rungs) - 2).rungs])
+@pytest.mark.parametrize("rungs", [[], a_ladder().rungs[:3], a_ladder(passed=FIRST_RUNGS - 2).rungs])
 def test_a_cached_ladder_that_was_not_passed_to_the_top_is_ignored(tmp_path: Path, rungs: list[Any]) -> None:
     answers = Answers()
     climb(tmp_path, answers)

@@ -303,3 +303,12 @@ def test_a_driver_without_these_counters_is_asked_for_its_violations(monkeypatch
     assert found.throttled_shares == {"power cap": 0.25, "heat": 0.0}
     assert found.throttle_reasons == ["power cap"]
     assert judged(found) is None
+
+
+def test_an_arm_that_computed_in_its_own_turns_is_no_intruder(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_driver(
+        monkeypatch,
+        nvmlDeviceGetComputeRunningProcesses=[running(7, 21, OWN)],
+        nvmlDeviceGetProcessUtilization=[lambda since_us: [SimpleNamespace(pid=pid, smUtil=50) for pid in (21, OWN)]],
+    )
+    assert gpu_after(disturbance.Watch(gpu=True, before=[7], arms=2)).other_processes == 0

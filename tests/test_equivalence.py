@@ -115,6 +115,7 @@ def share(found: list[Equivalence], decision: str) -> float:
     return sum(one.decision == decision for one in found) / len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "others"), [(2, []), (3, [0.0]), (5, [0.0]), (5, [9.0])])
 def test_a_difference_of_the_margin_is_rarely_called_equivalent_and_rarely_different(
     seeds: int, others: list[float]
@@ -124,6 +125,7 @@ def test_a_difference_of_the_margin_is_rarely_called_equivalent_and_rarely_diffe
     assert 0.04 <= share(found, "different") <= 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "others"), [(2, []), (3, [0.0]), (5, [1.0])])
 def test_the_interval_covers_the_difference_in_nine_cases_of_ten(seeds: int, others: list[float]) -> None:
     found = decisions([1.0, 0.0, *others], seeds=seeds)
@@ -131,6 +133,7 @@ def test_the_interval_covers_the_difference_in_nine_cases_of_ten(seeds: int, oth
     assert 0.885 <= covered / REPETITIONS <= 0.915
 
 
+@pytest.mark.slow
 def test_equal_backends_are_found_equivalent_and_different_ones_different() -> None:
     assert share(decisions([0.0, 0.0, 0.0], seeds=5), "equivalent") >= 0.95
     assert share(decisions([8.0, 0.0, 0.0], seeds=5), "different") >= 0.95

@@ -70,6 +70,7 @@ def test_the_page_has_verdicts_table_times_plots_facts_and_parity_in_this_order(
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_that_asks_for_nothing() -> None:
     reader = Reader(page.render(many_records()))
     assert reader.open == []
@@ -86,6 +87,7 @@ def test_the_page_is_one_file_that_asks_for_nothing() -> None:
     assert "default-src 'none'" in policy
 
 
+@pytest.mark.slow
 def test_identifiers_of_the_page_are_unique_and_every_reference_has_one() -> None:
     reader = Reader(page.render(many_records()))
     ids = [value for _, name, value in reader.attributes if name == "id"]
@@ -96,6 +98,7 @@ def test_identifiers_of_the_page_are_unique_and_every_reference_has_one() -> Non
         assert set(named) <= set(ids), (name, value)
 
 
+@pytest.mark.slow
 def test_every_table_has_a_caption_and_scopes_and_every_plot_a_name() -> None:
     text = page.render(many_records())
     for table in re.findall(r"<table.*?</table>", text, re.DOTALL):
@@ -114,7 +117,7 @@ def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
     made[-1] = changed(made[-1], kind="memory", memory=a_memory(peak=Bytes(None, "no counter")), quality=None)
     (section,) = grouping.sections(made)
     keys = [
-        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.SHOWN], strict=True))
+        dict(zip(figures.titles(section), [figure.key(section, row) for figure in figures.shown(section)], strict=True))
         for row in section.rows
     ]
     fast, slow = keys
@@ -123,10 +126,10 @@ def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
     assert (fast["first step"], fast["import + build"]) == (0.25, 1.5)
     assert fast["host memory peak (after import)"] == 300 * 2**20
     assert fast["test accuracy"] == pytest.approx(0.955)
-    for title in ("backend", "of the matrix rate", "device memory peak", "parity"):
+    for title in ("backend", "cores busy", "of the matrix rate", "device memory peak", "parity"):
         assert fast[title] is None, title
     page_keys = re.findall(r'<td data-key="([^"]*)">', page.render(made))
-    assert page_keys[:9] == ["" if key is None else repr(key) for key in list(fast.values())[1:]]
+    assert page_keys[:10] == ["" if key is None else repr(key) for key in list(fast.values())[1:]]
 
 
 def test_json_holds_the_figures_of_the_csv_and_the_words_of_the_page() -> None:
@@ -154,6 +157,7 @@ def test_latex_has_a_column_for_each_backend() -> None:
     assert r"\item fast is ahead of slow from the start (5 rounds)." in lines
 
 
+@pytest.mark.slow
 def test_plots_are_files_of_both_kinds_named_by_table_and_plot() -> None:
     made = [changed(r, memory=a_memory(device=Bytes(2**30))) if r.cell.kind == "memory" else r for r in a_run(TWO)]
     found = dict(plots.files(made))
@@ -182,12 +186,14 @@ def test_what_was_not_measured_has_no_plot() -> None:
 # The same bytes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("render", [latex.render, table_json.render, page.render])
 def test_the_same_records_give_the_same_bytes_in_any_order(render: Callable[[list[Record]], str]) -> None:
     made = many_records()
     assert render(made) == render(made[::-1])
 
 
+@pytest.mark.slow
 def test_plots_are_the_same_bytes_whatever_the_users_settings_are() -> None:
     import matplotlib
 
@@ -271,6 +277,7 @@ def test_a_comparison_keeps_its_structure_whatever_a_record_says(text: str) -> N
     assert str(refused.value).isprintable()
 
 
+@pytest.mark.slow
 def test_plots_survive_every_hostile_text() -> None:
     """All at once: each text is a backend of one table, in files and in the page."""
     made = [r for text in HOSTILE.values() for r in a_run({text: FAST})]
@@ -301,6 +308,7 @@ def extremes() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("render", FORMATS)
 def test_figures_at_the_ends_of_their_ranges_are_shown(render: Callable[[list[Record]], str]) -> None:
     made = []

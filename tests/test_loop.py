@@ -1,8 +1,8 @@
 """The training loop on a scripted clock: which seconds are counted, where the barriers stand, what is left out."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import count, islice
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain, count, islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from bench.records import steadiness
 from bench.records.record import Timings
 from bench.worker import loop
 from bench.worker.loop import DISTINCT_BATCHES, Diverged
-from tasks.spec import Batch, Preset
+from tasks.spec import Batch
 
 STEP_S, WAIT_S, PUT_S = 0.25, 0.5, 0.125  # powers of two: sums are exact
 
@@ -79,16 +80,27 @@ def a_batch(*, items: int = 4, padding: int = 0, starts_sequence: bool = False, 
     return Batch({"x": values.astype(np.float32)}, values.astype(np.int32), weights, starts_sequence)
 
 
-def a_preset(clock: Clock, batches: Iterator[Batch], *, warmup_steps: int, block_steps: int, blocks: int) -> Any:
+def a_preset(clock: Clock, batches: Iterator[Batch], *, warmup_steps: int) -> Any:
     def train_batches(seed: int) -> Iterator[Batch]:
         for batch in batches:
             clock.calls.append("build")
             clock.now += 100  # building must never be in a figure
             yield batch
 
-    task = SimpleNamespace(train_batches=train_batches)
-    return SimpleNamespace(
-        task=task, warmup_steps=warmup_steps, block_steps=block_steps, blocks=blocks, min_window_s=1.0
+    task = SimpleNamespace(train_batches=train_batches, name="a task")
+    return SimpleNamespace(task=task, warmup_steps=warmup_steps, warmup_s=0.0)
+
+
+STEP = PUT_S + STEP_S
+STEADYING = 3  # blocks of a warm-up whose steps all take as long
+
+
+def measured(
+    session: Any, preset: Any, clock: Clock, *, blocks: int, block_steps: int | None = 1, **more: Any
+) -> loop.Window:
+    """A window of so many blocks, alone; without `block_steps` a block lasts about as long as ten steps."""
+    return loop.measure(
+        session, preset, clock=clock, turns=loop.Alone(blocks, 10 * STEP, **more), block_steps=block_steps
     )
 
 
@@ -98,13 +110,14 @@ def endless(batch: Batch) -> Iterator[Batch]:
 
 def test_every_figure_is_exact() -> None:
     clock = Clock()
-    preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=3, block_steps=2, blocks=4)
+    preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=3)
     session = RecordingSession(clock, first_step_s=8.0)
     session.prepare_s = 100.0  # preparing must never be in a figure
-    window = loop.measure(session, preset, clock=clock, min_window_s=0)
+    window = measured(session, preset, clock, blocks=4, block_steps=2)
+    block_s = 2 * STEP + WAIT_S
     assert window.first_step_s == PUT_S + 8 + WAIT_S
-    assert window.warmup_s == 3 * (PUT_S + STEP_S) + WAIT_S
-    assert window.blocks_s == [2 * (PUT_S + STEP_S) + WAIT_S] * 4
+    assert window.warmup_s == 3 * STEP + WAIT_S + STEADYING * block_s
+    assert window.blocks_s == [block_s] * 4
     assert window.window_s == sum(window.blocks_s)
     assert window.items == 4 * 2 * 4
 
@@ -112,79 +125,82 @@ def test_every_figure_is_exact() -> None:
 def test_blocks_of_different_lengths_are_told_apart_and_add_up_to_the_window() -> None:
     clock = Clock()
     session = RecordingSession(clock)
-    session.durations = iter([1.0, 2.0, 4.0, 8.0, 16.0])
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=3)
-    window = loop.measure(session, preset, clock=clock, min_window_s=0)
+    session.durations = iter([1.0, 1.0, *[1.0] * STEADYING, 4.0, 8.0, 16.0])
+    window = measured(session, a_preset(clock, endless(a_batch()), warmup_steps=1), clock, blocks=3)
     assert window.blocks_s == [4 + PUT_S + WAIT_S, 8 + PUT_S + WAIT_S, 16 + PUT_S + WAIT_S]
     assert window.window_s == sum(window.blocks_s)
 
 
+def test_the_warm_up_goes_on_until_three_blocks_in_a_row_are_alike_but_not_for_ever() -> None:
+    def blocks_of_warm_up(*durations: float) -> float:
+        clock = Clock()
+        session = RecordingSession(clock)
+        session.durations = chain([1.0, 1.0], durations, repeat(1.0))
+        window = measured(session, a_preset(clock, endless(a_batch()), warmup_steps=1), clock, blocks=1)
+        return clock.calls.count("train") - 1 - 1 - len(window.blocks_s)
+
+    assert blocks_of_warm_up(1.0, 1.0, 1.0) == 3
+    assert blocks_of_warm_up(9.0, 5.0, 1.0, 1.0, 1.0) == 5
+    assert blocks_of_warm_up(1.0, 1.0, 9.0, 1.0, 1.0, 1.0) == 6
+    assert blocks_of_warm_up(*(2.0**i for i in range(100))) == loop.MAX_WARMUP_BLOCKS
+
+
+def test_the_warm_up_lasts_as_many_seconds_as_the_preset_says() -> None:
+    clock = Clock()
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=1)
+    preset.warmup_s = 20 * STEP
+    measured(RecordingSession(clock), preset, clock, blocks=1)
+    assert clock.calls.count("train") == 1 + 20 + STEADYING + 1
+
+
+def test_a_block_has_as_many_steps_as_take_its_time_unless_the_arm_has_its_number() -> None:
+    for block_steps, expected in ((None, 10), (7, 7)):
+        clock = Clock()
+        preset = a_preset(clock, endless(a_batch()), warmup_steps=50)
+        window = measured(RecordingSession(clock), preset, clock, blocks=2, block_steps=block_steps)
+        assert window.block_steps == expected
+        assert window.items == 4 * 2 * expected
+
+
+def test_what_is_forgotten_is_warm_up() -> None:
+    window = loop.Window(warmup_s=5.0, blocks_s=[1.0, 2.0], items=10, tokens=3)
+    window.forget()
+    assert window == loop.Window(warmup_s=8.0)
+
+
 def test_one_barrier_per_block_stands_between_its_last_step_and_the_clock() -> None:
     clock = Clock()
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=2, block_steps=3, blocks=2)
-    loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0)
-    calls = [call for call in clock.calls if call != "build"]
+    measured(
+        RecordingSession(clock), a_preset(clock, endless(a_batch()), warmup_steps=2), clock, blocks=2, block_steps=3
+    )
     step = ["put", "train"]
-    first, warmup = [*step, "wait"], [*step, *step, "wait"]
-    block = [*step, *step, *step, "wait", "clock"]
-    assert calls == ["clock", *first, "clock", *warmup, "clock", "clock", *block, *block, "clock"]
+    block = ["clock", *step, *step, *step, "wait", "clock"]
+    assert [call for call in clock.calls if call != "build"][-18:] == [*block, *block]
 
 
 def test_batches_are_built_before_the_clock_starts() -> None:
     clock = Clock()
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=5, block_steps=10, blocks=50)
-    loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0)
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=5)
+    measured(RecordingSession(clock), preset, clock, blocks=50, block_steps=10)
     assert clock.calls[: DISTINCT_BATCHES + 1] == ["build"] * DISTINCT_BATCHES + ["clock"]
     assert clock.calls.count("build") == DISTINCT_BATCHES
-    assert clock.calls.count("train") == 1 + 5 + 10 * 50  # they are repeated
-
-
-def test_no_more_batches_are_built_than_are_used() -> None:
-    clock = Clock()
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=5, block_steps=2, blocks=10)
-    loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0)
-    assert clock.calls.count("build") == clock.calls.count("train") == 1 + 5 + 2 * 10
+    assert clock.calls.count("train") == 1 + 5 + 10 * STEADYING + 10 * 50  # they are repeated
 
 
 def test_padding_and_the_steps_before_the_window_are_not_counted() -> None:
     clock = Clock()
-    batches = iter([a_batch(items=n, padding=8 - n) for n in (8, 8, 8, 5, 3, 2, 1)])
-    preset = a_preset(clock, batches, warmup_steps=2, block_steps=2, blocks=2)
-    assert loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0).items == 5 + 3 + 2 + 1
-
-
-@pytest.mark.parametrize(("min_window_s", "blocks"), [(0.0, 2), (10.0, 2), (10.001, 3), (24.9, 5), (25.0, 5)])
-def test_the_window_grows_by_whole_blocks_until_it_is_long_enough(min_window_s: float, blocks: int) -> None:
-    clock = Clock()
-    session = RecordingSession(clock)
-    session.durations = iter([1.0, 1.0, *[5.0 - PUT_S - WAIT_S] * 100])
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=2)
-    window = loop.measure(session, preset, clock=clock, min_window_s=min_window_s)
-    assert window.blocks_s == [5.0] * blocks
-    assert window.window_s == 5.0 * blocks
-    assert window.items == 4 * blocks
-
-
-@pytest.mark.parametrize(("preset_s", "blocks"), [(None, 2), (0.5, 1), (2.5, 3)])
-def test_the_window_lasts_as_long_as_the_preset_says_and_a_second_unless_it_does(
-    preset_s: float | None, blocks: int
-) -> None:
-    clock = Clock()
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=0, block_steps=1, blocks=1)
-    assert Preset.__dataclass_fields__["min_window_s"].default == preset.min_window_s == 1.0
-    preset.min_window_s = preset_s or preset.min_window_s
-    window = loop.measure(RecordingSession(clock), preset, clock=clock)
-    assert len(window.blocks_s) == blocks
-    assert window.window_s == blocks * (PUT_S + STEP_S + WAIT_S) >= preset.min_window_s
+    counts = chain([8] * (1 + 2 + 2 * STEADYING), [5, 3, 2, 1], repeat(8))
+    batches = (a_batch(items=n, padding=8 - n) for n in counts)
+    preset = a_preset(clock, batches, warmup_steps=2)
+    assert measured(RecordingSession(clock), preset, clock, blocks=2, block_steps=2).items == 5 + 3 + 2 + 1
 
 
 def test_the_state_is_reset_exactly_where_a_sequence_starts() -> None:
     clock = Clock()
-    batches = iter([a_batch(starts_sequence=start) for start in (True, False, True, False)])
-    preset = a_preset(clock, batches, warmup_steps=1, block_steps=2, blocks=1)
-    loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0)
+    batches = (a_batch(starts_sequence=at % 4 == 0) for at in count())
+    measured(RecordingSession(clock), a_preset(clock, batches, warmup_steps=3), clock, blocks=1, block_steps=4)
     calls = [call for call in clock.calls if call not in ("build", "clock", "wait")]
-    assert calls == ["reset", "put", "train", "put", "train", "reset", "put", "train", "put", "train"]
+    assert calls == ["reset", *["put", "train"] * 4] * (1 + STEADYING + 1)
 
 
 def test_a_step_does_not_wait() -> None:
@@ -193,32 +209,65 @@ def test_a_step_does_not_wait() -> None:
     assert clock.calls == ["put", "train"]
 
 
-def test_what_watches_the_window_is_entered_just_before_it_and_left_just_after() -> None:
+def test_what_watches_the_window_is_entered_just_before_each_block_and_left_just_after() -> None:
     clock = Clock()
-    around = ExitStack()
-    around.callback(clock.calls.append, "left")
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=2)
-    session = RecordingSession(clock)
-    window = loop.measure(session, preset, clock=clock, min_window_s=0, around=around)
-    assert clock.calls[-3:] == ["clock", "clock", "left"]
-    assert len(window.blocks_s) == 2
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        clock.calls.append("entered")
+        yield
+        clock.calls.append("left")
+
+    class Watching(loop.Alone):
+        def block(self) -> AbstractContextManager[object]:
+            return around()
+
+    turns = Watching(2, STEP)
+    loop.measure(
+        RecordingSession(clock),
+        a_preset(clock, endless(a_batch()), warmup_steps=1),
+        clock=clock,
+        turns=turns,
+        block_steps=1,
+    )
+    block = ["entered", "clock", "put", "train", "wait", "clock", "left"]
+    assert clock.calls[-14:] == [*block, *block]
 
 
 def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -> None:
-    clock = Clock()
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=2)
     for answers, expected in (((3, 3), 0), ((3, 5), 2), ((), None)):
+        clock = Clock()
         session = RecordingSession(clock)
         session.compiled = iter(answers)
-        assert loop.measure(session, preset, clock=clock, min_window_s=0).compilations == expected
+        preset = a_preset(clock, endless(a_batch()), warmup_steps=1)
+        assert measured(session, preset, clock, blocks=2).compilations == expected
+
+
+def test_the_loss_of_every_blocks_last_update_is_fetched_when_the_window_has_closed() -> None:
+    clock = Clock()
+    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=2, block_steps=3, blocks=4)
+    session = RecordingSession(clock, losses=(float(update) for update in count(1)))
+    window = loop.measure(session, preset, clock=clock, min_window_s=0)
+    assert window.losses == [6.0, 9.0, 12.0, 15.0]
+    first = clock.calls.index("fetch")
+    assert clock.calls[first:] == ["fetch"] * 4
+    assert clock.calls[first - 1] == "clock"
+
+
+def test_a_loss_in_the_window_that_is_no_number_is_told_with_its_block() -> None:
+    clock = Clock()
+    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=0, block_steps=2, blocks=3)
+    session = RecordingSession(clock, losses=(1.0 if update < 5 else float("nan") for update in count(1)))
+    with pytest.raises(Diverged, match="nan at the end of the window's block 2"):
+        loop.measure(session, preset, clock=clock, min_window_s=0)
 
 
 def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> None:
     clock = Clock()
-    preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=1, block_steps=2, blocks=3)
-    assert loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0).tokens is None
+    preset = a_preset(clock, endless(a_batch(items=4)), warmup_steps=1)
+    assert measured(RecordingSession(clock), preset, clock, blocks=3, block_steps=2).tokens is None
     preset.task.tokens = lambda batch: 10 * batch.items
-    assert loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0).tokens == 2 * 3 * 40
+    assert measured(RecordingSession(clock), preset, clock, blocks=3, block_steps=2).tokens == 2 * 3 * 40
 
 
 # The barrier.
@@ -288,18 +337,21 @@ def test_blocks_that_do_not_add_up_to_the_window_are_a_fault(window_s: float, fa
 
 
 @pytest.mark.parametrize(
-    ("blocks_s", "told"),
+    ("blocks_s", "steady"),
     [
-        ([1.0] * 12, None),
-        ([1.0] * 6 + [1.09] * 6, None),
-        ([1.0] * 6 + [1.2] * 6, "20% more time"),
-        ([2.0, 2.0, 2.0] + [1.0] * 9, "50% less time"),
-        ([1.0] * 11 + [9.0], None),  # one slow block is noise
+        ([1.0] * 20, True),
+        ([1.0] * 10 + [1.02] * 10, True),  # within the margin
+        ([1.0] * 10 + [1.2] * 10, False),
+        ([2.0, 2.1] * 5 + [1.0, 1.1] * 5, False),
+        ([1.0, 2.0] * 5 + [1.1, 2.1] * 5, True),  # the blocks scatter more than that
+        ([1.0] * 11 + [9.0], True),  # one slow block is noise
+        ([1.0, 2.0], True),  # too few to say
     ],
 )
-def test_a_window_that_is_not_steady_is_told(blocks_s: list[float], told: str | None) -> None:
-    remark = loop.unsteady(blocks_s)
-    assert (told in remark) if told and remark else (told is remark)
+def test_a_window_is_steady_if_its_halves_differ_by_no_more_than_the_margin_or_their_scatter(
+    blocks_s: list[float], steady: bool
+) -> None:
+    assert steadiness.is_steady(blocks_s) is steady
 
 
 # Training to a budget.

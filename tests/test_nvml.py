@@ -4,7 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+import backends
 from bench.machine import describe, nvml
+from bench.process import environment
+from bench.records.record import Arm
 from tests.fakes import nvml as fake_nvml
 
 TWO = ("GPU-aa11", "GPU-bb22")
@@ -60,3 +63,13 @@ def test_the_processes_of_a_card_have_the_drivers_ids_and_bytes(monkeypatch: pyt
     running = [SimpleNamespace(pid=7, usedGpuMemory=100), SimpleNamespace(pid=8, usedGpuMemory=None)]
     fake_nvml.install(monkeypatch, nvmlDeviceGetComputeRunningProcesses=[running])
     assert nvml.processes(nvml.card()) == {7: 100, 8: None}
+
+
+@pytest.mark.parametrize(("device", "visible"), [("gpu", "GPU-bb22"), ("cpu", "-1")])
+def test_a_child_sees_the_card_that_is_described_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, device: str, visible: str
+) -> None:
+    fake_nvml.install(monkeypatch, uuids=TWO)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    arm = Arm(name="jax", backend="jax", mode="default", device=device, precision="float32")
+    assert environment.for_child(backends.find("jax"), arm)["CUDA_VISIBLE_DEVICES"] == visible

@@ -10,7 +10,7 @@ from tests import chromium
 from tests.builders import a_row, a_run
 from tests.test_report import FAST, HOSTILE, SLOW, hostile_records
 
-pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason=chromium.WITHOUT)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(chromium.PROGRAM is None, reason=chromium.WITHOUT)]
 
 SPEEDS = {"alpha": SLOW, "beta": FAST, "gamma": [speed / 20 for speed in SLOW]}
 DOUBLE = "alpha:precision=float64"

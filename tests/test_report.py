@@ -156,6 +156,7 @@ def test_every_cell_of_a_complete_row() -> None:
         "backend": "slow",
         "images/s": "100.24 (99.55-100.94), n=5",
         "relative to the fastest": "0.4987 (0.4949-0.5026): slower",
+        "cores busy": "not measured",
         "of the matrix rate": "not measured",
         "first step": "250 ms",
         "import + build": "1.50 s",
@@ -452,6 +453,7 @@ def many_records() -> list[Record]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("render", [markdown.render, table_csv.render, in_terminal])
 def test_the_same_records_give_the_same_bytes_in_any_order(render: Callable[[list[Record]], str]) -> None:
     made = many_records()
@@ -612,7 +614,7 @@ def test_markdown_keeps_its_structure_whatever_a_record_says(text: str) -> None:
         assert forbidden not in outer
     found = tables(rendered)
     assert [len(table) for table in found] == [1 + 3, 1 + 2, 1 + 14 + 3]
-    assert {len(row) for row in found[0]} == {10}
+    assert {len(row) for row in found[0]} == {11}
     assert {len(row) for row in found[-1]} == {2 + 3}
 
 
@@ -703,9 +705,9 @@ def test_records_with_figures_that_cannot_be_do_not_end_in_a_traceback() -> None
             continue
         markdown.render([made])
         table_csv.render([made])
-    for target in (Target(""), Target(" "), Target("x")):
+    for metric in ("", " ", "x"):
         try:
-            made = files.decode(files.encode(a_record(target=target)))
+            made = files.decode(files.encode(a_record(target=Target(metric, at_least=0.9))))
         except files.RecordError:
             continue
         markdown.render([made])

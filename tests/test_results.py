@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.records import files
-from bench.report import publish
+from bench.report import grouping, publish
 from tests.builders import a_row, a_run, changed
 from tests.test_report import FAST, SLOW
 
@@ -19,6 +19,7 @@ def test_something_is_published():
     assert PUBLISHED
 
 
+@pytest.mark.slow
 def test_every_published_table_and_the_index_are_what_the_records_say():
     made = publish.tables(ROOT / "results")
     assert {folder / name for folder in PUBLISHED for name in ("table.md", "table.csv")} <= set(made)
@@ -56,19 +57,45 @@ def published(folder: Path, made: list) -> None:
 
 def test_the_command_of_a_run_of_arms_makes_it_again(tmp_path):
     made = [
-        *a_row("jax", FAST, threads=1, changes={"batch_size": "64"}),
-        *a_row("jax", SLOW, name="jax:x64", mode="x64", precision="float64", changes={"batch_size": "64"}),
-        *a_row(
-            "jax", SLOW, name="old", environment={"XLA_FLAGS": "--a,--b"}, python="3.12.1", changes={"batch_size": "64"}
-        ),
+        *a_row("jax", FAST, threads=1),
+        *a_row("jax", SLOW, name="jax:x64,precision=float64", mode="x64", precision="float64"),
+        *a_row("jax", SLOW, name="old", environment={"XLA_FLAGS": "--a,--b"}, python="3.12.1"),
     ]
-    published(tmp_path / "run", made)
+    published(tmp_path / "run", [changed(one, changes={"batch_size": "64"}) for one in made])
     index = publish.tables(tmp_path)[tmp_path / "README.md"]
     assert (
         "`framework-bench run --task mnist_mlp --preset quick --set batch_size=64 --device cpu "
-        "--arm jax=jax:precision=float32,threads=1 --arm jax:x64=jax:x64,precision=float64 "
+        "--arm jax=jax:precision=float32,threads=1 --arm jax:x64,precision=float64 "
         "--arm 'old=jax:precision=float32,env.XLA_FLAGS=--a\\,--b,python=PATH' --rounds 5 --seeds 2`" in index
     )
+
+
+@pytest.mark.parametrize(
+    ("ways", "words"),
+    [
+        (({}, {}), "--device cpu --precision float32 --backend jax --backend pytorch --rounds 5 --seeds 2"),
+        (
+            ({"threads": 1}, {"threads": 1}),
+            "--device cpu --precision float32 --backend jax --backend pytorch --rounds 5 --seeds 2 --threads 1",
+        ),
+        (
+            ({"threads": 1}, {}),
+            "--device cpu --precision float32 --arm jax=jax:threads=1 --arm pytorch --rounds 5 --seeds 2",
+        ),
+        (
+            ({"precision": "float64"}, {}),
+            "--device cpu --arm jax=jax:precision=float64 --arm pytorch=pytorch:precision=float32 --rounds 5 --seeds 2",
+        ),
+        (
+            ({"environment": {"A": "1"}}, {}),
+            "--device cpu --precision float32 --arm jax=jax:env.A=1 --arm pytorch --rounds 5 --seeds 2",
+        ),
+    ],
+    ids=str,
+)
+def test_the_command_says_how_each_backend_is_used_even_under_its_plain_name(ways, words):
+    (section,) = grouping.sections([*a_row("jax", FAST, **ways[0]), *a_row("pytorch", SLOW, **ways[1])])
+    assert publish.command(section) == f"framework-bench run --task mnist_mlp --preset quick {words}"
 
 
 def test_the_index_lists_every_run_and_what_supersedes_it(tmp_path):

@@ -281,6 +281,42 @@ def test_after_the_first_pair_that_fails_none_is_decided() -> None:
     assert three(HALF / 3 * 0.99, HALF / 2 * 1.01, HALF * 0.99) == ["faster", "not decided", "not decided"]
 
 
+def four(p_ab: float, p_cd: float, *, family: list[tuple[str, str]] | None = None) -> dict[tuple[str, str], Verdict]:
+    """Verdicts over four arms in two pairs that share no round, each with its p-value alone."""
+    cells: dict[str, dict[int, float]] = {name: {} for name in "abcd"}
+    for block, (first, second, p) in enumerate((("a", "b", p_ab), ("c", "d", p_cd))):
+        for at, value in enumerate(sample(n=5, mean=0.2, deviation=deviation_for(p, mean=0.2, n=5))):
+            cells[first][10 * block + at] = math.exp(value)
+            cells[second][10 * block + at] = 1.0
+    return compare_all(cells, family=family)
+
+
+def test_only_the_pairs_of_the_family_count_and_only_they_get_a_verdict() -> None:
+    """Six pairs of four arms ask for a sixth of the level at first; a family of two for a half."""
+    p = HALF / 2 * 0.99
+    assert p > HALF / 6
+    pairs = [("a", "b"), ("c", "d")]
+    assert {four(p, HALF * 0.99)[pair].decision for pair in pairs} == {"not decided"}
+    found = four(p, HALF * 0.99, family=pairs)
+    assert set(found) == {*pairs, ("b", "a"), ("d", "c")}
+    assert [found[pair].decision for pair in pairs] == ["faster", "faster"]
+    assert [found[pair[::-1]].decision for pair in pairs] == ["slower", "slower"]
+    assert [four(HALF * 1.01, p, family=pairs)[pair].decision for pair in pairs] == ["not decided", "faster"]
+    assert set(four(p, p, family=[("d", "c")])) == {("c", "d"), ("d", "c")}
+    assert four(p, p, family=[]) == {}
+
+
+def test_the_interval_is_the_one_that_decided() -> None:
+    """At the level of the pair's own step: it lies beyond the margin where the pair is decided, and only there."""
+    pairs = [("a", "b"), ("c", "d")]
+    for p_ab, p_cd in ((HALF / 2 * 0.99, HALF * 0.99), (HALF / 2 * 0.99, HALF * 1.01), (HALF / 2 * 1.01, HALF * 0.99)):
+        for found in (four(p_ab, p_cd, family=pairs)[pair] for pair in pairs):
+            assert found.ratio.low is not None
+            assert (found.ratio.low > 1 + MARGIN) == (found.decision == "faster")
+    plain = compare_all({"a": throughputs(FIGURES), "b": throughputs([0.0] * 5)}, adjusted=False)["a", "b"]
+    assert plain.ratio == pytest.approx(intervals.geometric_mean([math.exp(value) for value in FIGURES]))
+
+
 # How figures are written.
 
 

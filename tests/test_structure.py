@@ -181,6 +181,7 @@ def test_every_room_says_in_a_sentence_what_it_is_for_and_nothing_else(room):
     assert len({(BENCH / other / "__init__.py").read_text() for other in ROOMS}) == len(ROOMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

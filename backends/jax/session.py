@@ -273,9 +273,11 @@ class JaxSession:
         return self._commit([jnp.array(params[name], dtype=self._dtype) for name in self._names])
 
     def _canonical(self, leaves: list[jax.Array]) -> Params:
-        # Copies: the next step donates these buffers, and JAX would keep what it once fetched of an array on a GPU, so that a
-        # second reading would take no time.
-        return {name: np.array(jnp.copy(leaf)) for name, leaf in zip(self._names, leaves, strict=True)}
+        if self._device.platform != "cpu":
+            # JAX keeps what it fetches of an array on a GPU: a second reading would take no time.
+            leaves = jax.device_put(leaves, jax.devices("cpu")[0])
+        # A copy: the next step donates these buffers.
+        return {name: np.array(leaf) for name, leaf in zip(self._names, leaves, strict=True)}
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

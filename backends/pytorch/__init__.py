@@ -17,7 +17,7 @@ ENTRY = Entry(
 MODES: Mapping[str, str] = {
     "default": "eager: every operation runs as Python reaches it (https://docs.pytorch.org/docs/stable/nn.html)",
     "compile": (
-        "torch.compile of the module; loss and optimizer stay eager, and so does nn.GRU inside it, which torch.compile leaves "
-        "to its own kernels (https://docs.pytorch.org/docs/stable/generated/torch.compile.html)"
+        "torch.compile of the module; loss and optimizer stay eager, and so do nn.GRU and what follows it, which torch.compile "
+        "does not take over (https://docs.pytorch.org/docs/stable/generated/torch.compile.html)"
     ),
 }

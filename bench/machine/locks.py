@@ -17,6 +17,7 @@ from typing import IO
 
 import platformdirs
 
+from bench.machine import nvml
 from bench.records.text import printable
 
 NAME = ".framework-bench.lock"
@@ -38,10 +39,11 @@ def folder(path: Path) -> Iterator[None]:
 def device(name: str, *, purpose: str, tell: Callable[[str], object]) -> Iterator[None]:
     """The only measurement of this user on a device ("cpu" or "gpu"): tells who is before it, and sleeps until that is gone.
 
-    A GPU is told apart by its place in CUDA_VISIBLE_DEVICES. Without a writable cache there is no lock, which is told too.
+    A GPU is told apart by its UUID, or without a driver by its place in CUDA_VISIBLE_DEVICES. Without a writable cache there is
+    no lock, which is told too.
     """
     if name == "gpu":
-        name += "-" + (os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0")
+        name += "-" + (nvml.uuid() or os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0")
     place = platformdirs.user_cache_path("framework-bench") / "locks"
     try:
         place.mkdir(parents=True, exist_ok=True)

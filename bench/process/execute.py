@@ -53,11 +53,13 @@ def started(
     data_dir: Path | None,
     interpreter: Interpreter | None,
     together: int = 1,
+    gpu_before: list[int] | None = None,
+    gpu_arms: int = 1,
 ) -> Iterator["Process"]:
     """A process with its request; on leaving the context it has ended, and its files are gone.
 
     It has a temporary folder of its own, so that no cache of compiled code survives it. Where several are `together`, each
-    waits for its turns.
+    waits for its turns, and is told which processes the GPU had before them (`gpu_before`) and how many of them use it.
     """
     folder = folder.absolute()
     entry = backends.find(cell.arm.backend)
@@ -66,7 +68,7 @@ def started(
     request_path, answer_path = files.exchange(folder, cell)
     answer_path.unlink(missing_ok=True)
     data = str(data_dir.absolute()) if data_dir else None
-    files.write(request_path, Request(cell, data, together > 1, hidden_from(cell)))
+    files.write(request_path, Request(cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms))
     with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
             stack.callback(path.unlink, missing_ok=True)

@@ -10,3 +10,7 @@ class Request(Strict, frozen=True):
     data_dir: str | None  # absolute
     takes_turns: bool  # whether its parent gives it a turn for every block
     hidden: list[str]  # importable names that are to look as if they were not installed
+    gpu_before: list[int] | None = (
+        None  # processes that the GPU had before this round's; None: the process looks itself
+    )
+    gpu_arms: int = 1  # processes of this round that use the GPU

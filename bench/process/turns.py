@@ -38,6 +38,8 @@ def execute_round(
     """The records of a round's cells, whatever became of each; `ended` is told of each as its process ends."""
     waiting = list(cells)
     records: list[Record] = []
+    gpu_arms = sum(cell.arm.device == "gpu" for cell in cells)
+    before = nvml.processes(nvml.card()) if gpu_arms else None
     while waiting:
         with contextlib.ExitStack() as stack:
             group: list[Process] = []
@@ -51,6 +53,8 @@ def execute_round(
                         data_dir=data_dir,
                         interpreter=interpreters.get(cell.arm.name),
                         together=len(cells),
+                        gpu_before=None if before is None else list(before),
+                        gpu_arms=gpu_arms,
                     )
                 )
                 group.append(process)

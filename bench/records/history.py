@@ -27,6 +27,11 @@ ADDED_IN_2: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Part of a record ("" is the record itself) -> its new fields, each of which has a default."""
 
+ADDED_IN_3: Mapping[str, tuple[str, ...]] = {
+    "machine": ("cpu_quota",), "disturbance": ("siblings_share", "withheld_share"),
+}  # fmt: skip
+"""The same for parts that are otherwise what they were."""
+
 CELL_2 = ("kind", "task", "preset", "unit", "round", "position", "seed", "spec", "data")
 CELL_2_OPTIONAL = ("step_flops", "key", "selftest", "rounds_plan")
 OUTCOME_2 = ("status", "started_utc")
@@ -53,11 +58,7 @@ def upgraded(plain: dict[str, Any], schema: int) -> dict[str, Any]:
 
 
 def _second(plain: dict[str, Any]) -> dict[str, Any]:
-    for part, names in ADDED_IN_2.items():
-        values = plain.get(part) if part else plain
-        for name in names:
-            if isinstance(values, dict) and name in values:
-                raise ValueError(f"schema 1 has no field {name!r}")
+    _refuse(plain, ADDED_IN_2, 1)
     if plain.get("kind") == "pilot":
         raise ValueError("schema 1 has no kind 'pilot'")
     return {**plain, "schema": 2}
@@ -67,6 +68,7 @@ def _third(plain: dict[str, Any], schema: int) -> dict[str, Any]:
     known = {"schema", "machine", *CELL_2, *CELL_2_OPTIONAL, *OUTCOME_2, *OUTCOME_2_OPTIONAL, *ARM_2, *ARM_2_OPTIONAL,
              *DERIVED_2}  # fmt: skip
     unknown = sorted(set(plain) - known)
+    _refuse(plain, ADDED_IN_3, schema)
     if unknown:
         raise ValueError(f"schema {schema} has no field {unknown[0]!r}")
     required = (*CELL_2, *OUTCOME_2, *ARM_2, "spec_hash", "target", "machine", "order_seed")
@@ -87,6 +89,14 @@ def _third(plain: dict[str, Any], schema: int) -> dict[str, Any]:
     (outcome if plain["kind"] == "parity" else cell)["ladders"] = ladders
     run = {"id": str(plain["order_seed"]), "machine": plain["machine"], "measurement": plain.get("measurement", 1)}
     return {"schema": 3, "run": run, "cell": cell, "outcome": outcome}
+
+
+def _refuse(plain: dict[str, Any], added: Mapping[str, tuple[str, ...]], schema: int) -> None:
+    for part, names in added.items():
+        values = plain.get(part) if part else plain
+        for name in names:
+            if isinstance(values, dict) and name in values:
+                raise ValueError(f"schema {schema} has no field {name!r}")
 
 
 def _taken(plain: dict[str, Any], required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class Target(Strict, frozen=True):
     at_most: Figure | None = None
     margin: Window | None = None  # how far two arms' means may lie apart and be called equivalent
 
+    def __post_init__(self) -> None:
+        _ = self._spec  # which refuses a target that cannot be reached
+
     def reached(self, value: float) -> bool:
         return self._spec.reached(value)
 
@@ -111,6 +114,7 @@ class Timings(Strict, frozen=True):
     unfinished_s: Seconds | None = None  # work that was still undone after a barrier: the barrier's self-check
     compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
     cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
+    losses: list[tuple[Count, Figure]] = []  # number of an update, training loss of its batch: proof of work
 
     @property
     def throughput(self) -> float:

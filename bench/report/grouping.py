@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import combinations
 from statistics import fmean, median
 
-from bench.records import steadiness
+from bench.records import proof, steadiness
 from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings
 from bench.stats import equivalence, intervals, verdict
 
@@ -26,6 +26,7 @@ class Row:
     arm: Arm
     records: list[Record] = field(default_factory=list)
     disturbed: frozenset[int] = frozenset()  # rounds that take part in no figure of speed
+    apart: str | None = None  # why the losses of its windows show other work than those of the others
 
     @property
     def name(self) -> str:
@@ -64,6 +65,11 @@ class Row:
     def counted(self) -> list[Record]:
         """The records of the speed processes that count."""
         return [one for one in self.of("speed") if one.cell.round in self.timed]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Number of an update -> training loss, of the first process that counts."""
+        return next((dict(timings.losses) for timings in self.timed.values() if timings.losses), {})
 
     @property
     def throughputs(self) -> dict[int, float]:
@@ -145,7 +151,7 @@ class Row:
     @property
     def excluded(self) -> str | None:
         """Why this row takes part in no ratio; None if it does."""
-        return self._not_timed() or self._not_proven() or self._not_learned()
+        return self._not_timed() or self._not_proven() or self.apart or self._not_learned()
 
     def _not_timed(self) -> str | None:
         if self.throughputs:
@@ -290,8 +296,27 @@ def _section(records: Sequence[Record]) -> Section:
     )
     for row in rows.values():
         row.disturbed = disturbed  # the whole round: its figures are compared with each other
+    _prove_work(list(rows.values()))
     ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.name))
     return Section(records[0].run, records[0].cell, ordered)
+
+
+def _prove_work(rows: Sequence[Row]) -> None:
+    """Says of each row whose losses differ from those of half of the others or more that it did other work."""
+    losses = {row.name: row.losses for row in rows if row.losses}
+    for row in rows if losses else ():
+        if row.name not in losses:
+            row.apart = "its windows hold no losses, which prove the work" if row.timed else None
+            continue
+        others = [other for other in rows if other is not row and other.name in losses]
+        against = [f"against {other.name}: {why}" for other in others if (why := _work_apart(row, other))]
+        if against and 2 * len(against) >= len(others):
+            row.apart = against[0]
+
+
+def _work_apart(row: Row, other: Row) -> str | None:
+    coarser = max(row.arm.precision, other.arm.precision, key=lambda precision: proof.BOUND.get(precision, 1.0))
+    return proof.losses_agree(row.losses, other.losses, coarser)
 
 
 def _speed(row: Row) -> float:

@@ -103,16 +103,16 @@ def command(section: Section) -> str:
     seeds = len({cell.seed for cell in records if cell.kind == "quality"})
     words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset]
     words += [word for name, value in first.changes.items() for word in ("--set", f"{name}={value}")]
-    common = {name: section.common(name) for name in ("device", "precision")}
-    words += [word for name, value in common.items() if value for word in (f"--{name}", value)]
-    if section.plain:
-        names = [arm.backend for arm in arms]
-        words += [word for name in names if names != sorted(backends.BACKENDS) for word in ("--backend", name)]
-    else:
-        words += [word for arm in arms for word in ("--arm", arm.typed({k: v for k, v in common.items() if v}))]
-    threads = section.common("threads") if section.plain else None
-    for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", threads)):
-        words += [option, str(value)] if value and value != "None" else []
+    common = {name: getattr(arms[0], name) for name in ("device", "precision", "threads") if section.common(name)}
+    words += [word for name in ("device", "precision") if name in common for word in (f"--{name}", common[name])]
+    typed = [arm.typed(common) for arm in arms]
+    names = [arm.backend for arm in arms]
+    if typed != names:
+        words += [word for arm in typed for word in ("--arm", arm)]
+    elif names != sorted(backends.BACKENDS):
+        words += [word for name in names for word in ("--backend", name)]
+    for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", common.get("threads"))):
+        words += [option, str(value)] if value else []
     return printable(shlex.join(words), " ").replace("`", " ")
 
 

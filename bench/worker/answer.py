@@ -67,7 +67,7 @@ def answer(request: Request) -> Outcome:
         phases.enter("data")
         data_dir = Path(request.data_dir) if request.data_dir else None
         preset = tasks.load(asked.task, asked.preset, data_dir=data_dir, changes=asked.changes)
-        speed = partial(_speed, takes_turns=request.takes_turns)
+        speed = partial(_speed, request=request)
         kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
             "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
         }  # fmt: skip
@@ -130,8 +130,9 @@ def describe_fall(ladders: list[Ladder]) -> str:
     return one_line(f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}")
 
 
-def _speed(asked: Cell, preset: Preset, *, takes_turns: bool) -> Outcome:
-    watch = disturbance.Watch(gpu=asked.arm.device == "gpu")
+def _speed(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+    on_gpu = asked.arm.device == "gpu"
+    watch = disturbance.Watch(gpu=on_gpu, before=request.gpu_before, arms=request.gpu_arms)
     start = time.perf_counter()
     backend = _load(asked)
     imported = time.perf_counter()
@@ -144,7 +145,7 @@ def _speed(asked: Cell, preset: Preset, *, takes_turns: bool) -> Outcome:
         session = slowdown.slowed(session, asked.arm.slow_down)
     phases.enter("first step")
     meter = energy.Meter(device=asked.arm.device) if asked.energy else None
-    turns = _turns(preset, watch, meter, takes_turns=takes_turns)
+    turns = _turns(preset, watch, meter, takes_turns=request.takes_turns)
     window = loop.measure(session, preset, clock=time.perf_counter, turns=turns, block_steps=asked.block_steps)
     phases.enter("checks")
     batches = batching.endless(preset.task, 0)

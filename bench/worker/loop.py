@@ -24,6 +24,7 @@ Clock = Callable[[], float]
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
 STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
 MAX_WARMUP_BLOCKS = 30
+LOSS_EVERY, LAST_LOSS = 10, 500  # updates: proof of the work that is timed (bench/records/proof.py)
 CURVE_POINTS = 50
 
 CHECKS = 5  # of the barrier
@@ -47,6 +48,7 @@ class Window:
     items: int = 0
     tokens: int | None = None
     compilations: int | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)  # number of an update, loss of its batch
 
     @property
     def window_s(self) -> float:
@@ -104,23 +106,27 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
 
     Copying a batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or
-    as many as take about `turns.block_s` after the warm-up.
+    as many as take about `turns.block_s` after the warm-up. Of every LOSS_EVERY-th update, from the first one on, the loss is
+    kept as a handle and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not
+    finite.
     """
     batches = list(islice(batching.endless(preset.task, 0), DISTINCT_BATCHES))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
     counted = [(session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch)) for batch in batches]
     upcoming = cycle(counted)
-    window = Window()
+    window, losses = Window(), _Losses()
 
     start = clock()
     prepared, starts_sequence, *_ = next(upcoming)
-    step_prepared(session, prepared, starts_sequence=starts_sequence)
+    losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
     session.wait()
     first = clock()
     window.first_step_s = first - start
     phases.enter("warm-up")
     stream = ((prepared, starts_sequence) for prepared, starts_sequence, *_ in upcoming)
-    window.block_steps = warm_up(session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps)
+    window.block_steps = warm_up(
+        session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps, note=losses.note
+    )
     window.warmup_s = clock() - first
 
     phases.enter("window")
@@ -129,14 +135,35 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
         with turns.block():
             block_start = clock()
             for prepared, starts_sequence, items, tokens in islice(upcoming, window.block_steps):
-                step_prepared(session, prepared, starts_sequence=starts_sequence)
+                losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
                 window.items += items
                 window.tokens = (window.tokens or 0) + tokens or None
             session.wait()
             window.blocks_s.append(clock() - block_start)
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
+    window.losses = losses.fetched(session)
     return window
+
+
+class _Losses:
+    """The losses of some updates of a process: handles, until they are fetched."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.handles: dict[int, Any] = {}
+
+    def note(self, loss: Any) -> None:
+        self.updates += 1
+        if self.updates % LOSS_EVERY == 0 and self.updates <= LAST_LOSS:
+            self.handles[self.updates] = loss
+
+    def fetched(self, session: Session) -> list[tuple[int, float]]:
+        found = [(update, float(session.fetch(loss))) for update, loss in self.handles.items()]
+        for update, value in found:
+            if not math.isfinite(value):
+                raise Diverged(f"the training loss was {value} at update {update}")
+        return found
 
 
 def warm_up(
@@ -147,6 +174,7 @@ def warm_up(
     clock: Clock,
     block_s: float,
     block_steps: int | None,
+    note: Callable[[Any], object],
 ) -> int:
     """Trains on prepared batches until the session is steady, by one rule for all; returns the number of steps of a block.
 
@@ -156,7 +184,7 @@ def warm_up(
     start, steps = clock(), 0
     while steps < preset.warmup_steps or clock() - start < preset.warmup_s:
         prepared, starts_sequence = next(batches)
-        step_prepared(session, prepared, starts_sequence=starts_sequence)
+        note(step_prepared(session, prepared, starts_sequence=starts_sequence))
         steps += 1
     session.wait()
     step_s = (clock() - start) / steps if steps else math.inf
@@ -165,7 +193,7 @@ def warm_up(
     while len(blocks_s) < MAX_WARMUP_BLOCKS:
         block_start = clock()
         for prepared, starts_sequence in islice(batches, size):
-            step_prepared(session, prepared, starts_sequence=starts_sequence)
+            note(step_prepared(session, prepared, starts_sequence=starts_sequence))
         session.wait()
         blocks_s.append(clock() - block_start)
         latest = blocks_s[-STEADY_BLOCKS:]

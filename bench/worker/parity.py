@@ -61,7 +61,7 @@ def _of_rounded_layers(roundoff: float) -> Mapping[str, float]:
     return {
         "forward": 8 * roundoff, "loss": 2 * roundoff, "gradients": 64 * roundoff, "differences": 64 * roundoff,
         "one update": 1e-6, "trajectory": 16 * roundoff, "tie": 16 * roundoff, "full size": 8 * roundoff,
-        "long run": 64 * roundoff, "scale": 16 * roundoff,
+        "long run": 64 * roundoff, "scale": 32 * roundoff,
     }  # fmt: skip
 
 
