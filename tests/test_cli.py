@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +17,15 @@ import pytest
 
 import backends
 from backends import Entry
-from bench.campaign.campaign import Campaign
 from bench.cli import commands, running
 from bench.machine import locks
 from bench.records import files
 from bench.records.record import Cell, Outcome, Record
+from bench.worker.parity import RUNGS
 from tests.builders import a_record, a_run, a_timing
 from tests.conftest import TEST_BACKENDS_VARIABLE, assert_gone, backends_under_test, started, wait_until
 from tests.fakes.campaign import FAKE as NAME
-from tests.fakes.campaign import Answers, good
+from tests.fakes.campaign import Answers, campaigns, good
 
 ROOT = Path(__file__).parent.parent
 FAKE = ("--task", NAME, "--backend", NAME, "--device", "cpu")
@@ -375,7 +374,7 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
 
     monkeypatch.setattr(files, "write_bytes", full)
     failing = Answers(status="failed", reason="not run in this test")
-    monkeypatch.setattr(running, "Campaign", partial(Campaign, execute=failing))
+    monkeypatch.setattr(running, "Campaign", campaigns(failing))
     done = bench("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
     assert done.code == 1
     (line,) = [line for line in done.error.splitlines() if line.startswith("framework-bench: ")]
@@ -434,18 +433,17 @@ def test_a_run_that_plans_its_rounds_is_continued_with_all_of_them(
 
     held: list[str] = []
     holding = locks.device
-    monkeypatch.setattr("bench.records.limits.MOST_ROUNDS", 6)
-    monkeypatch.setattr(running, "Campaign", partial(Campaign, execute=Answers(noisy)))
+    monkeypatch.setattr(running, "Campaign", campaigns(Answers(noisy)))
     monkeypatch.setattr(locks, "device", lambda name, **how: (held.append(name), holding(name, **how))[1])
     command = ("run", *FAKE, "--arm", f"{NAME}:fast", "--rounds", "auto", "--seeds", 1, "--output", "run")
     done = bench(*command)
     assert done.code == 0, done.error
-    assert len(records_in(Path("run"))) == 2 * (1 + 3 + 6 + 1 + 1)
-    next(Path("run/records").glob("*-speed-round06-*")).unlink()
-    for finished, locked in ((23, 2), (24, 2)):
+    assert len(records_in(Path("run"))) == 2 * (1 + 3 + 30 + 1 + 1)  # 30 are the most that are planned
+    next(Path("run/records").glob("*-speed-round30-*")).unlink()
+    for finished, locked in ((70, 2), (72, 2)):  # a round is made whole
         done = bench(*command)
         assert done.code == 0, done.error
-        assert f"continuing: {finished} of 24 processes are done" in done.error
+        assert f"continuing: {finished} of 72 processes are done" in done.error
         assert len(held) == locked
 
 
@@ -532,7 +530,7 @@ def test_verify_prints_every_rung(bench: Callable[..., Done]) -> None:
     assert done.code == 0, done.error
     for precision in ("float64", "float32"):
         lines = [line for line in done.out.splitlines() if f" {precision} on cpu " in line]
-        assert len(lines) == 7
+        assert len(lines) == len(RUNGS)
         for line in lines:
             assert line.lstrip().startswith("ok ")
             assert "difference" in line

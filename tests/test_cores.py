@@ -88,7 +88,7 @@ def child_environment() -> dict[str, str]:
 def run_worker(folder: Path, arm: Arm, *, kind: str = "memory", pinned: list[int]) -> Outcome:
     request, answer = folder / "request.json", folder / "answer.json"
     _, cell = a_planned_cell(arm, kind=kind)
-    files.write(request, Request(cell, None, []))
+    files.write(request, Request(cell, None, takes_turns=False, hidden=[]))
     command = launch.worker_command(request, answer, cores=pinned)
     ending = launch.run(command, env=child_environment(), log=folder / "log", timeout_s=120)
     assert ending.status == "ok", (folder / "log").read_text()

@@ -175,7 +175,7 @@ def test_one_barrier_per_block_stands_between_its_last_step_and_the_clock() -> N
     )
     step = ["put", "train"]
     block = ["clock", *step, *step, *step, "wait", "clock"]
-    assert [call for call in clock.calls if call != "build"][-18:] == [*block, *block]
+    assert [call for call in clock.calls if call not in ("build", "fetch")][-18:] == [*block, *block]
 
 
 def test_batches_are_built_before_the_clock_starts() -> None:
@@ -199,7 +199,7 @@ def test_the_state_is_reset_exactly_where_a_sequence_starts() -> None:
     clock = Clock()
     batches = (a_batch(starts_sequence=at % 4 == 0) for at in count())
     measured(RecordingSession(clock), a_preset(clock, batches, warmup_steps=3), clock, blocks=1, block_steps=4)
-    calls = [call for call in clock.calls if call not in ("build", "clock", "wait")]
+    calls = [call for call in clock.calls if call not in ("build", "clock", "wait", "fetch")]
     assert calls == ["reset", *["put", "train"] * 4] * (1 + STEADYING + 1)
 
 
@@ -243,23 +243,24 @@ def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -
         assert measured(session, preset, clock, blocks=2).compilations == expected
 
 
-def test_the_loss_of_every_blocks_last_update_is_fetched_when_the_window_has_closed() -> None:
+def test_the_loss_of_every_tenth_update_is_fetched_when_the_window_has_closed() -> None:
     clock = Clock()
-    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=2, block_steps=3, blocks=4)
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=2)
     session = RecordingSession(clock, losses=(float(update) for update in count(1)))
-    window = loop.measure(session, preset, clock=clock, min_window_s=0)
-    assert window.losses == [6.0, 9.0, 12.0, 15.0]
+    window = measured(session, preset, clock, blocks=4, block_steps=10)
+    assert clock.calls.count("train") == 1 + 2 + 10 * STEADYING + 10 * 4
+    assert window.losses == [(update, float(update)) for update in range(10, 71, 10)]
     first = clock.calls.index("fetch")
-    assert clock.calls[first:] == ["fetch"] * 4
+    assert clock.calls[first:] == ["fetch"] * 7
     assert clock.calls[first - 1] == "clock"
 
 
-def test_a_loss_in_the_window_that_is_no_number_is_told_with_its_block() -> None:
+def test_a_loss_in_the_window_that_is_no_number_is_told_with_its_update() -> None:
     clock = Clock()
-    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=0, block_steps=2, blocks=3)
-    session = RecordingSession(clock, losses=(1.0 if update < 5 else float("nan") for update in count(1)))
-    with pytest.raises(Diverged, match="nan at the end of the window's block 2"):
-        loop.measure(session, preset, clock=clock, min_window_s=0)
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=0)
+    session = RecordingSession(clock, losses=(1.0 if update < 15 else float("nan") for update in count(1)))
+    with pytest.raises(Diverged, match="the training loss was nan at update 20"):
+        measured(session, preset, clock, blocks=3, block_steps=10)
 
 
 def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> None:

@@ -74,7 +74,7 @@ def selftests(section: Section) -> Iterator[Fact]:
 def _selftest_command(first: Cell, row: Row) -> str:
     arm = row.arm
     options = {"precision": None if arm.precision == "float32" else arm.precision, "threads": arm.threads}
-    typed = arm.typed({"device": arm.device} | options)
+    typed = arm.typed({"device": arm.device, "precision": arm.precision, "threads": arm.threads})
     which = f"--backend {typed}" if typed == arm.backend else f"--arm {shlex.quote(typed)}"
     more = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     return f"framework-bench selftest --task {first.task} {which}{more}"

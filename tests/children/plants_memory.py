@@ -62,7 +62,7 @@ def main(name: str, mebibytes: int) -> Outcome:
     backends.load = loading
     arm = Arm(name=name, backend=name)
     (made,) = plan.make(Choice(tasks=["mnist_mlp"], arms=[arm], preset="smoke"))
-    return worker.answer(Request(made.cell(arm, kind="memory"), None, []))
+    return worker.answer(Request(made.cell(arm, kind="memory"), None, takes_turns=False, hidden=[]))
 
 
 if __name__ == "__main__":
