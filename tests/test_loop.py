@@ -118,7 +118,7 @@ def test_one_barrier_per_block_stands_between_its_last_step_and_the_clock() -> N
     step = ["put", "train"]
     first, warmup = [*step, "wait"], [*step, *step, "wait"]
     block = [*step, *step, *step, "wait", "clock"]
-    assert calls == ["clock", *first, "clock", *warmup, "clock", "clock", *block, *block, "clock"]
+    assert calls == ["clock", *first, "clock", *warmup, "clock", "clock", *block, *block, "clock", "fetch", "fetch"]
 
 
 def test_batches_are_built_before_the_clock_starts() -> None:
@@ -169,7 +169,7 @@ def test_the_state_is_reset_exactly_where_a_sequence_starts() -> None:
     batches = iter([a_batch(starts_sequence=start) for start in (True, False, True, False)])
     preset = a_preset(clock, batches, warmup_steps=1, block_steps=2, blocks=1)
     loop.measure(RecordingSession(clock), preset, clock=clock, min_window_s=0)
-    calls = [call for call in clock.calls if call not in ("build", "clock", "wait")]
+    calls = [call for call in clock.calls if call not in ("build", "clock", "wait", "fetch")]
     assert calls == ["reset", "put", "train", "put", "train", "reset", "put", "train", "put", "train"]
 
 
@@ -186,7 +186,7 @@ def test_what_watches_the_window_is_entered_just_before_it_and_left_just_after()
     preset = a_preset(clock, endless(a_batch()), warmup_steps=1, block_steps=1, blocks=2)
     session = RecordingSession(clock)
     window = loop.measure(session, preset, clock=clock, min_window_s=0, around=around)
-    assert clock.calls[-3:] == ["clock", "clock", "left"]
+    assert clock.calls[-5:] == ["clock", "clock", "left", "fetch", "fetch"]
     assert len(window.blocks_s) == 2
 
 
