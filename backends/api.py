@@ -1,11 +1,14 @@
 """What a backend must offer. A module with `versions` and `open_session` is a backend; there is no base class."""
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
-from tasks.spec import Array, Batch, Params, Task
+if TYPE_CHECKING:  # NumPy, which the help of the command line can do without
+    from tasks.spec import Array, Batch, Params, Task
 
 DEFAULT_MODE = "default"
 """The mode that every backend has: what the framework's own tutorial writes."""

@@ -6,9 +6,12 @@ empty value means none. Without the variable every installed framework is under 
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
@@ -100,6 +103,19 @@ def runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that runs beside the test and does not outlive it, however the test ends."""
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipe.close()
 
 
 def wait_until(true: Callable[[], bool], *, patience_s: float = 60.0) -> None:

@@ -150,6 +150,7 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         (f"a|b={FAKE}", "'a|b' is no label"),
         (f"{'x' * 81}={FAKE}", f"{'x' * 80!r} is no label"),
         (f"\x1b[2J={FAKE}", "is no label"),
+        (f"a\n={FAKE}", "is no label"),
         (f"{FAKE}:", "an item is empty; expected a mode or one of mode, device, precision"),
         (f"{FAKE}:fast,", "an item is empty"),
         (f"{FAKE}:threads=", "threads has no value"),
@@ -179,7 +180,7 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         ),
         (f"{FAKE}:precision=tf32", "tf32 is a mode of a GPU's tensor cores, which a CPU does not have; use float32"),
         (f"{FAKE}:env.A={'x' * 100}", "give it a label, LABEL="),
-        (f"{FAKE}:env.A=\u202e", "give it a label, LABEL="),
+        (f"{FAKE}:env.A=|", "give it a label, LABEL="),
     ],
 )
 def test_an_arm_that_cannot_be_is_refused_in_one_line(bench: Callable[..., Done], text: str, said: str) -> None:

@@ -731,6 +731,7 @@ def test_held_out_sentences_that_stand_in_the_training_set_are_counted(tmp_path:
     assert "2 of 2 held-out" in own_sentences(tmp_path, train=GOOD, dev=GOOD)
 
 
+@pytest.mark.real_data
 def test_the_real_sentences_have_earned_their_name_and_none_that_is_held_out_is_trained_on() -> None:
     folder = REAL_DATA
     if not folder or not (Path(folder) / "sst2").is_dir():

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from bench.campaign import campaign, parity_cache
 from bench.campaign.plan import TaskPlan
+from bench.machine.signals import deferred
 from bench.process import execute as process
 from bench.process import interpreters, launch
 from bench.records import files
@@ -22,7 +24,7 @@ from bench.records.record import FIRST_RUNGS, Cell, Kind, Outcome, Record
 from bench.report import grouping, markdown
 from tests.builders import a_ladder
 from tests.conftest import assert_gone
-from tests.fakes.backend import NearestCorner
+from tests.fakes.backend import LATE, NearestCorner
 from tests.fakes.campaign import FAKE, Answers, Watcher, a_campaign, a_plan, a_planned_cell, an_arm, good
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +146,7 @@ def outcome(tmp_path: Path, arm: Any = FAKE, **changes: Any) -> Outcome:
         ("runs out of host memory", "oom", "out of memory: Unable to allocate 3 TiB"),
         ("runs out of device memory", "oom", "out of memory: RESOURCE_EXHAUSTED: failed to allocate 3 TiB"),
         ("does not wait", "invalid", "the barrier does not wait"),
-        ("compiles in every step", "invalid", "30 compilations inside the timed window"),
+        ("compiles in every step", "invalid", "compilations inside the timed window"),
         ("wrong device", "invalid", "device cpu was asked for, tpu was in force"),
         ("wrong precision", "invalid", "precision float32 was asked for, bfloat16 was in force"),
         ("writes rubbish", "failed", "the process left no readable record: "),
@@ -162,7 +164,7 @@ def test_a_process_that_goes_wrong_is_a_record_with_a_status_and_a_reason(
     done = outcome(tmp_path)
     assert done.status == status
     assert done.reason is not None
-    assert done.reason.startswith(reason)
+    assert reason in done.reason
 
 
 def test_a_mode_that_is_not_in_force_makes_a_record_invalid(tmp_path: Path, misbehave: Misbehave) -> None:
@@ -220,7 +222,7 @@ def test_every_phase_has_a_deadline() -> None:
     sources = [ROOT / "bench" / "worker" / "answer.py", ROOT / "bench" / "worker" / "loop.py"]
     told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
     assert told == {phase for _, phase in PHASES}
-    assert process.PHASE_DEADLINES_S.keys() == told | {"start"}
+    assert process.PHASE_DEADLINES_S.keys() == told | {"start", "turn"}  # which the parent says
 
 
 def test_a_record_that_a_process_could_not_write_is_no_finding_about_the_backend(
@@ -241,7 +243,7 @@ def test_much_output_disturbs_nothing(tmp_path: Path, misbehave: Misbehave) -> N
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, misbehave: Misbehave) -> None:
     misbehave("nan loss")
     done = outcome(tmp_path, kind="quality", round=1)
-    assert (done.status, done.reason) == ("failed", "the training loss was nan at step 25")
+    assert (done.status, done.reason) == ("failed", f"the training loss was nan at step {LATE}")
     assert done.quality is None
 
 
@@ -266,11 +268,10 @@ def test_speed_memory_and_quality_hold_what_they_are_for(tmp_path: Path) -> None
     assert (speed.memory, speed.quality, memory.timings, memory.quality) == (None, None, None, None)
     timings = speed.timings
     assert timings is not None
-    assert timings.block_steps == 3
-    assert len(timings.blocks_s) >= 10
+    assert len(timings.blocks_s) == 10
     assert sum(timings.blocks_s) == pytest.approx(timings.window_s, abs=0.01)
-    # Of 16, or of 10 in the padded last batch of an epoch: whole blocks of three steps.
-    steps = 3 * len(timings.blocks_s)
+    # Of 16, or of 10 in the padded last batch of an epoch: whole blocks.
+    steps = timings.block_steps * len(timings.blocks_s)
     assert 10 * steps < timings.items < 16 * steps
     assert min(timings.import_s, timings.build_s, timings.first_step_s, timings.warmup_s) > 0
     assert memory.memory is not None
@@ -572,6 +573,22 @@ def test_an_interruption_while_a_record_is_written_leaves_no_gap(
     with pytest.raises(KeyboardInterrupt):
         running.start()
     assert len(on_disk(tmp_path)) == 8
+
+
+def test_sigterm_is_not_lost_behind_a_ctrl_c_that_is_ignored() -> None:
+    got: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+        with deferred():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert got == []
+        assert got == [signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def full(*_: Any, **__: Any) -> None:

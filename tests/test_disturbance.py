@@ -142,7 +142,7 @@ def test_a_neighbour_that_computes_is_seen_and_this_process_is_not_taken_for_one
             time.sleep(1.0)
     finally:
         neighbour.kill()
-        neighbour.wait()
+        neighbour.wait(20)
     assert watch.disturbance is not None
     assert watch.disturbance.others_share is not None
     assert watch.disturbance.disturbed is not None

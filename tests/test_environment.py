@@ -15,6 +15,7 @@ from bench.process import environment, execute
 from bench.process.phases import VARIABLE
 from bench.records import files
 from bench.records.record import Arm
+from bench.records.text import printable
 from bench.report import grouping
 from tests.fakes.campaign import FAKE, a_planned_cell, an_arm
 from tests.test_cli import Done, bench, refusal
@@ -248,11 +249,15 @@ def test_an_arms_variables_are_in_its_records_and_its_row_and_the_shell_does_not
         ("env.A B=1", "is no name of a variable"),
         ("env.1A=1", "is no name of a variable"),
         ("env.A-B=1", "is no name of a variable"),
+        ("env.Ä=1", "is no name of a variable"),
+        ("env.A=\u202e", "has a value with characters that cannot be shown"),
+        ("env.A=a\nb", "has a value with characters that cannot be shown"),
+        ("env.A=\udcff", "has a value with characters that cannot be shown"),
     ],
 )
 def test_a_variable_that_an_arm_may_not_set_is_refused(bench: Callable[..., Done], item: str, why: str) -> None:
     line = refusal(bench("run", "--task", FAKE, "--device", "cpu", "--arm", f"a={FAKE}:{item}", "--output", "run"))
-    assert f"--arm a={FAKE}:{item}: " in line
+    assert f"--arm a={FAKE}:{printable(item)}: " in line
     assert why in line
     assert list(Path().iterdir()) == []
 

@@ -377,6 +377,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
     assert list(corpus.lines(path)) == [inside, "last"]
 
 
+@pytest.mark.real_data
 def test_the_real_texts_have_earned_their_names() -> None:
     folder = os.environ.get(DATA_VARIABLE)
     if not folder or not all((Path(folder) / name).is_dir() for name in ("wikitext-2", "tinyshakespeare")):

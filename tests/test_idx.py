@@ -180,6 +180,7 @@ def test_images_and_labels_of_different_numbers(tmp_path: Path) -> None:
     assert f"{folder / 't10k-images-idx3-ubyte'}, found 3 labels" in message
 
 
+@pytest.mark.real_data
 def test_the_real_files() -> None:
     folder = os.environ.get(DATA_VARIABLE)
     if not folder or not (Path(folder) / "mnist").is_dir():
@@ -228,6 +229,7 @@ def the_real_mnist() -> idx.Mnist:
 
 
 @pytest.mark.parametrize("changed", ["mirrored", "tested on the training images", "one label"])
+@pytest.mark.real_data
 def test_the_real_images_changed_are_not_called_mnist(tmp_path: Path, changed: str) -> None:
     mnist = the_real_mnist()
     if changed == "mirrored":
@@ -243,6 +245,7 @@ def test_the_real_images_changed_are_not_called_mnist(tmp_path: Path, changed: s
     assert (whole in data.description) == (changed == "tested on the training images")
 
 
+@pytest.mark.real_data
 def test_the_real_files_unpacked_are_still_mnist_and_no_test_image_is_trained_on(tmp_path: Path) -> None:
     mnist = the_real_mnist()
     data = own_folder(tmp_path, mnist).data

@@ -17,7 +17,7 @@ from bench.process import environment, launch, phases
 from bench.process.launch import LOG_BYTES, Ending
 from bench.records.record import Arm
 from bench.worker import memory
-from tests.conftest import assert_gone, wait_until
+from tests.conftest import assert_gone, started, wait_until
 
 ROOT = Path(__file__).parent.parent
 LONG_S = 120.0  # a deadline that is not meant to be reached
@@ -216,7 +216,7 @@ def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_pat
         """
     pid_file = tmp_path / "pid"
     program = textwrap.dedent(code).format(pid=str(pid_file), log=str(tmp_path / "log"))
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as parent:
+    with started([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as parent:
         wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
         parent.send_signal(signal.SIGINT)
         _, error = parent.communicate(timeout=20)
@@ -308,7 +308,7 @@ from bench.process import launch
 launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_path / "log")!r}), timeout_s=60)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env) as parent:
+    with started([sys.executable, "-c", program], cwd=ROOT, env=env) as parent:
         wait_until((tmp_path / "pids").exists)
         parent.kill()
     assert_gone(*map(int, (tmp_path / "pids").read_text().split()))
@@ -319,7 +319,7 @@ def test_a_worker_whose_parent_is_gone_before_it_could_ask_for_a_signal_ends_its
     lifeline, held = os.pipe()
     program = "from bench.process import phases; phases.attach(); import time; time.sleep(60)"
     env = {**os.environ, phases.VARIABLE: f"{tell},{lifeline}"}
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", program], cwd=ROOT, env=env, pass_fds=(tell, lifeline), start_new_session=True
     ) as worker:
         for descriptor in (told, tell, lifeline, held):

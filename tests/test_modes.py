@@ -27,7 +27,9 @@ def test_entries_and_modes_are_read_without_any_framework():
         "autograd",
     }
     code = "import sys, backends; [backends.modes(name) for name in [*backends.BACKENDS, 'reference']]; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
     assert not frameworks & set(done.stdout.split())
     assert "backends.pytorch" in done.stdout.split()
 

@@ -409,7 +409,7 @@ def test_each_arm_has_a_self_test_of_its_own_which_stands_below_its_table(
     (section,) = grouping.sections(files.read_folder(tmp_path / "run")[0])
     told = [text for name, text in facts.facts(section) if name == "Self-test"]
     assert [text.partition(": ")[0] for text in told] == [TASK, f"{TASK}:fast", "none on this machine of one"]
-    assert told[-1].endswith(f"--arm one={TASK}:threads=1")
+    assert told[-1].endswith(f" --arm one={TASK} --threads 1")
 
 
 def test_a_slow_down_within_the_margin_is_refused(bench: Callable[..., Done]) -> None:
@@ -422,7 +422,10 @@ def test_with_real_processes_the_exit_code_is_the_verdict(bench: Callable[..., D
     """Windows of 10 ms are noisy: what is found is not the point, but that it is what is told."""
     done = bench("selftest", *FAKE, "--rounds", 2, "--slow-down", 1)
     test = recall(a_plan(preset="quick"))
-    assert test is not None
+    if test is None:  # on a machine so busy that a window of 10 ms became one of a third of a second
+        assert done.code == 1
+        assert "fewer than two undisturbed rounds: " in done.error
+        return
     faults = words.selftest_faults(test)
     assert done.code == (1 if faults else 0)
     assert test.slow_down == 1.0
@@ -432,7 +435,7 @@ def test_with_real_processes_the_exit_code_is_the_verdict(bench: Callable[..., D
 
 @pytest.mark.slow
 def test_rounds_auto_with_real_processes(bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.stats.power.MOST_ROUNDS", 5)
+    monkeypatch.setattr("bench.records.limits.MOST_ROUNDS", 5)
     done = bench("run", *FAKE, "--rounds", "auto", "--seeds", 1, "--output", "run")
     assert done.code == 0, done.error
     records, problems = files.read_folder(Path("run"))

@@ -376,5 +376,7 @@ def test_a_folder_that_cannot_be_searched(tmp_path: Path) -> None:
 def test_the_network_libraries_are_imported_only_to_download() -> None:
     code = "import sys, tasks.idx; print({'pooch', 'requests', 'rich', 'urllib3'} & set(sys.modules))"
     root = Path(tasks.sources.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout == "set()\n"

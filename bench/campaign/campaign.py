@@ -67,8 +67,12 @@ class Campaign:
         kept: Mapping[str, Record] | None = None,
         execute: Execute = execute,
         execute_round: ExecuteRound | None = None,
+        before_first: Callable[[], object] = lambda: None,
     ) -> None:
-        """Without `execute_round`, and where energy is read, the arms of a round run one after the other."""
+        """Without `execute_round`, and where energy is read, the arms of a round run one after the other.
+
+        `before_first` is called once, before a process runs; where everything is kept, it is not.
+        """
         self.plans, self.folder, self.progress = plans, folder, progress
         self.choice, self.run = plans[0].choice, plans[0].run
         self.records: list[Record] = []
@@ -76,6 +80,7 @@ class Campaign:
         self._kept = kept or {}  # name of the file -> record of an earlier run
         self._execute = execute
         self._execute_round = None if self.choice.energy else execute_round
+        self._before_next = before_first
         self._planned = {plan.name: plan.cells for plan in plans}
         self._turns = {plan.name: plan.preset.blocks for plan in plans}
         self._finished = set(self._kept)
@@ -210,6 +215,8 @@ class Campaign:
         return done
 
     def _begin(self, cells: Sequence[Cell]) -> None:
+        self._before_next()
+        self._before_next = lambda: None
         self._running = list(cells)
         self._tell_started(cells[0])
         for cell in cells:

@@ -2,9 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
+from bench.campaign.plan import TaskPlan
 from bench.records.record import Record, RoundsPlan
 from bench.stats import intervals, power
 
@@ -33,3 +34,12 @@ def plan_rounds(pilots: Iterable[Record], *, effect: float, otherwise: int) -> R
     bound = noise.upper(power.PILOT_CONFIDENCE)
     found = power.rounds_for(bound, effect=effect, pairs=len(list(combinations(names, 2))))
     return RoundsPlan(found.rounds, effect, bound, found.tie, found.found)
+
+
+def with_known_rounds(plan: TaskPlan, kept: Mapping[str, Record]) -> TaskPlan:
+    """The plan with the rounds that its pilot asks for, where the records that are kept have the whole pilot."""
+    names = [cell.file_name for cell in plan.of_kind("pilot")]
+    if plan.choice.effect is None or not all(name in kept for name in names):
+        return plan
+    pilots = [kept[name] for name in names]
+    return plan.with_rounds(plan_rounds(pilots, effect=plan.choice.effect, otherwise=plan.preset.rounds))

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench.campaign import plan, resume
+from bench.campaign import parity_cache, pilot, plan, resume
 from bench.campaign.campaign import Campaign
 from bench.campaign.plan import Choice, TaskPlan
 from bench.checks import selftest
@@ -18,7 +18,8 @@ from bench.cli import folders, progress, request
 from bench.cli.options import UserError
 from bench.machine import locks
 from bench.process import environment, turns
-from bench.records.record import Cell, Record, RoundsPlan
+from bench.process.execute import execute
+from bench.records.record import Record
 from bench.report import terminal, words
 
 
@@ -60,17 +61,20 @@ def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool
 
 def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_failed: bool) -> tuple[Campaign, bool]:
     """Runs what is not done in a folder that is this run's own."""
-    cells = [cell for task_plan in plans for cell in task_plan.cells]
     possible = [cell for task_plan in plans for cell in task_plan.possible]
     found = resume.find(folder, possible, retry_failed=retry_failed)
     if continued:
-        _tell_found(found, total=len(cells))
+        planned = [pilot.with_known_rounds(task_plan, found.kept) for task_plan in plans]
+        names = {cell.file_name for task_plan in planned for cell in task_plan.cells}
+        _tell_found(found, total=len(names | set(found.kept)))
     so_far = list(found.kept.values())
     with contextlib.ExitStack() as stack:
-        if len(so_far) < len(cells):
-            stack.enter_context(measuring(plans[0].choice, purpose=f"run into {folder.absolute()}"))
         shown = stack.enter_context(progress.progress_on(sys.stderr, so_far))
-        running = Campaign(plans, folder, shown, kept=found.kept, execute_round=turns.execute_round)
+        alone = measuring(plans[0].choice, purpose=f"run into {folder.absolute()}")
+        running = Campaign(
+            plans, folder, shown, kept=found.kept, execute_round=turns.execute_round,
+            before_first=lambda: stack.enter_context(alone),
+        )  # fmt: skip
         try:
             running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
         finally:
@@ -79,27 +83,20 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
 
 
 def verify(choice: Choice, *, quiet: bool) -> list[Record]:
-    """The climb of every arm, told rung by rung unless `quiet`."""
-    plans = request.planned(lambda: plan.make(dataclasses.replace(choice, kinds=("parity",), absent=())))
-    with measuring(choice, purpose="verify"), tempfile.TemporaryDirectory(prefix="framework-bench-") as name:
-        (Path(name) / "records").mkdir()
-        running = Campaign(plans, Path(name), _Ladders(quiet=quiet))
-        running.start()
-        return running.records
-
-
-class _Ladders:
-    """Progress that prints every rung of an arm when it has climbed."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None: ...
-    def planned(self, task: str, rounds: RoundsPlan) -> None: ...
-
-    def finished(self, finished: Record) -> None:
-        if not self.quiet:
-            terminal.show_ladders(finished, sys.stdout)
+    """The climb of every arm, made anew and told rung by rung unless `quiet`."""
+    plans = request.planned(lambda: plan.make(choice))
+    climbs: list[Record] = []
+    with measuring(choice, purpose="verify"), tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
+        for task_plan in plans:
+            for cell in task_plan.of_kind("parity"):
+                interpreter = choice.interpreters.get(cell.arm.name)
+                climbed = execute(task_plan.run, cell, Path(folder), data_dir=choice.data_dir, interpreter=interpreter)
+                climbs.append(climbed)
+                if not quiet:
+                    terminal.show_ladders(climbed, sys.stdout)
+                if climbed.outcome.status == "ok":
+                    parity_cache.remember(climbed, interpreter)
+    return climbs
 
 
 def selftests(choice: Choice, *, rounds: int, slow_down: float) -> tuple[list[dict[str, object]], list[str]]:

@@ -68,8 +68,10 @@ def left_out() -> list[str]:
 
 def unusable(name: str, value: str, entry: Entry) -> str | None:
     """Why an arm may not ask for a variable; None if it may."""
-    if not re.fullmatch(r"[A-Za-z_]\w*", name) or "\0" in value:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         return "is no name of a variable"
+    if not value.isprintable():  # it stands in records and tables
+        return "has a value with characters that cannot be shown"
     if RESERVED.fullmatch(name) or name == phases.VARIABLE:
         return "is set by framework-bench itself"
     declared: Mapping[str, str] = {**entry.env, **entry.env_cpu, **entry.env_memory}

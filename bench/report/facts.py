@@ -1,5 +1,6 @@
 """What stands below a table, as (name, text): data, machine, self-tests, settings, and what a reader must know."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
@@ -71,11 +72,12 @@ def selftests(section: Section) -> Iterator[Fact]:
 
 
 def _selftest_command(first: Cell, row: Row) -> str:
-    command = f"framework-bench selftest --task {first.task}"
-    if row.name == row.arm.backend:
-        precision = "" if row.arm.precision == "float32" else f" --precision {row.arm.precision}"
-        return f"{command} --backend {row.name}{precision}"
-    return f"{command} --arm {row.name}"
+    arm = row.arm
+    options = {"precision": None if arm.precision == "float32" else arm.precision, "threads": arm.threads}
+    typed = arm.typed({"device": arm.device} | options)
+    which = f"--backend {typed}" if typed == arm.backend else f"--arm {shlex.quote(typed)}"
+    more = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+    return f"framework-bench selftest --task {first.task} {which}{more}"
 
 
 def floor(section: Section) -> Iterator[Fact]:

@@ -38,7 +38,7 @@ __all__ = ["MODES", "open_session", "preset", "versions"]
 
 MODES = {"default": "as it is", "fast": "the same under another name"}
 
-LATE = 25
+LATE = 12
 STEP_S = 0.02  # of a step that is only queued
 CHAIN_S = RATE_SECONDS["cpu"]
 BLOCK_S = 0.002  # what is measured is not the point here
