@@ -33,7 +33,7 @@ import numpy as np
 from tasks.spec import MAX_LAYERS, Array, DropoutSite, Params, SpecError, check_parameters, check_real, check_whole
 
 CLASSES = 2
-LOUD = 8.0  # factor on a layer's output that makes it as large as what it is added to, with the ladder's small weights
+LOUD = 3.0  # factor on what a layer adds, so that it counts beside what it is added to with the small weights of the ladder
 LARGEST_SIZE = 1_000_000  # of any one dimension in a config.json; beyond it the file is damaged or hostile
 
 
@@ -114,7 +114,7 @@ def dropout_sites(config: BertConfig, params: Params) -> list[DropoutSite]:
     """The five kinds of places of the equations above, each with weights that leave it alone with its rate.
 
     hidden_dropout has three of them, and what is 0 stays 0 under dropout: h behind an embedding norm without scale and bias, a
-    and f behind projections without weights. All layers have the weights of layer 0, and what they add to h is as large as h,
+    and f behind projections without weights. All layers have the weights of layer 0, and what they add to h counts beside h,
     so that masks which are the same in every layer push the loss the same way and show.
     """
     layers = [f"layer_{i}" for i in range(config.layers)]

@@ -231,7 +231,7 @@ def test_what_watches_the_window_is_entered_just_before_each_block_and_left_just
         block_steps=1,
     )
     block = ["entered", "clock", "put", "train", "wait", "clock", "left"]
-    assert clock.calls[-14:] == [*block, *block]
+    assert [call for call in clock.calls if call != "fetch"][-14:] == [*block, *block]
 
 
 def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -> None:

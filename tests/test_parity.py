@@ -25,9 +25,9 @@ EVERYTHING = replace(
 DOUBLE = Options(precision="float64")
 
 
-def climb(session: type[ReferenceSession], task=PLAIN):
+def climb(session: type[ReferenceSession], task=PLAIN, options=DOUBLE):
     subject = SimpleNamespace(open_session=lambda task, params, options: session(task, params))
-    return parity.climb(subject, task, DOUBLE)
+    return parity.climb(subject, task, options)
 
 
 @pytest.mark.parametrize("task", [PLAIN, EVERYTHING], ids=["plain", "decay, clipping, schedule"])
@@ -173,6 +173,50 @@ class EvaluationTrains(ReferenceSession):
         return super().eval_step(batch)
 
 
+class EveryFifthUpdateSkipped(ReferenceSession):
+    """After the twentieth."""
+
+    skips = 0
+
+    def update(self, gradients):
+        if self.updates + self.skips >= 20 and (self.updates + self.skips) % 5 == 4:
+            self.skips += 1
+        else:
+            super().update(gradients)
+
+
+class FrozenLearningRate(ReferenceSession):
+    """The schedule stands still after as many updates as a trajectory takes."""
+
+    def update(self, gradients):
+        spec = self.task.optimizer
+        if self.updates > parity.TRAJECTORY_STEPS:
+            rate = spec.learning_rate_at(parity.TRAJECTORY_STEPS + 1)
+            spec = replace(spec, learning_rate=rate, warmup_steps=0, decay_steps=None)
+        original, self.task = self.task, replace(self.task, optimizer=spec)
+        super().update(gradients)
+        self.task = original
+
+
+class ScheduleWithoutItsEnd(ReferenceSession):
+    """Trains on at the last learning rate above 0."""
+
+    def update(self, gradients):
+        done, self.updates = self.updates, min(self.updates, parity.SCHEDULE_END - 1)
+        super().update(gradients)
+        self.updates = done + 1
+
+
+class MomentsThatStop(ReferenceSession):
+    """The second moment is no longer updated after update 30."""
+
+    def update(self, gradients):
+        kept = {name: second for name, (_, second) in self.moments.items()}
+        super().update(gradients)
+        if self.updates > 30:
+            self.moments = {name: (first, kept[name]) for name, (first, _) in self.moments.items()}
+
+
 class Raises(ReferenceSession):
     def gradients(self, batch):
         raise RuntimeError("no gradients here")
@@ -205,6 +249,10 @@ CONTROLS = [
     (DropoutInEvaluation, PLAIN, "evaluation"),
     (DroppedLastBatch, PLAIN, "evaluation"),
     (EvaluationTrains, PLAIN, "evaluation"),
+    (EveryFifthUpdateSkipped, PLAIN, "long run"),
+    (FrozenLearningRate, EVERYTHING, "long run"),
+    (ScheduleWithoutItsEnd, EVERYTHING, "long run"),
+    (MomentsThatStop, PLAIN, "long run"),
 ]
 
 
@@ -214,6 +262,74 @@ def test_a_planted_fault_is_caught_at_its_rung(fault, task, rung):
     assert not ladder.passed
     assert ladder.rungs[-1].name == rung
     assert all(below.passed for below in ladder.rungs[:-1])
+
+
+LONG = [EveryFifthUpdateSkipped, FrozenLearningRate, ScheduleWithoutItsEnd, MomentsThatStop]
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("fault", LONG[:2] + LONG[3:])
+def test_a_fault_of_a_late_update_stands_out_from_the_rounding_of_a_coarser_precision(fault, precision):
+    with_schedule = fault is FrozenLearningRate
+    ladder = climb(fault, EVERYTHING if with_schedule else PLAIN, Options(precision=precision))
+    assert (ladder.rungs[-1].name, ladder.passed) == ("long run", False)
+
+
+@pytest.mark.parametrize("name", ["dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"])
+def test_one_parameters_gradient_times_four_fifths_is_caught_in_bfloat16(name):
+    class Scaled(ReferenceSession):
+        def loss_and_gradients(self, batch, state):
+            loss, gradients, carried = super().loss_and_gradients(batch, state)
+            return loss, {**gradients, name: 0.8 * gradients[name]}, carried
+
+    rung = climb(Scaled, PLAIN, Options(precision="bfloat16")).rungs[-1]
+    assert (rung.name, rung.where, rung.passed) == ("gradients", f"scale of {name}", False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "where"),
+    [({"logits": 1.001}, "the whole batch"), ({"gradient": 1.001}, "gru_1/hidden/kernel, the whole batch")],
+    ids=["forward", "gradient"],
+)
+def test_a_kernel_that_is_wrong_only_at_the_size_that_is_timed_is_caught_there(sizes, where):
+    task = tasks.load("gru_lm", "quick").task
+    task = replace(task, model=replace(task.model, dropout=0.0))
+
+    class WrongWhenLarge(ReferenceSession):
+        def forward(self, params, inputs, state):
+            logits, state = super().forward(params, inputs, state)
+            return logits * (sizes.get("logits", 1) if logits.shape[-1] > 1000 else 1), state
+
+        def loss_and_gradients(self, batch, state):
+            loss, gradients, carried = super().loss_and_gradients(batch, state)
+            factor = sizes.get("gradient", 1) if self.task.model.hidden > 100 else 1
+            return loss, {**gradients, "gru_1/hidden/kernel": gradients["gru_1/hidden/kernel"] * factor}, carried
+
+    rung = climb(WrongWhenLarge, task).rungs[-1]
+    assert (rung.name, rung.passed) == ("full size", False)
+    assert rung.where.endswith(where)
+
+
+def test_the_full_size_counts_as_many_examples_as_the_reference_can_compute():
+    task = tasks.load("gru_lm", "quick").task
+    batch = next(task.train_batches(0))
+    assert parity.within_reach(task, batch)[1] == len(batch.labels)
+
+    class Huge:
+        step_flops = 10 * int(parity.LARGEST_FLOPS)
+
+    few, counted = parity.within_reach(Huge(), batch)
+    assert counted == len(batch.labels) // 10
+    assert np.count_nonzero(few.weights) == counted * batch.labels.shape[1]
+    assert few.labels.shape == batch.labels.shape
+
+
+def test_the_ladders_schedule_ends_before_its_last_update_whatever_the_tasks_is():
+    long = replace(PLAIN, optimizer=replace(PLAIN.optimizer, warmup_steps=1_000, decay_steps=20_000))
+    spec = parity.with_schedule_in_reach(long).optimizer
+    assert (spec.warmup_steps, spec.decay_steps) == (parity.WARMUP, parity.SCHEDULE_END)
+    assert spec.learning_rate_at(parity.LONG_RUN) == 0
+    assert parity.with_schedule_in_reach(PLAIN) == PLAIN
 
 
 def test_a_not_a_number_is_not_within_any_tolerance():

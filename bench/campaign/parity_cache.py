@@ -1,7 +1,7 @@
 """A ladder of parity stays valid for as long as nothing that it depends on has changed.
 
 The key of a stored ladder is the hash of the spec, the way in which its arm uses the backend (mode, device, precision, threads,
-environment), the source code, the installed versions, the interpreter and the machine.
+environment), the source code, the installed versions, also of libraries that bring kernels, the interpreter and the machine.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import platformdirs
 
 import backends
 import tasks
+from bench.machine import libraries
 from bench.process.interpreters import DISTRIBUTIONS, Interpreter
 from bench.records import files
 from bench.records.files import RecordError
@@ -37,6 +38,7 @@ def key(cell: Cell, machine: Machine, interpreter: Interpreter | None = None) ->
         "machine": [machine.cpu, machine.cores, machine.gpu, machine.gpu_driver],
         "python": interpreter.python if interpreter else machine.python,
         "versions": versions(cell.arm.backend, interpreter),
+        "kernels": libraries.kernels(cell.arm.device),
         "source": source_hash(cell.task, cell.arm.backend, interpreter and interpreter.origin),
     }
     return hashlib.sha256(files.encode(parts)).hexdigest()

@@ -3,7 +3,9 @@
 The logarithms of the two throughputs are paired by round. With d their mean difference, s its standard error and m the
 margin, "faster" needs d - t s > log(1 + m), "slower" d + t s < -log(1 + m), and "tie" that the whole interval lies within
 the margin; anything else is not decided. Over the pairs of a table's family the three-way decisions are Holm's (1979,
-https://www.jstor.org/stable/4615733), so that the chance of one wrong decision in the whole table stays at 5 %.
+https://www.jstor.org/stable/4615733), so that the chance of one wrong decision in the whole table stays at 5 %. Where the
+fastest arm, with which the others are compared, is picked from the same rounds, and arms differ by exactly the margin, it was
+up to 12 % in simulation (ten arms, eight of them faster; tests/test_promises.py); of equal arms, below 1 %.
 """
 
 import math
