@@ -243,23 +243,30 @@ def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -
         assert measured(session, preset, clock, blocks=2).compilations == expected
 
 
-def test_the_loss_of_every_blocks_last_update_is_fetched_when_the_window_has_closed() -> None:
+def test_the_loss_of_every_tenth_update_is_fetched_when_the_window_has_closed() -> None:
     clock = Clock()
-    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=2, block_steps=3, blocks=4)
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=2)
     session = RecordingSession(clock, losses=(float(update) for update in count(1)))
-    window = loop.measure(session, preset, clock=clock, min_window_s=0)
-    assert window.losses == [6.0, 9.0, 12.0, 15.0]
+    window = measured(session, preset, clock, blocks=4, block_steps=5)
+    assert window.losses == [(10, 10.0), (20, 20.0), (30, 30.0)]  # of 1 + 2 + 3 * 5 + 4 * 5
     first = clock.calls.index("fetch")
-    assert clock.calls[first:] == ["fetch"] * 4
+    assert clock.calls[first:] == ["fetch"] * 3
     assert clock.calls[first - 1] == "clock"
 
 
-def test_a_loss_in_the_window_that_is_no_number_is_told_with_its_block() -> None:
+def test_no_loss_is_kept_after_the_last_one_that_counts() -> None:
     clock = Clock()
-    preset = a_preset(clock, (a_batch() for _ in count()), warmup_steps=0, block_steps=2, blocks=3)
-    session = RecordingSession(clock, losses=(1.0 if update < 5 else float("nan") for update in count(1)))
-    with pytest.raises(Diverged, match="nan at the end of the window's block 2"):
-        loop.measure(session, preset, clock=clock, min_window_s=0)
+    window = measured(
+        RecordingSession(clock), a_preset(clock, endless(a_batch()), warmup_steps=0), clock, blocks=10, block_steps=100
+    )
+    assert window.losses[-1][0] == loop.LAST_LOSS
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_update() -> None:
+    clock = Clock()
+    session = RecordingSession(clock, losses=(1.0 if update < 15 else float("nan") for update in count(1)))
+    with pytest.raises(Diverged, match="the training loss was nan at update 20"):
+        measured(session, a_preset(clock, endless(a_batch()), warmup_steps=0), clock, blocks=3, block_steps=5)
 
 
 def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> None:
