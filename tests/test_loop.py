@@ -247,20 +247,26 @@ def test_the_loss_of_every_tenth_update_is_fetched_when_the_window_has_closed() 
     clock = Clock()
     preset = a_preset(clock, endless(a_batch()), warmup_steps=2)
     session = RecordingSession(clock, losses=(float(update) for update in count(1)))
-    window = measured(session, preset, clock, blocks=4, block_steps=10)
-    assert clock.calls.count("train") == 1 + 2 + 10 * STEADYING + 10 * 4
-    assert window.losses == [(update, float(update)) for update in range(10, 71, 10)]
+    window = measured(session, preset, clock, blocks=4, block_steps=5)
+    assert window.losses == [(10, 10.0), (20, 20.0), (30, 30.0)]  # of 1 + 2 + 3 * 5 + 4 * 5
     first = clock.calls.index("fetch")
-    assert clock.calls[first:] == ["fetch"] * 7
+    assert clock.calls[first:] == ["fetch"] * 3
     assert clock.calls[first - 1] == "clock"
 
 
-def test_a_loss_in_the_window_that_is_no_number_is_told_with_its_update() -> None:
+def test_no_loss_is_kept_after_the_last_one_that_counts() -> None:
     clock = Clock()
-    preset = a_preset(clock, endless(a_batch()), warmup_steps=0)
+    window = measured(
+        RecordingSession(clock), a_preset(clock, endless(a_batch()), warmup_steps=0), clock, blocks=10, block_steps=100
+    )
+    assert window.losses[-1][0] == loop.LAST_LOSS
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_update() -> None:
+    clock = Clock()
     session = RecordingSession(clock, losses=(1.0 if update < 15 else float("nan") for update in count(1)))
     with pytest.raises(Diverged, match="the training loss was nan at update 20"):
-        measured(session, preset, clock, blocks=3, block_steps=10)
+        measured(session, a_preset(clock, endless(a_batch()), warmup_steps=0), clock, blocks=3, block_steps=5)
 
 
 def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> None:
