@@ -56,6 +56,8 @@ def _of_rounded_layers(roundoff: float) -> Mapping[str, float]:
     differences  18,  7    the same gradients along one direction
     one update             the optimizer is float32, and so is its tolerance
     trajectory  5.1, 4.2   Adam's first steps follow a gradient's sign, and small gradients change theirs
+    scale        16         of a gradient, along the expected one: two rounded logits shift all of BERT's alike
+    long run     24         as the trajectory's; seen in PyTorch
     tie                    two logits of one position, each as far off as the forward pass may be
     """
     return {
@@ -70,12 +72,12 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "float64": {
         "forward": 1e-10, "loss": 1e-12, "gradients": 1e-9, "differences": 1e-6,
         "one update": 1e-12, "trajectory": 1e-8, "tie": 1e-9, "full size": 1e-9,
-        "long run": 1e-7, "scale": 1e-9,
+        "long run": 1e-8, "scale": 1e-9,
     },
     "float32": {
         "forward": 1e-5, "loss": 1e-6, "gradients": 1e-4, "differences": 1e-4,
         "one update": 1e-6, "trajectory": 1e-3, "tie": 1e-4, "full size": 1e-4,
-        "long run": 1e-2, "scale": 1e-4,
+        "long run": 1e-3, "scale": 1e-4,
     },
     "tf32": _of_rounded_layers(2**-11),
     "bfloat16": _of_rounded_layers(2**-8),
