@@ -319,7 +319,7 @@ def test_several_arms_of_one_backend_stand_in_one_table(bench: Callable[..., Don
     records, problems = files.read_folder(Path("run"))
     assert problems == []
     (section,) = grouping.sections(records)
-    assert {row.name for row in section.ranked} == names
+    assert {row.name: row.excluded for row in section.rows} == dict.fromkeys(names)
     for row in section.rows:
         assert len(row.records) == 5
         (speed, _) = row.of("speed")

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+import tasks
 from bench.process.execute import execute
 from bench.records.record import Energy
 from bench.worker import answer as worker
-from bench.worker import disturbance, energy
+from bench.worker import disturbance, energy, loop
 from bench.worker.energy import Meter
 from tests.builders import a_record, a_row, a_timing
 from tests.fakes import nvml as fake_nvml
-from tests.fakes.campaign import a_plan, a_planned_cell
+from tests.fakes.campaign import FAKE, a_plan, a_planned_cell
 
 SECOND = 10**6  # microjoules in a joule
 
@@ -134,16 +135,16 @@ def test_energy_is_asked_of_speed_processes_only() -> None:
     assert not any(cell.energy for cell in a_plan().cells)
 
 
-@pytest.mark.parametrize(("readable", "min_window_s"), [(True, energy.MIN_WINDOW_S), (False, None)])
-def test_a_window_is_made_longer_only_where_there_is_a_counter(
-    tmp_path: Path, readable: bool, min_window_s: float | None
-) -> None:
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_window_is_one_long_block_only_where_there_is_a_counter(tmp_path: Path, readable: bool) -> None:
     if readable:
         a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0)
     watch = disturbance.Watch(gpu=False)
-    asked = worker.around(watch, Meter(device="cpu", powercap=tmp_path))
-    assert asked.get("min_window_s") == min_window_s
-    with asked["around"]:
+    preset = tasks.load(FAKE, "smoke")
+    turns = worker._turns(preset, watch, Meter(device="cpu", powercap=tmp_path), takes_turns=False)
+    assert isinstance(turns, loop.Alone)
+    assert (turns.blocks, turns.block_s > energy.MIN_WINDOW_S) == ((1, True) if readable else (preset.blocks, False))
+    with turns.block():
         pass
     assert watch.disturbance is not None  # the one does not displace the other
 

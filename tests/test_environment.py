@@ -113,11 +113,11 @@ def test_an_entry_says_what_its_processes_need_and_the_shell_does_not_change_it(
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     entry = Entry("a", env={"KERAS_BACKEND": "tensorflow"}, env_cpu={"CPU": "1"}, env_memory={"MEMORY": "1"})
     on_cpu, on_gpu = an_arm(), an_arm(device="gpu")
-    for arm, kind, names in (
-        (on_cpu, "speed", {"KERAS_BACKEND", "CPU"}), (on_cpu, "memory", {"KERAS_BACKEND", "CPU", "MEMORY"}),
-        (on_gpu, "speed", {"KERAS_BACKEND"}), (on_gpu, "memory", {"KERAS_BACKEND", "MEMORY"}),
+    for arm, shares, names in (
+        (on_cpu, False, {"KERAS_BACKEND", "CPU"}), (on_cpu, True, {"KERAS_BACKEND", "CPU", "MEMORY"}),
+        (on_gpu, False, {"KERAS_BACKEND"}), (on_gpu, True, {"KERAS_BACKEND", "MEMORY"}),
     ):  # fmt: skip
-        found = environment.for_child(entry, arm, kind=kind)
+        found = environment.for_child(entry, arm, shares_device=shares)
         assert {name for name in found if name in ("KERAS_BACKEND", "CPU", "MEMORY")} == names
         assert found["KERAS_BACKEND"] == "tensorflow"
 

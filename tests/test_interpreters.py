@@ -142,7 +142,7 @@ def test_another_version_of_the_harness_is_refused(other: Path, monkeypatch: pyt
 def test_the_command_line_refuses_it_with_the_arm_that_was_typed(bench: Callable[..., Done], bare: Path) -> None:
     for typed, said in (
         (("--arm", f"{FAKE}:python=nowhere"), f"--arm {FAKE}:python=nowhere: there is no such program"),
-        (("--backend", FAKE, "--python", f"{FAKE}={bare}"), f"--python {FAKE}={bare}: numpy not installed there"),
+        (("--backend", FAKE, "--python", f"{FAKE}={bare}"), f"--python {FAKE}={bare}: msgspec not installed there"),
         (("--arm", f"jax:python={bare}"), f"--arm jax:python={bare}: jax, "),
     ):
         line = refusal(bench("run", "--task", FAKE, "--device", "cpu", *typed, "--output", "run"))

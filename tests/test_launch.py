@@ -75,7 +75,7 @@ def test_a_signal_is_told_by_its_name(tmp_path: Path, name: str) -> None:
     assert ending.status == "killed"
     assert ending.reason is not None
     assert f"the process was ended by {name}" in ending.reason
-    assert ("lack of memory" in ending.reason) == (name == "SIGKILL")
+    assert ("out of memory" in ending.reason) == (name == "SIGKILL")
 
 
 def test_a_process_that_hangs_is_stopped_at_its_deadline(tmp_path: Path) -> None:
@@ -317,12 +317,13 @@ launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_p
 def test_a_worker_whose_parent_is_gone_before_it_could_ask_for_a_signal_ends_itself() -> None:
     told, tell = os.pipe()
     lifeline, held = os.pipe()
+    waiting, turns = os.pipe()
     program = "from bench.process import phases; phases.attach(); import time; time.sleep(60)"
-    env = {**os.environ, phases.VARIABLE: f"{tell},{lifeline}"}
+    env = {**os.environ, phases.VARIABLE: f"{tell},{lifeline},{waiting}"}
     with started(
-        [sys.executable, "-c", program], cwd=ROOT, env=env, pass_fds=(tell, lifeline), start_new_session=True
+        [sys.executable, "-c", program], cwd=ROOT, env=env, pass_fds=(tell, lifeline, waiting), start_new_session=True
     ) as worker:
-        for descriptor in (told, tell, lifeline, held):
+        for descriptor in (told, tell, lifeline, held, waiting, turns):
             os.close(descriptor)
         assert worker.wait(20) == -signal.SIGKILL
 

@@ -27,7 +27,7 @@ PLANTED = 512  # TensorFlow's peak varies by some 10 MiB from process to process
 
 
 def measured(name: str, *, planted: int) -> dict[str, Any]:
-    env = environment.for_child(backends.find(name), Arm(name=name, backend=name), kind="memory")
+    env = environment.for_child(backends.find(name), Arm(name=name, backend=name), shares_device=True)
     done = subprocess.run(
         [sys.executable, "-m", "tests.children.plants_memory", name, str(planted)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env=env,

@@ -134,8 +134,8 @@ class Child:
             return None
         if event is None:
             self._ended_s = time.monotonic() - self._start
-        else:
-            self._phase, self._phase_start = event.partition(" ")[0], time.monotonic()
+        elif (phase := event.partition(" ")[0]) in (*self._phases_s, phases.WAITING):
+            self._phase, self._phase_start = phase, time.monotonic()
         return event
 
     def _deadline(self, *, phase: bool) -> str:

@@ -16,6 +16,9 @@ VARIABLE = "FRAMEWORK_BENCH_PIPES"  # three descriptors: the phases', the lifeli
 GO, AGAIN, END = b"g", b"a", b"e"
 """What a worker that waits is told: run a block; run a block, and forget those before; no more blocks."""
 
+WAITING = "waiting"
+"""The phase of a worker that waits for its turn, however long that takes."""
+
 _pipe: int | None = None
 _turns: int | None = None
 
@@ -41,7 +44,7 @@ def enter(phase: str) -> None:
 def next_word(told: str) -> bytes:
     """Tells the parent that this process waits for its turn, and sleeps until it has one: GO, AGAIN or END."""
     assert _turns is not None  # only a worker that was started to take turns waits for one
-    enter(f"waiting {told}")
+    enter(f"{WAITING} {told}")
     return os.read(_turns, 1) or END
 
 

@@ -59,7 +59,7 @@ def execute_round(
                 )
                 group.append(process)
                 waiting.pop(0)
-                process.child.until("waiting")
+                process.child.until(phases.WAITING)
             rng = random.Random(f"{run.id}/{cells[0].task}/{cells[0].kind}/{cells[0].round}")
             take_turns(group, turns=turns, rng=rng)
             for process in group:
@@ -78,7 +78,7 @@ def take_turns(group: Sequence[Process], *, turns: int, rng: random.Random) -> N
             for at in rng.sample(sorted(blocks_s), len(blocks_s)):
                 time.sleep(REST_S)
                 group[at].child.say(attempt if turn == 0 else phases.GO, phase="turn")
-                told = group[at].child.until("waiting")
+                told = group[at].child.until(phases.WAITING)
                 if told is None:
                     del blocks_s[at]
                 else:
