@@ -88,8 +88,8 @@ def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True,
     """Compares a backend with the reference rung by rung; an exception in the backend is a rung not passed.
 
     Except for Unsupported, with which a backend declines the device or the precision. `timed` says that these are the options
-    that will be timed. Without `every_site` the places of dropout are looked at together only, which takes a fraction of the time,
-    and the rung says so.
+    that will be timed. Without `every_site` the places of dropout are looked at together only, which takes a fraction of the
+    time, and the rung says so.
     """
     climber = _Climber(subject, task, options, timed=timed, every_site=every_site)
     rungs = []
