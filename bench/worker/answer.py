@@ -149,7 +149,9 @@ def _speed(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
     window = loop.measure(session, preset, clock=time.perf_counter, turns=turns, block_steps=asked.block_steps)
     phases.enter("checks")
     batches = batching.endless(preset.task, 0)
-    barrier_s, unfinished_s = loop.check_barrier(session, batches, clock=time.perf_counter)
+    barrier_s, unfinished_s = loop.check_barrier(
+        session, batches, clock=time.perf_counter, block_steps=window.block_steps
+    )
     timings = Timings(
         import_s=imported - start,
         build_s=built - before_build,

@@ -38,6 +38,7 @@ from bench.worker import loop
 from bench.worker.comparison import Comparison, size
 from tasks.spec import Array, Batch, DropoutSite, Params, Task
 
+AT_REST = 1e-300  # a learning rate that moves nothing, in single precision 0; a task may not have one of 0
 DRAWS = 640
 REFERENCE_DRAWS = 4096
 RATE = 0.22  # of a site alone: not a rate that a program has by default
@@ -87,7 +88,7 @@ def compare(
     if not looked_at:
         yield Comparison("no dropout in this task", 0.0, 0.0)
         return
-    at_rest = replace(task.optimizer, learning_rate=0.0, clip_norm=None, warmup_steps=0, decay_steps=None)
+    at_rest = replace(task.optimizer, learning_rate=AT_REST, clip_norm=None, warmup_steps=0, decay_steps=None)
     task = replace(task, optimizer=at_rest)  # type: ignore[type-var]  # tasks are dataclasses
     batch = alike(next(iter(task.train_batches(seed=0))))
     # Another stream than that of a session of the reference with the same seed.
