@@ -76,8 +76,11 @@ def compare(
     params: Params,
     options: Options,
     tolerance: Mapping[str, float],
+    every_site: bool = True,
 ) -> Iterator[Comparison]:
-    """The rung for a small task, at the sites that have dropout in the task that is timed.
+    """The rung for a small task, at the sites that have dropout in the task that is timed: each alone, and all together.
+
+    Without `every_site` together only: `verify` looks at each, and a run, whose readers wait, at all at once.
 
     `arbiter` is the reference; `tolerance` has the precision's for "loss" and "forward". The masks are those of options.seed
     and of the next one.
@@ -103,13 +106,13 @@ def compare(
         yield distribution(where, found, expected, rounding=rounding, samples=len(looked_at) + 1)
         yield repeats(where, found, samples=len(looked_at) + 1)
 
-    for site in looked_at:
+    for site in looked_at if every_site else ():
         alone = with_rates(task, **{site.rate: RATE})
         _, found = losses(alone, site.params, draws=DRAWS, seed=options.seed)
         yield from judged(f"{site.name}, rate {RATE}", found, alone, site.params)
 
     together = with_rates(task, **dict.fromkeys(on, JOINT_RATE))
-    where = f"all sites, rate {JOINT_RATE}"
+    where = f"all sites{'' if every_site else ' together only'}, rate {JOINT_RATE}"
     session, found = losses(together, params, draws=DRAWS, seed=options.seed)
     yield from judged(where, found, together, params)
     reference = arbiter.open_session(together, params, Options(precision="float64"))
