@@ -167,6 +167,7 @@ def test_a_process_that_goes_wrong_is_a_record_with_a_status_and_a_reason(
     assert reason in done.reason
 
 
+@pytest.mark.slow
 def test_a_mode_that_is_not_in_force_makes_a_record_invalid(tmp_path: Path, misbehave: Misbehave) -> None:
     fast = an_arm(mode="fast")
     assert outcome(tmp_path, arm=fast).status == "ok"
@@ -197,6 +198,7 @@ PHASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "phase"), PHASES)
 def test_a_process_that_is_killed_in_any_phase_is_a_record(
     tmp_path: Path, misbehave: Misbehave, kind: Kind, phase: str
@@ -263,6 +265,7 @@ def test_a_backend_that_cannot_be_imported_is_a_record_too(tmp_path: Path, fakes
     assert "No module named 'plugged.absent'" in str(done.reason)
 
 
+@pytest.mark.slow
 def test_speed_memory_and_quality_hold_what_they_are_for(tmp_path: Path) -> None:
     speed, memory = outcome(tmp_path), outcome(tmp_path, kind="memory", round=1)
     assert (speed.memory, speed.quality, memory.timings, memory.quality) == (None, None, None, None)

@@ -99,6 +99,7 @@ print("loaded:", sorted(heavy & set(sys.modules)))
         assert word in done.stdout
 
 
+@pytest.mark.slow
 def test_the_harness_itself_imports_no_framework() -> None:
     rooms = {
         "bench.campaign": "campaign plan parity_cache", "bench.worker": "answer", "bench.cli": "commands arms progress",
@@ -233,6 +234,7 @@ def test_a_folder_with_something_in_it_is_refused_by_name_and_left_alone(
     assert everything_below(Path.cwd()) == before
 
 
+@pytest.mark.slow
 def test_a_run_leaves_alone_what_was_put_beside_its_own_files(bench: Callable[..., Done]) -> None:
     """Also when it is continued, and cleans up after a write that was killed."""
     command = ("run", *FAKE, "--rounds", 1, "--seeds", 1, "--output", "run")
@@ -305,6 +307,7 @@ def test_without_any_framework_the_commands_that_add_one_are_told(
 # Runs.
 
 
+@pytest.mark.slow
 def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +387,7 @@ def test_a_full_disk_is_said_in_one_line_and_earlier_records_are_intact(
     assert "Traceback" not in done.error
 
 
+@pytest.mark.slow
 def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
     bench: Callable[..., Done], misbehave: Misbehave
 ) -> None:
@@ -421,6 +425,7 @@ def test_a_run_with_other_options_into_the_same_folder_is_refused(
     assert len(records_in(Path("run"))) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_plans_its_rounds_is_continued_with_all_of_them(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,6 +543,7 @@ def test_verify_prints_every_rung(bench: Callable[..., Done]) -> None:
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_verify_climbs_anew_whatever_is_in_the_cache(bench: Callable[..., Done], misbehave: Misbehave) -> None:
     assert bench("verify", *FAKE).code == 0
     misbehave("wrong learning rate")
@@ -624,6 +630,7 @@ def test_several_folders_make_one_report_with_a_table_for_each_run(bench: Callab
     assert "no records below empty/records" in refusal(bench("report", one, "empty"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", commands.FORMATS)
 def test_every_format_is_printed_twice_the_same(bench: Callable[..., Done], form: str) -> None:
     a_folder("one", a_run(TWO_ROUNDS))
@@ -634,6 +641,7 @@ def test_every_format_is_printed_twice_the_same(bench: Callable[..., Done], form
     assert sorted(path.name for path in Path("one").iterdir()) == ["records"]
 
 
+@pytest.mark.slow
 def test_plots_go_into_a_new_folder_only(bench: Callable[..., Done]) -> None:
     a_folder("one", a_run(TWO_ROUNDS, task="../../evil"))
     assert bench("report", "one", "--plots", "new/plots").code == 0

@@ -138,6 +138,7 @@ def test_a_clone_is_importable_and_the_users_path_stays(monkeypatch: pytest.Monk
     assert path == [str(ROOT), *filter(None, [before])]
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_is_a_process_own_and_goes_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: str
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_run_tells_in_one_line_what_it_does_not_pass_on(
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_an_arms_variables_reach_its_own_processes_only(tmp_path: Path, tells: str) -> None:
     arm = an_arm("one", backend=tells, environment={"OMP_NUM_THREADS": "1", "EMPTY": "", "ODD": "a,b=c d"})
     found = measured(tmp_path, arm)

@@ -125,6 +125,7 @@ def test_a_grandchild_does_not_outlive_a_process_that_ended_well(tmp_path: Path)
     assert_gone(int(log))
 
 
+@pytest.mark.slow
 def test_a_gibibyte_of_output_leaves_a_small_log_with_both_ends(tmp_path: Path) -> None:
     code = """
         import sys
@@ -242,12 +243,14 @@ def test_no_descriptor_and_no_thread_is_left(tmp_path: Path) -> None:
 TELLS = "from bench.process import phases; phases.attach(); "
 
 
+@pytest.mark.slow
 def test_a_phase_has_its_own_deadline_from_its_beginning(tmp_path: Path) -> None:
     code = TELLS + "import time; [(phases.enter(name), time.sleep(0.3)) for name in 'aaabbbccc']; time.sleep(60)"
     ending, _ = run(tmp_path, code, phases_s={"a": 20, "b": 20, "c": 1.0})
     assert (ending.status, ending.reason) == ("timeout", "stopped after 1 s, the deadline of the phase 'c'")
 
 
+@pytest.mark.slow
 def test_the_whole_deadline_holds_whatever_is_told(tmp_path: Path) -> None:
     code = TELLS + "import time; [(phases.enter('a'), time.sleep(0.1)) for _ in range(600)]"
     ending, _ = run(tmp_path, code, timeout_s=2, phases_s={"a": 20})
@@ -287,6 +290,7 @@ while True:
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attaches", [True, False], ids=["a worker", "any command"])
 @pytest.mark.parametrize("hang", HANGS)
 def test_a_parent_that_is_killed_takes_its_child_and_grandchild_along(

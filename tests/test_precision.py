@@ -53,6 +53,7 @@ def climb(session, precision):
     return parity.climb(subject, PLAIN, Options(precision=precision))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "bits"),
     [("float64", 53), ("float32", 24), ("tf32", 24), ("tf32", 11), ("bfloat16", 11), ("bfloat16", 8)],
@@ -118,6 +119,7 @@ def test_tf32_without_a_gpu_is_refused_before_anything_runs(monkeypatch, capsys,
     assert "tf32 is a mode of a GPU's tensor cores, which a CPU does not have" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_tf32_is_declared_on_a_gpu_and_a_flag_that_was_changed_behind_the_session_is_read_back(name):
     done = in_child(name, "-m", "tests.children.tf32_in_one_framework", name)

@@ -83,6 +83,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done, list[
 # Both agree.
 
 
+@pytest.mark.slow
 def test_a_good_cell_is_a_benchmark_and_the_others_are_failed_tests(session: tuple[Path, Done, list[str]]) -> None:
     folder, done, names = session
     assert done.code == 1
@@ -101,6 +102,7 @@ def test_a_good_cell_is_a_benchmark_and_the_others_are_failed_tests(session: tup
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_rounds_are_the_workers_own_blocks_in_seconds_per_step(session: tuple[Path, Done, list[str]]) -> None:
     folder, done, _ = session
     assert done.out
@@ -117,6 +119,7 @@ def test_the_rounds_are_the_workers_own_blocks_in_seconds_per_step(session: tupl
     assert stats["mean"] == pytest.approx(sum(timings.blocks_s) / len(timings.blocks_s) / timings.block_steps)
 
 
+@pytest.mark.slow
 def test_the_extra_figures_are_those_of_the_table(session: tuple[Path, Done, list[str]]) -> None:
     folder, _, names = session
     (only,) = json.loads((folder / "out.json").read_bytes())["benchmarks"]
@@ -133,6 +136,7 @@ def test_the_extra_figures_are_those_of_the_table(session: tuple[Path, Done, lis
     assert {name for name, row in lines.items() if row["not_ranked_because"]} == set(names)
 
 
+@pytest.mark.slow
 def test_the_file_holds_every_record_and_import_makes_the_same_tables(
     session: tuple[Path, Done, list[str]], command: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -185,6 +189,7 @@ def test_a_session_without_a_result_to_save_or_to_compare_with_ends_in_order(
 # Without measuring.
 
 
+@pytest.mark.slow
 def test_pytest_alone_does_not_come_here() -> None:
     command = [sys.executable, "-m", "pytest", *NO_CACHE_OF_PYTEST, "--collect-only", "-q", "tests/test_idx.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -196,6 +201,7 @@ def test_pytest_alone_does_not_come_here() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_the_cells_are_listed_without_measuring(tmp_path: Path) -> None:
     output = tmp_path / "run"
     done = pytest_bench(tmp_path, "--fb-backend", FAKE, "--collect-only", "-q", "--fb-output", output)
@@ -211,6 +217,7 @@ def test_the_cells_are_listed_without_measuring(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -229,6 +236,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, arguments: tuple[
     assert said in line
 
 
+@pytest.mark.slow
 def test_a_framework_that_is_not_installed_is_a_skipped_test_with_the_command_that_adds_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import backends\nbackends.BACKENDS.clear()\n"

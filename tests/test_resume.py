@@ -370,6 +370,7 @@ def test_a_changed_installation_is_another_comparison(
         folder.run()
 
 
+@pytest.mark.slow
 def test_the_order_of_the_first_start_is_kept(folder: Folder, quick: QuickRuns) -> None:
     """Each start draws a seed; the command line takes the stored one."""
     command = (*RUN, *AND_FAST, "--rounds", 9, "--seeds", 1, "--output", folder.path)
@@ -491,6 +492,7 @@ def test_a_journal_names_no_machine_and_no_user(folder: Folder) -> None:
 # Killed and interrupted for real.
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_table(
     quick: QuickRuns, tmp_path: Path
 ) -> None:
@@ -516,6 +518,7 @@ def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_t
     assert_nothing_runs(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(quick: QuickRuns, tmp_path: Path) -> None:
     command = (*RUN, *AND_FAST, "--rounds", 8, "--seeds", 2, "--output", tmp_path / "run")
     rng = random.Random(20260101)
@@ -530,6 +533,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(quick: QuickRuns,
     assert_nothing_runs(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(quick: QuickRuns, tmp_path: Path) -> None:
     """The kernel's own limit stands for a full disk: RLIMIT_FSIZE."""
     command = (*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
@@ -551,6 +555,7 @@ def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(qu
     assert ended  # some were stopped after a record
 
 
+@pytest.mark.slow
 def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick: QuickRuns, tmp_path: Path) -> None:
     command = (*RUN, *AND_FAST, "--rounds", 120, "--seeds", 1, "--output", tmp_path / "run")
 
@@ -585,6 +590,7 @@ def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick:
     assert_nothing_runs(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(
     tmp_path: Path, misbehave: Callable[[str], None]
 ) -> None:
@@ -611,6 +617,7 @@ def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(
 # Several at once.
 
 
+@pytest.mark.slow
 def test_of_four_runs_into_one_folder_one_runs_and_the_others_are_told_of_it(quick: QuickRuns, tmp_path: Path) -> None:
     command = (*RUN, "--rounds", 5, "--seeds", 1, "--output", tmp_path / "run")
     runs = [quick.start(*command) for _ in range(4)]
@@ -623,6 +630,7 @@ def test_of_four_runs_into_one_folder_one_runs_and_the_others_are_told_of_it(qui
     assert_complete(tmp_path / "run", cells=8)
 
 
+@pytest.mark.slow
 def test_four_runs_on_one_device_follow_one_another(quick: QuickRuns, tmp_path: Path) -> None:
     folders = [tmp_path / f"run-{number}" for number in range(4)]
     with locks.device("cpu", purpose="a test", tell=print):
@@ -638,6 +646,7 @@ def test_four_runs_on_one_device_follow_one_another(quick: QuickRuns, tmp_path: 
     assert all(end < start for (_, end), (start, _) in itertools.pairwise(times))
 
 
+@pytest.mark.slow
 def test_a_run_and_verify_wait_for_whoever_measures_on_the_device(quick: QuickRuns, tmp_path: Path) -> None:
     with locks.device("cpu", purpose="a test\x1b[2J", tell=print):
         runs = [
@@ -660,6 +669,7 @@ def test_whoever_waits_for_a_device_can_be_interrupted(quick: QuickRuns, tmp_pat
         assert run.wait() == 130
 
 
+@pytest.mark.slow
 def test_a_whole_comparison_is_shown_without_waiting_for_the_device(quick: QuickRuns, tmp_path: Path) -> None:
     command = (*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")
     assert quick.run(*command)[0] == 0

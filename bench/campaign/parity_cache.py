@@ -6,6 +6,7 @@ environment), the source code, the installed versions, also of libraries that br
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,10 +40,16 @@ def key(cell: Cell, machine: Machine, interpreter: Interpreter | None = None) ->
         "machine": [machine.cpu, machine.cores, machine.gpu, machine.gpu_driver],
         "python": interpreter.python if interpreter else machine.python,
         "versions": versions(cell.arm.backend, interpreter),
-        "kernels": libraries.kernels(cell.arm.device),
+        "kernels": _kernels(cell.arm.device),
         "source": source_hash(cell.task, cell.arm.backend, interpreter and interpreter.origin),
     }
     return hashlib.sha256(files.encode(parts)).hexdigest()
+
+
+@cache
+def _kernels(device: str) -> Mapping[str, str]:
+    """The installed libraries of kernels, which are looked for once: that reads the metadata of all that is installed."""
+    return libraries.kernels(device)
 
 
 def versions(backend: str, interpreter: Interpreter | None = None) -> dict[str, str]:
