@@ -27,6 +27,8 @@ from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch, Params, Task
 from tests.drawing import Subject
 
+pytestmark = pytest.mark.slow  # whole ladders
+
 FRAMEWORKS = ("pytorch", "tensorflow", "jax")
 
 

@@ -13,6 +13,8 @@ from tests.builders import a_ladder, a_timing, changed
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.fakes.campaign import a_plan
 
+pytestmark = pytest.mark.slow  # whole ladders
+
 BACKEND = BACKENDS_UNDER_TEST[:1]  # one is enough: the fault is not a framework's
 
 

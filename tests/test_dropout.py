@@ -19,6 +19,8 @@ from bench.worker.comparison import Comparison
 from tasks.spec import Array, Batch, Task
 from tests.drawing import DrawingSession, Subject
 
+pytestmark = pytest.mark.slow  # whole ladders
+
 DOUBLE = Options(precision="float64")
 ARBITER = backends.load("reference")
 GRU = tasks.load("gru_lm", "quick").task

@@ -17,6 +17,8 @@ from backends.reference.session import ReferenceSession
 from bench.worker import parity
 from tasks.spec import AdamW
 
+pytestmark = pytest.mark.slow  # whole ladders
+
 PLAIN = tasks.load("mnist_mlp", "smoke").task
 EVERYTHING = replace(
     PLAIN,

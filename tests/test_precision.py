@@ -20,6 +20,8 @@ from tests.fakes.backend import rounded
 from tests.fakes.campaign import a_planned_cell, an_arm
 from tests.test_backends import in_child
 
+pytestmark = pytest.mark.slow  # whole ladders
+
 PLAIN = tasks.load("mnist_mlp", "smoke").task
 
 
