@@ -166,7 +166,7 @@ def test_bfloat16_rounds_the_layers_and_not_the_loss(task):
 @MIXED
 def test_updates_far_below_the_resolution_of_bfloat16_are_kept(task):
     slow = replace(task, optimizer=replace(task.optimizer, learning_rate=1e-6, clip_norm=None))
-    session = BACKEND.open_session(slow, slow.init_params(0), Options(precision="bfloat16"), every_site=False)
+    session = BACKEND.open_session(slow, slow.init_params(0), Options(precision="bfloat16"))
     for batch in batches(slow, 10):
         loop.step(session, batch)
     before, after = slow.init_params(0), session.params()
@@ -223,7 +223,7 @@ def test_what_a_backend_cannot_do_it_declines():
 
     @dataclass(frozen=True)
     class UnknownConfig:
-        size: int = 1
+        widths: tuple[int, ...] = (784, 128, 10)  # which the task checks
 
     with pytest.raises(Unsupported, match="UnknownConfig"):
         BACKEND.open_session(replace(task, model=UnknownConfig()), task.init_params(0), Options())
