@@ -89,7 +89,7 @@ def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True,
 
     Except for Unsupported, with which a backend declines the device or the precision. `timed` says that these are the options
     that will be timed. Without `every_site` the places of dropout are looked at together only, which takes a fraction of the
-    time, and the rung says so.
+    time; the cell of a record says which it was (`every_site`).
     """
     climber = _Climber(subject, task, options, timed=timed, every_site=every_site)
     rungs = []
