@@ -143,7 +143,7 @@ def test_precision_is_what_was_asked_for(task):
 def test_the_ladder_is_climbed_in_bfloat16(task):
     if task.name == "bert_sentiment":
         pytest.skip("takes the longest; a run in bfloat16 climbs it before anything is timed")
-    ladder = parity.climb(BACKEND, tasks.load(task.name, "smoke").task, Options(precision="bfloat16"), every_site=False)
+    ladder = parity.climb(BACKEND, tasks.load(task.name, "smoke").task, Options(precision="bfloat16"))
     assert ladder.passed, ladder.rungs[-1]
 
 

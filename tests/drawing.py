@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from backends.api import Options
 from backends.reference.session import ReferenceSession
+from bench.worker.dropout import AT_REST
 from tasks.spec import Batch, Params, Task
 
 
 class DrawingSession(ReferenceSession):
-    """The reference, which computes no gradient at a learning rate of 0: hundreds of such steps are taken for rung 8."""
+    """The reference, which computes no gradient at rest: hundreds of such steps are taken for rung 8."""
 
     def train_step(self, batch: Batch) -> float:
-        if self.task.optimizer.learning_rate:
+        if self.task.optimizer.learning_rate > AT_REST:
             return super().train_step(batch)
         self.updates += 1
         self.drop = self.drop_in_training

@@ -641,8 +641,3 @@ def test_an_outcome_is_checked_against_its_cell() -> None:
     timed = good(msgspec.structs.replace(cell, kind="speed"))
     with pytest.raises(files.RecordError, match="status ok without figures of memory"):
         files.check(Record(run=run, cell=cell, outcome=timed))
-
-
-def test_a_climb_alone_looks_at_every_place_of_dropout_and_one_before_a_measurement_at_all_together() -> None:
-    assert {cell.every_site for cell in a_plan(kinds=("parity",)).cells} == {True}
-    assert {cell.every_site for cell in a_plan().cells} == {False}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -66,6 +67,69 @@ class DeviceBatch(NamedTuple):
     weights: Any  # of the labels' shape, divided by their sum
 
 
+class Programs:
+    """A model's training step and evaluation: pure functions of its weights and of the rest (lists of leaves, which cross into
+    a compiled call faster than Flax states), and what JAX compiles of them."""
+
+    def __init__(self, model: Any, optimizer: AdamW, precision: str) -> None:
+        self.dtype = np.dtype("float64" if precision == "float64" else "float32")
+        computing = jnp.bfloat16 if precision == "bfloat16" else self.dtype
+
+        def new(key: jax.Array) -> Model:
+            return build(model, dtype=computing, param_dtype=self.dtype, rngs=nnx.Rngs(key))
+
+        # The weights are given, so that only their shapes are asked for; the rest (the dropout keys) is made.
+        shapes = nnx.eval_shape(new, jax.random.key(0))
+        self._graph, weights, rest = nnx.split(shapes, nnx.Param, ...)
+        self.names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
+        self.shapes, self._structure = jax.tree.flatten(weights)
+        _, self._rest_structure = jax.tree.flatten(rest)
+        self.initial_state = shapes.initial_state
+        self.transform = _transform(optimizer)
+        self.rest = jax.jit(lambda key: jax.tree.leaves(nnx.state(new(key), nnx.Not(nnx.Param))))
+        self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3))
+        self.evaluate = jax.jit(self._evaluate)
+        self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True))
+
+    def merge(self, weights: list[jax.Array], rest: list[jax.Array]) -> Any:
+        states = jax.tree.unflatten(self._structure, weights), jax.tree.unflatten(self._rest_structure, rest)
+        return nnx.merge(self._graph, *states, copy=True)  # a copy may count its dropout keys inside the gradient
+
+    def _apply(self, model: Any, batch: DeviceBatch, state: State, *, training: bool) -> tuple[jax.Array, State]:
+        logits, state = model(batch.inputs, state, training=training)
+        return logits.astype(self.dtype), state  # the loss is taken in the parameters' precision
+
+    def _loss(
+        self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
+    ) -> tuple[jax.Array, tuple[list[jax.Array], State]]:
+        model = self.merge(weights, rest)
+        logits, state = self._apply(model, batch, state, training=True)
+        loss = jnp.sum(_losses(logits, batch.labels) * batch.weights)
+        _, _, rest = nnx.split(model, nnx.Param, ...)
+        return loss, (jax.tree.leaves(rest), state)
+
+    def _train(
+        self, weights: list[jax.Array], optimizer: Any, rest: list[jax.Array], state: State, batch: DeviceBatch
+    ) -> tuple[jax.Array, list[jax.Array], Any, list[jax.Array], State]:
+        compute = jax.value_and_grad(self._loss, has_aux=True)
+        (loss, (rest, state)), gradients = compute(weights, rest, state, batch)
+        updates, optimizer = self.transform.update(gradients, optimizer, weights)
+        return loss, optax.apply_updates(weights, updates), optimizer, rest, state
+
+    def _evaluate(
+        self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
+    ) -> tuple[jax.Array, jax.Array, jax.Array, State]:
+        model = self.merge(weights, rest)
+        logits, state = self._apply(model, batch, state, training=False)
+        return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
+
+
+@cache
+def programs(model: Any, optimizer: AdamW, precision: str, mode: str) -> Programs:
+    """Those of a model and an optimizer, the same for all sessions of a process: JAX compiles a function once."""
+    return Programs(model, optimizer, precision)
+
+
 class JaxSession:
     """Implements backends.api.Session.
 
@@ -74,31 +138,15 @@ class JaxSession:
 
     def __init__(self, task: Task, params: Params, options: Options, device: jax.Device) -> None:
         self._device = device
-        self._dtype = np.dtype("float64" if options.precision == "float64" else "float32")
-        computing = jnp.bfloat16 if options.precision == "bfloat16" else self._dtype
-
-        def new() -> Model:
-            return build(task.model, dtype=computing, param_dtype=self._dtype, rngs=nnx.Rngs(options.seed))
-
-        # The weights are given, so that only their shapes are asked for; the rest (the dropout keys) is made.
-        model = nnx.eval_shape(new)
-        self._graph, weights, _ = nnx.split(model, nnx.Param, ...)
-        rest = jax.jit(lambda: nnx.state(new(), nnx.Not(nnx.Param)))()
-        leaves, self._rest_structure = jax.tree.flatten(rest)
+        self._programs = programs(task.model, task.optimizer, options.precision, options.mode)
+        self._dtype = self._programs.dtype
         # `default_device` binds nothing: all that a call is given is committed, or it would run on JAX's first device.
-        self._rest = self._commit(leaves)
-        self._names = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(weights)]
-        _, self._structure = jax.tree.flatten(weights)
-        self._initial_state = model.initial_state
-        self._weights = self._load(params, like=jax.tree.leaves(weights))
-        self._transform = _transform(task.optimizer)
-        self._optimizer = self._commit(self._transform.init(self._weights))
+        self._rest = self._commit(self._programs.rest(jax.random.key(options.seed)))
+        self._weights = self._load(params)
+        self._optimizer = self._commit(self._programs.transform.init(self._weights))
         self._state: State | None = None
         self._unpadded: jax.Array | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the step what it is made of
-        self._train = jax.jit(self._train_function, donate_argnums=(0, 1, 2, 3))
-        self._evaluate = jax.jit(self._evaluate_function)
-        self._differentiate = jax.jit(jax.grad(self._loss_function, has_aux=True))
 
     def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._cast(value) for name, value in batch.inputs.items()}
@@ -111,20 +159,22 @@ class JaxSession:
 
     def train_step(self, batch: DeviceBatch) -> jax.Array:
         self._example = batch
-        loss, self._weights, self._optimizer, self._rest, self._state = self._train(
+        loss, self._weights, self._optimizer, self._rest, self._state = self._programs.train(
             self._weights, self._optimizer, self._rest, self._carried(batch), batch
         )
         return loss
 
     def eval_step(self, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
-        losses, predictions, _, self._state = self._evaluate(self._weights, self._rest, self._carried(batch), batch)
+        losses, predictions, _, self._state = self._programs.evaluate(
+            self._weights, self._rest, self._carried(batch), batch
+        )
         return losses, predictions
 
     def logits(self, batch: DeviceBatch) -> Array:
-        return self.fetch(self._evaluate(self._weights, self._rest, self._zero_state(batch), batch)[2])
+        return self.fetch(self._programs.evaluate(self._weights, self._rest, self._zero_state(batch), batch)[2])
 
     def gradients(self, batch: DeviceBatch) -> Params:
-        gradients, _ = self._differentiate(self._weights, self._rest, self._zero_state(batch), batch)
+        gradients, _ = self._programs.differentiate(self._weights, self._rest, self._zero_state(batch), batch)
         return self._canonical(gradients)
 
     def reset_state(self) -> None:
@@ -191,7 +241,7 @@ class JaxSession:
 
     def _layers_dtype(self) -> str:
         """What the linear layers compute in, by their own account; several, if they disagree."""
-        layers = (part for _, part in nnx.iter_graph(self._merge(self._weights, self._rest)))
+        layers = (part for _, part in nnx.iter_graph(self._programs.merge(self._weights, self._rest)))
         return "/".join(sorted({jnp.dtype(part.dtype).name for part in layers if isinstance(part, nnx.Linear)}))
 
     def _kernels(self) -> str | None:
@@ -199,47 +249,13 @@ class JaxSession:
         if self._example is None:
             return None
         state = self._zero_state(self._example)
-        traced = self._train.trace(self._weights, self._optimizer, self._rest, state, self._example)
+        traced = self._programs.train.trace(self._weights, self._optimizer, self._rest, state, self._example)
         scans = {
             f"lax.scan over {equation.params['length']} steps, unroll {equation.params['unroll']}"
             for equation in _equations(traced.jaxpr.jaxpr)
             if equation.primitive.name == "scan"
         }
         return ", ".join(["XLA", *sorted(scans)])
-
-    # Pure functions of the weights and the rest (lists of leaves, which cross into a compiled call faster than Flax states).
-
-    def _merge(self, weights: list[jax.Array], rest: list[jax.Array]) -> Any:
-        states = jax.tree.unflatten(self._structure, weights), jax.tree.unflatten(self._rest_structure, rest)
-        return nnx.merge(self._graph, *states, copy=True)  # a copy may count its dropout keys inside the gradient
-
-    def _apply(self, model: Any, batch: DeviceBatch, state: State, *, training: bool) -> tuple[jax.Array, State]:
-        logits, state = model(batch.inputs, state, training=training)
-        return logits.astype(self._dtype), state  # the loss is taken in the parameters' precision
-
-    def _loss_function(
-        self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
-    ) -> tuple[jax.Array, tuple[list[jax.Array], State]]:
-        model = self._merge(weights, rest)
-        logits, state = self._apply(model, batch, state, training=True)
-        loss = jnp.sum(_losses(logits, batch.labels) * batch.weights)
-        _, _, rest = nnx.split(model, nnx.Param, ...)
-        return loss, (jax.tree.leaves(rest), state)
-
-    def _train_function(
-        self, weights: list[jax.Array], optimizer: Any, rest: list[jax.Array], state: State, batch: DeviceBatch
-    ) -> tuple[jax.Array, list[jax.Array], Any, list[jax.Array], State]:
-        compute = jax.value_and_grad(self._loss_function, has_aux=True)
-        (loss, (rest, state)), gradients = compute(weights, rest, state, batch)
-        updates, optimizer = self._transform.update(gradients, optimizer, weights)
-        return loss, optax.apply_updates(weights, updates), optimizer, rest, state
-
-    def _evaluate_function(
-        self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
-    ) -> tuple[jax.Array, jax.Array, jax.Array, State]:
-        model = self._merge(weights, rest)
-        logits, state = self._apply(model, batch, state, training=False)
-        return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
 
     def _commit(self, tree: Any) -> Any:
         """The arrays on this session's device, bound to it: what is computed from them is computed there."""
@@ -260,24 +276,25 @@ class JaxSession:
 
     def _zero_state(self, batch: DeviceBatch) -> State:
         with jax.default_device(self._device):
-            state: State = self._commit(self._initial_state(batch.labels.shape[0]))
+            state: State = self._commit(self._programs.initial_state(batch.labels.shape[0]))
             return state
 
-    def _load(self, params: Params, *, like: list[jax.Array]) -> list[jax.Array]:
-        if set(params) != set(self._names):
-            raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(self._names))}")
-        for name, leaf in zip(self._names, like, strict=True):
+    def _load(self, params: Params) -> list[jax.Array]:
+        names = self._programs.names
+        if set(params) != set(names):
+            raise ValueError(f"parameters and model disagree on {sorted(set(params) ^ set(names))}")
+        for name, leaf in zip(names, self._programs.shapes, strict=True):
             if params[name].shape != leaf.shape:
                 raise ValueError(f"{name} is {params[name].shape}, the model has {leaf.shape}")
         # jnp.array copies: donated buffers must not be the caller's memory.
-        return self._commit([jnp.array(params[name], dtype=self._dtype) for name in self._names])
+        return self._commit([jnp.array(params[name], dtype=self._dtype) for name in names])
 
     def _canonical(self, leaves: list[jax.Array]) -> Params:
         if self._device.platform != "cpu":
             # JAX keeps what it fetches of an array on a GPU: a second reading would take no time.
             leaves = jax.device_put(leaves, jax.devices("cpu")[0])
         # A copy: the next step donates these buffers.
-        return {name: np.array(leaf) for name, leaf in zip(self._names, leaves, strict=True)}
+        return {name: np.array(leaf) for name, leaf in zip(self._programs.names, leaves, strict=True)}
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

@@ -36,7 +36,6 @@ def key(cell: Cell, machine: Machine, interpreter: Interpreter | None = None) ->
         "task": cell.task,
         "spec": cell.spec_hash,
         "way": cell.arm.way,
-        "every site": cell.every_site,
         "machine": [machine.cpu, machine.cores, machine.gpu, machine.gpu_driver],
         "python": interpreter.python if interpreter else machine.python,
         "versions": versions(cell.arm.backend, interpreter),

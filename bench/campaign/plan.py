@@ -177,6 +177,5 @@ def _plan(name: str, run: Run, choice: Choice) -> TaskPlan:
         data=Data(data.name, data.description, data.sha256),
         target=Target(target.metric, target.at_least, target.at_most, target.margin),
         step_flops=getattr(preset.task, "step_flops", None),
-        every_site=tuple(choice.kinds) == ("parity",),  # `verify` has the time
     )
     return TaskPlan(run, preset, choice, template)

@@ -322,7 +322,6 @@ class Cell(Strict, frozen=True, kw_only=True):
     target: Target
     step_flops: Count | None = None  # of the model in one training step, from the spec
     block_steps: Count | None = None  # as the arm's first process found it; None: to be found
-    every_site: bool = False  # whether the ladder looks at each place of dropout alone, or at all together
     energy: bool = False  # whether an energy counter is to be read
     key: str = ""  # hash of everything on which the outcome depends: what a resumed run need not do again
     ladders: list[Ladder] = []  # that the arm has climbed before this process started

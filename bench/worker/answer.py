@@ -108,9 +108,7 @@ def _parity(asked: Cell, preset: Preset) -> Outcome:
     ]
     ladders: list[Ladder] = []
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
-        ladders.append(
-            parity.climb(backend, preset.task, options, timed=options == climbs[1], every_site=asked.every_site)
-        )
+        ladders.append(parity.climb(backend, preset.task, options, timed=options == climbs[1]))
         if not ladders[-1].passed:
             break
     fallen = not ladders[-1].passed

@@ -84,14 +84,13 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
 }  # fmt: skip
 
 
-def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True, every_site: bool = True) -> Ladder:
+def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True) -> Ladder:
     """Compares a backend with the reference rung by rung; an exception in the backend is a rung not passed.
 
     Except for Unsupported, with which a backend declines the device or the precision. `timed` says that these are the options
-    that will be timed. Without `every_site` the places of dropout are looked at together only, which takes a fraction of the
-    time; the cell of a record says which it was (`every_site`).
+    that will be timed.
     """
-    climber = _Climber(subject, task, options, timed=timed, every_site=every_site)
+    climber = _Climber(subject, task, options, timed=timed)
     rungs = []
     for number, name in enumerate(RUNGS, start=1):
         method: Callable[[], Iterator[Comparison]] = getattr(climber, name.replace(" ", "_"))
@@ -119,8 +118,7 @@ LATER = Comparison("left to the climb in the precision that is timed", 0.0, 0.0)
 class _Climber:
     """One method per rung, in the order of RUNGS; each yields its comparisons."""
 
-    def __init__(self, subject: Backend, whole: Task, options: Options, *, timed: bool, every_site: bool) -> None:
-        self.every_site = every_site
+    def __init__(self, subject: Backend, whole: Task, options: Options, *, timed: bool) -> None:
         self.subject, self.whole, self.options, self.timed = subject, whole, options, timed
         self.task = task = with_schedule_in_reach(whole.for_parity())
         self.arbiter: Any = backends.load("reference")
@@ -205,7 +203,7 @@ class _Climber:
             return
         yield from dropout.compare(
             self.subject, self.arbiter, self.whole.for_parity(), timed=self.whole, params=self.initial,
-            options=self.options, tolerance=self.tolerance, every_site=self.every_site,
+            options=self.options, tolerance=self.tolerance,
         )  # fmt: skip
 
     def full_size(self) -> Iterator[Comparison]:

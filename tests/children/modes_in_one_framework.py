@@ -22,10 +22,7 @@ def main(name: str, mode: str, task_name: str) -> dict[str, Any]:
         found["losses"].append(float(session.fetch(loop.step(session, batch))))
         found["counted"].append(session.compilations())
     found["settings"] = session.settings()
-    ladders = [
-        parity.climb(backend, task, Options(precision=each, mode=mode), every_site=False)
-        for each in ("float64", "float32")
-    ]
+    ladders = [parity.climb(backend, task, Options(precision=each, mode=mode)) for each in ("float64", "float32")]
     found["fell"] = [str(ladder.rungs[-1]) for ladder in ladders if not ladder.passed]
     found["rungs"] = [len(ladder.rungs) for ladder in ladders]
     return found
