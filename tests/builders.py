@@ -116,7 +116,7 @@ def a_memory(*, peak: Bytes = PEAK, device: Bytes = NO_ALLOCATOR, imported: Byte
 
 def a_quality(accuracy: float, *, sample: str | None = None) -> Quality:
     curve = [(1, 0.1, 2.3), (100, 1.0, 0.1)]
-    return Quality(100, 1.0, 0.1, {"accuracy": accuracy, "loss": 0.1}, curve, sample)
+    return Quality(100, 1.0, 0.1, {"accuracy": accuracy, "loss": 1.05 - accuracy}, curve, sample)
 
 
 def a_row(

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from bench.campaign import campaign, parity_cache
 from bench.campaign.plan import TaskPlan
-from bench.machine.signals import deferred
+from bench.machine.signals import deferred, raise_again
 from bench.process import execute as process
 from bench.process import interpreters, launch
 from bench.records import files
@@ -592,6 +594,30 @@ def test_sigterm_is_not_lost_behind_a_ctrl_c_that_is_ignored() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interruption_that_a_finalizer_swallows_comes_again(
+    monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
+) -> None:
+    class Struck:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def interrupt(*_: Any) -> None:
+        raise raised
+
+    def wait() -> None:
+        Struck()  # raises nothing: Python would only write of an "Exception ignored"
+        time.sleep(10)
+
+    monkeypatch.setattr(sys, "unraisablehook", raise_again)
+    before = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(raised):
+            wait()
+    finally:
+        signal.signal(number, before)
 
 
 def full(*_: Any, **__: Any) -> None:

@@ -190,15 +190,21 @@ def test_what_is_not_decided_is_told_too() -> None:
     )
 
 
+@pytest.mark.parametrize(("seeds", "told"), [(1, "one seed"), (3, "each of 3 seeds")])
+def test_equal_figures_are_called_equal_and_no_proof(seeds: int, told: str) -> None:
+    made = learned({"fast": [0.95, 0.93, 0.94][:seeds], "slow": [0.95, 0.93, 0.94][:seeds]}, margin=0.01)
+    assert sentence(made) == (
+        f"test accuracy of fast and slow: equal with {told}, which tells nothing of chance: no interval, not decided."
+    )
+
+
 def test_other_metrics_keep_their_unit() -> None:
     made = learned(
         {"fast": [0.952, 0.948, 0.951], "slow": [0.95, 0.95, 0.949]},
         margin=0.5,
     )
     found = [changed(one, target=Target("loss", at_most=1, margin=0.5)) for one in made]
-    assert sentence(found).startswith(
-        "held-out loss of fast and slow: not decided whether within 0.5 (difference 0, 3 seeds"
-    )
+    assert sentence(found).startswith("held-out loss of fast and slow: equivalent within 0.5 (difference -0.0007 (")
 
 
 def test_without_a_margin_or_a_second_backend_nothing_is_said() -> None:

@@ -12,6 +12,7 @@ import click
 
 from bench.cli import folders
 from bench.cli.options import FilePath, OneOf, Rounds, UserError, common_options
+from bench.machine import signals
 
 FORMATS = {
     "markdown": "bench.report.markdown", "csv": "bench.report.table_csv", "latex": "bench.report.latex",
@@ -198,6 +199,7 @@ def info(as_json: bool) -> None:
 def main() -> int:
     """Exit codes: 0 ok, 1 something failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.unraisablehook = signals.raise_again
     try:
         code: int | None = cli.main(standalone_mode=False, prog_name="framework-bench")
     except click.exceptions.NoArgsIsHelpError as error:

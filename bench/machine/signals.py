@@ -1,6 +1,7 @@
-"""Moments in which a run must not be interrupted."""
+"""Interruptions: not in the middle of some moments, and never lost."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,3 +26,18 @@ def deferred() -> Iterator[None]:
             signal.signal(number, handler)
         for got in dict.fromkeys(caught):  # the first may be one that is ignored
             signal.raise_signal(got)
+
+
+def raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A `sys.unraisablehook`: an interruption that struck in a finalizer or the callback of a weak reference, where Python
+    swallows what is raised, strikes once more."""
+    raised_by = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+    number = raised_by.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    main = threading.main_thread().ident
+    assert main is not None
+    later = threading.Timer(0.01, signal.pthread_kill, (main, number))  # from within it would be swallowed again
+    later.daemon = True
+    later.start()

@@ -53,11 +53,14 @@ def _equivalence(metric: str, name: str, other: str, found: equivalence.Equivale
     known = METRICS.get(metric)
     scale, unit = (100, " points") if known and known.percent else (1, "")
     margin = f"{scale * found.margin:g}{unit if scale * found.margin != 1 else unit.removesuffix('s')}"
-    told = {"equivalent": f"equivalent within {margin}", "different": f"different by more than {margin}"}
     seeds = f"{found.difference.n} seed{'s' if found.difference.n != 1 else ''}"
+    subject = f"{known.title if known else metric} of {name} and {other}"
+    if not found.difference.known and not found.difference.estimate:
+        each = "one seed" if found.difference.n == 1 else f"each of {seeds}"
+        return f"{subject}: equal with {each}, which tells nothing of chance: no interval, not decided."
+    told = {"equivalent": f"equivalent within {margin}", "different": f"different by more than {margin}"}
     return (
-        f"{known.title if known else metric} of {name} and {other}: "
-        f"{told.get(found.decision, f'not decided whether within {margin}')} "
+        f"{subject}: {told.get(found.decision, f'not decided whether within {margin}')} "
         f"(difference {with_interval(found.difference, scale)}{unit}, {seeds}"
         f"{'' if found.difference.known else ', no interval'})."
     )
