@@ -3,13 +3,11 @@
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import backends
-import tasks
 from bench.process import environment, execute
 from bench.records.record import Arm
 from bench.worker import parity
@@ -19,51 +17,30 @@ from tests.fakes.campaign import a_planned_cell
 ROOT = Path(__file__).parent.parent
 
 
-AT_ONCE = 2  # most of what these children do keeps one core busy
-
-
 def in_child(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = environment.for_child(backends.find(name), Arm(name=name, backend=name)) | {"CONTRACT_BACKEND": name}
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 
-def contract(name):
-    # Warnings are errors in our own tests, not in what a framework says about itself.
-    return in_child(name, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/contract.py")
-
-
-def verify(name, task):
-    return in_child(
-        name, "-m", "bench", "verify", "--task", task, "--backend", name, "--preset", "smoke", "--device", "cpu"
-    )
-
-
-@pytest.fixture(scope="module")
-def started(request):
-    """The children of the tests that were chosen, AT_ONCE at a time: (function, its arguments) -> its result to come."""
-    functions = {"test_contract": contract, "test_verify_climbs_every_rung_in_double_and_single_precision": verify}
-    chosen = [item for item in request.session.items if item.module is request.module]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            (function, *sorted(item.callspec.params.items())): pool.submit(function, **item.callspec.params)
-            for item in chosen
-            if (function := functions.get(item.originalname))
-        }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["reference", *BACKENDS_UNDER_TEST])
-def test_contract(name, started):
-    done = started[contract, ("name", name)].result()
+def test_contract(name):
+    # Warnings are errors in our own tests, not in what a framework says about itself.
+    done = in_child(name, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/contract.py")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
 
+LONGEST = pytest.param("bert_sentiment", marks=pytest.mark.exhaustive)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
-@pytest.mark.parametrize("task", list(tasks.TASKS))
-def test_verify_climbs_every_rung_in_double_and_single_precision(name, task, started):
-    done = started[verify, ("name", name), ("task", task)].result()
+@pytest.mark.parametrize("task", ["mnist_mlp", "gru_lm", LONGEST])
+def test_verify_climbs_every_rung_in_double_and_single_precision(name, task):
+    done = in_child(
+        name, "-m", "bench", "verify", "--task", task, "--backend", name, "--preset", "smoke", "--device", "cpu"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for precision in ("float64", "float32"):
         climbed = [line for line in done.stdout.splitlines() if f" {precision} on cpu " in line]

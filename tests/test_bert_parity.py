@@ -27,7 +27,7 @@ from tasks.bert_sentiment import BertSentiment
 from tasks.spec import Batch, Params, Task
 from tests.drawing import Subject
 
-pytestmark = pytest.mark.slow  # whole ladders
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # whole ladders
 
 FRAMEWORKS = ("pytorch", "tensorflow", "jax")
 

@@ -26,7 +26,7 @@ from tasks.spec import Array, Batch, Params, Task
 from tests.children.gru_in_one_framework import SAMPLED, small_task
 from tests.drawing import Subject
 
-pytestmark = pytest.mark.slow  # whole ladders
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # whole ladders
 
 FRAMEWORKS = ("pytorch", "tensorflow", "jax")
 EMBEDDING = "embedding/embedding"

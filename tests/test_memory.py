@@ -40,6 +40,7 @@ def measured(name: str, *, planted: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps these counters")
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 def test_a_planted_tensor_shows_at_its_size(name: str) -> None:

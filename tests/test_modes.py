@@ -108,6 +108,7 @@ def test_an_unknown_mode_is_refused_with_the_names_of_the_others():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 @pytest.mark.parametrize(("name", "mode"), OTHER_MODES)
 def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_the_first_steps(name, mode, task):
@@ -123,6 +124,7 @@ def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_th
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
 @pytest.mark.parametrize(
     ("code", "said"),
@@ -172,6 +174,7 @@ def test_kernels_are_those_of_a_step_with_dropout_and_asking_for_them_draws_no_m
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
 def test_a_recompilation_by_torch_compile_is_counted_and_a_compiler_that_tells_nothing_is_an_error():
     program = (

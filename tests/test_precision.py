@@ -20,7 +20,7 @@ from tests.fakes.backend import rounded
 from tests.fakes.campaign import a_planned_cell, an_arm
 from tests.test_backends import in_child
 
-pytestmark = pytest.mark.slow  # whole ladders
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # whole ladders
 
 PLAIN = tasks.load("mnist_mlp", "smoke").task
 
