@@ -116,7 +116,7 @@ def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_th
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["fell"] == []
-    assert found["rungs"] == [7, 7]
+    assert found["rungs"] == [len(parity.RUNGS)] * 2
     assert found["before"] == found["settings"]["mode"] == mode
     counted = found["counted"]
     assert counted[0] >= 1
@@ -130,16 +130,18 @@ def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_th
     ("code", "said"),
     [
         ("os.environ['CXX'] = 'no-such-compiler'", "apt-get install g++"),
-        ("", "no exception"),
+        ("", "opened, compile cache: none"),
+        ("os.environ['TORCHINDUCTOR_CACHE_DIR'] = 'a-folder'", "opened, compile cache: kept"),
     ],
 )
-def test_torch_compile_asks_for_the_compiler_that_it_lacks(code, said):
+def test_torch_compile_asks_for_the_compiler_that_it_lacks_and_starts_without_a_cache_unless_one_is_named(code, said):
     program = (
         f"import os; {code}\n"
         "import backends, tasks\nfrom backends.api import Options, Unsupported\n"
         "task = tasks.load('mnist_mlp', 'smoke').task\n"
-        "try:\n    backends.load('pytorch').open_session(task, task.init_params(0), Options(mode='compile'))\n"
-        "    print('no exception')\nexcept Unsupported as error:\n    print(error)\n"
+        "try:\n    session = backends.load('pytorch').open_session(task, task.init_params(0), Options(mode='compile'))\n"
+        "    print('opened, compile cache:', session.settings()['compile cache'])\n"
+        "except Unsupported as error:\n    print(error)\n"
     )
     assert said in in_child("pytorch", "-c", program).stdout
 

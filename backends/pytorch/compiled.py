@@ -68,8 +68,13 @@ def _find_cpp_compiler() -> None:
 
 
 def _start_without_cache() -> None:
-    """An empty cache for this process, unless a folder is named: a first step is then as long as a user's first one."""
+    """An empty cache for this process, unless a folder is named: a first step is then as long as a user's first one.
+
+    Importing torch's compiler names one itself, which is not a choice of the user's: torchinductor_<user> among the temporary
+    files.
+    """
     global _fresh_cache
-    if CACHE_VARIABLE not in os.environ:
+    torchs_own = os.path.join(tempfile.gettempdir(), "torchinductor_")
+    if os.environ.get(CACHE_VARIABLE, torchs_own).startswith(torchs_own):
         _fresh_cache = tempfile.TemporaryDirectory(prefix="torch-compile-", ignore_cleanup_errors=True)
         os.environ[CACHE_VARIABLE] = _fresh_cache.name
