@@ -90,6 +90,7 @@ print(all(open_it(task) for task in every_task()))
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS_UNDER_TEST if name != "jax"])  # it asks for shapes alone
+@pytest.mark.slow
 def test_no_initial_weight_is_drawn_to_be_overwritten(name):
     code = (
         "import backends, tasks\nfrom backends.api import Options\n"

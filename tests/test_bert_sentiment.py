@@ -439,6 +439,7 @@ def test_labels_follow_from_the_sentences() -> None:
     assert 0.45 < np.mean([review.label for review in made]) < 0.55
 
 
+@pytest.mark.slow
 def test_a_bag_of_words_does_not_find_the_rules() -> None:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression

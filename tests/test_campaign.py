@@ -159,6 +159,7 @@ def outcome(tmp_path: Path, arm: Any = FAKE, **changes: Any) -> Outcome:
         ("uses up its file descriptors", "failed", "the process exited with code 1: the record could not be written"),
     ],
 )
+@pytest.mark.slow
 def test_a_process_that_goes_wrong_is_a_record_with_a_status_and_a_reason(
     tmp_path: Path, misbehave: Misbehave, misbehaviour: str, status: str, reason: str
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_process_that_is_killed_in_any_phase_is_a_record(
 
 
 @pytest.mark.parametrize(("kind", "phase"), [("speed", "import"), ("speed", "window"), ("quality", "evaluation")])
+@pytest.mark.slow
 def test_a_phase_that_lasts_too_long_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehave: Misbehave, kind: Kind, phase: str
 ) -> None:
@@ -323,6 +325,7 @@ def test_the_runs_id_gives_the_same_order_again_and_another_one_another() -> Non
     assert len(set(map(tuple, first))) > 2
 
 
+@pytest.mark.slow
 def test_no_backend_is_favoured_by_the_order() -> None:
     firsts: Counter[str] = Counter()
     made = a_plan(*ABC, rounds=2)

@@ -96,6 +96,7 @@ def run_worker(folder: Path, arm: Arm, *, kind: str = "memory", pinned: list[int
 
 
 @pytest.mark.parametrize("kind", ["speed", "memory", "quality"])
+@pytest.mark.slow
 def test_the_number_of_threads_is_in_force_and_read_back(tmp_path: Path, kind: str) -> None:
     done = run_worker(tmp_path, an_arm(threads=1), kind=kind, pinned=cores.first(1))
     assert (done.status, done.reason) == ("ok", None)

@@ -135,6 +135,7 @@ def test_time_beside_and_time_withheld_are_read(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps these counters")
+@pytest.mark.slow
 def test_a_neighbour_that_computes_is_seen_and_this_process_is_not_taken_for_one() -> None:
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

@@ -149,6 +149,7 @@ def test_a_window_is_one_long_block_only_where_there_is_a_counter(tmp_path: Path
     assert watch.disturbance is not None  # the one does not displace the other
 
 
+@pytest.mark.slow
 def test_a_process_answers_with_joules_or_with_the_reason(tmp_path: Path) -> None:
     run, cell = a_planned_cell(energy=True)
     done = execute(run, cell, tmp_path, data_dir=None).outcome

@@ -230,6 +230,7 @@ def the_real_mnist() -> idx.Mnist:
 
 @pytest.mark.parametrize("changed", ["mirrored", "tested on the training images", "one label"])
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_the_real_images_changed_are_not_called_mnist(tmp_path: Path, changed: str) -> None:
     mnist = the_real_mnist()
     if changed == "mirrored":

@@ -114,6 +114,7 @@ def test_who_ignores_sigterm_goes_with_all_grandchildren(tmp_path: Path, monkeyp
     assert_gone(*pids)
 
 
+@pytest.mark.slow
 def test_a_grandchild_does_not_outlive_a_process_that_ended_well(tmp_path: Path) -> None:
     code = """
         import subprocess, sys
@@ -263,6 +264,7 @@ def test_a_process_that_never_tells_of_a_phase_is_stopped_in_its_start(tmp_path:
 
 
 @pytest.mark.parametrize("told", ["'unknown'", "'x' * 100_000", "'\\x1b[2J\\n\\n'"])
+@pytest.mark.slow
 def test_a_phase_that_is_none_changes_nothing(tmp_path: Path, told: str) -> None:
     code = TELLS + f"phases.enter('a'); phases.enter({told}); import time; time.sleep(60)"
     ending, _ = run(tmp_path, code, phases_s={"a": 1.0})

@@ -168,6 +168,7 @@ for model in (dropped, kept):
 
 
 @pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+@pytest.mark.slow
 def test_kernels_are_those_of_a_step_with_dropout_and_asking_for_them_draws_no_mask():
     dropped, kept = in_child("pytorch", "-c", KERNELS).stdout.splitlines()[-2:]
     assert "fused attention" not in dropped  # on a CPU torch has none with dropout
@@ -227,6 +228,7 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif("jax" not in BACKENDS_UNDER_TEST, reason="JAX is not under test")
+@pytest.mark.slow
 def test_jax_computes_on_the_device_that_was_asked_for_and_a_count_that_stands_still_is_an_error():
     done = in_child(
         "jax", "-c", "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'" + COMMITTED

@@ -186,6 +186,7 @@ ELSE = {
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.slow
 def test_every_field_that_can_be_set_is_in_the_hash(name: str) -> None:
     preset = tasks.load(name, "smoke")
     before = spec_hash(preset.task)

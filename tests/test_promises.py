@@ -121,6 +121,7 @@ def tables(*, backends: int, rounds: int, variation: float, faster: float = 0.0)
         *((kind, 2) for kind in KINDS if kind != "bimodal"),
     ],
 )
+@pytest.mark.slow
 def test_equal_backends_are_not_called_different(kind: str, rounds: int) -> None:
     """In at most 1 % of the tables, of which no pair may be wrong."""
     for backends in (2, 3):

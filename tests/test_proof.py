@@ -74,6 +74,7 @@ class EveryFifthUpdateSkipped(ReferenceSession):
         return self.loss_and_gradients(batch, self.state)[0]
 
 
+@pytest.mark.slow
 def test_a_session_that_skips_updates_is_caught_by_its_own_windows_losses() -> None:
     task = tasks.load("mnist_mlp", "smoke").task
     task = replace(task, batch_size=8)

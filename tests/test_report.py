@@ -198,10 +198,20 @@ def test_a_disturbed_round_is_shown_and_takes_part_in_no_figure_of_any_row() -> 
 
 def test_a_row_whose_rounds_were_all_disturbed_is_not_ranked() -> None:
     told = msgspec.structs.replace(A_WINDOW, disturbed="the GPU throttled: heat")
-    found = table_of(a_run(TWO, disturbance=told))
-    assert (
-        "every round was disturbed: round 1, slow: the GPU throttled: heat" in found["slow"]["relative to the fastest"]
-    )
+    made = a_run(TWO, disturbance=told)
+    assert table_of(made)["slow"]["relative to the fastest"].endswith("every round was disturbed (below)")
+    text = markdown.render(made).replace("\\", "")
+    assert "round 1, slow: the GPU throttled: heat" in text
+
+
+@pytest.mark.parametrize(("slow", "advised"), [([700.0, 900.0, 2000.0], True), (SLOW[:3], False)])
+def test_a_disturbed_round_comes_first_where_it_left_something_open(slow: list[float], advised: bool) -> None:
+    made = a_run({"slow": slow, "fast": FAST[:3]}, disturbance=A_WINDOW)
+    told = msgspec.structs.replace(A_WINDOW, disturbed="other processes took 40% of the cores' time")
+    made = replaced(made, lambda r: r.cell.arm.name == "fast" and r.cell.round == 2, disturbance=told)
+    (section,) = grouping.sections([changed(one, measurement=2) for one in made])
+    first = summary.sentences(section)[0]
+    assert first.startswith("The machine was busy: 1 of 3 rounds were disturbed") == advised
 
 
 def test_tokens_and_remarks_stand_below_the_table() -> None:
@@ -599,6 +609,7 @@ def hostile_texts() -> Any:
 
 
 @hostile_texts()
+@pytest.mark.slow
 def test_markdown_keeps_its_structure_whatever_a_record_says(text: str) -> None:
     rendered = markdown.render(hostile_records(text))
     rendered.encode()

@@ -661,6 +661,7 @@ def test_a_run_and_verify_wait_for_whoever_measures_on_the_device(quick: QuickRu
     assert [run.wait() for run in runs] == [0, 0]
 
 
+@pytest.mark.slow
 def test_whoever_waits_for_a_device_can_be_interrupted(quick: QuickRuns, tmp_path: Path) -> None:
     with locks.device("cpu", purpose="a test", tell=print):
         run = quick.start(*RUN, "--rounds", 1, "--seeds", 1, "--output", tmp_path / "run")

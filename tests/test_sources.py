@@ -234,6 +234,7 @@ def test_a_damaged_cached_file_is_never_returned(mirrors: Mirrors, cache: Path) 
     assert files_in(cache) == {"digits.gz.corrupt": FLIPPED}
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(mirrors: Mirrors, cache: Path) -> None:
     code = (
         "import sys; from tasks.sources import RemoteFile, locate\n"
