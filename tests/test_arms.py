@@ -121,6 +121,7 @@ def test_an_arm_compared_with_itself_has_two_labels() -> None:
     assert first.hash != second.hash
 
 
+@pytest.mark.slow
 def test_an_arm_can_be_typed_again_from_its_record() -> None:
     texts = [FAKE, f"{FAKE}:fast", f"mine={FAKE}:threads=1", f"{FAKE}:precision=float64,env.A=1\\,2"]
     for arm in resolved(*texts):

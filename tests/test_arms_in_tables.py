@@ -109,6 +109,7 @@ def below(made: list[Record]) -> dict[str, str]:
     return dict(facts.facts(only_section(made)))
 
 
+@pytest.mark.slow
 def test_variables_that_an_arm_asked_for_stand_below_the_table() -> None:
     made = arm("alpha", FAST) + arm("alpha:few", SLOW, environment={"OMP_NUM_THREADS": "1", "A": "b"})
     made = replaced(made, lambda _: True, settings={"compile": "eager"})

@@ -563,6 +563,7 @@ def test_the_spec_hash_covers_weights_vocabulary_and_data_but_no_path(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick"])
+@pytest.mark.slow
 def test_presets_without_a_download_are_labelled_as_generated(name: str) -> None:
     preset = tasks.load("bert_sentiment", name)
     assert "GENERATED" in preset.task.data.description

@@ -231,6 +231,7 @@ def test_every_phase_has_a_deadline() -> None:
     assert process.PHASE_DEADLINES_S.keys() == told | {"start", "turn"}  # which the parent says
 
 
+@pytest.mark.slow
 def test_a_record_that_a_process_could_not_write_is_no_finding_about_the_backend(
     tmp_path: Path, misbehave: Misbehave
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_record_that_a_process_could_not_write_is_no_finding_about_the_backend
         outcome(tmp_path)
 
 
+@pytest.mark.slow
 def test_much_output_disturbs_nothing(tmp_path: Path, misbehave: Misbehave) -> None:
     misbehave("prints much")
     assert outcome(tmp_path).status == "ok"
@@ -246,6 +248,7 @@ def test_much_output_disturbs_nothing(tmp_path: Path, misbehave: Misbehave) -> N
     assert log.stat().st_size < 3 * launch.LOG_BYTES + 100
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, misbehave: Misbehave) -> None:
     misbehave("nan loss")
     done = outcome(tmp_path, kind="quality", round=1)
@@ -253,6 +256,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, misbehave: M
     assert done.quality is None
 
 
+@pytest.mark.slow
 def test_a_target_that_was_missed_is_a_finding_and_no_failure(tmp_path: Path, misbehave: Misbehave) -> None:
     misbehave("misses the target")
     done = outcome(tmp_path, kind="quality", round=1)
@@ -263,6 +267,7 @@ def test_a_target_that_was_missed_is_a_finding_and_no_failure(tmp_path: Path, mi
     assert not cell.target.reached(done.quality.metrics["accuracy"])
 
 
+@pytest.mark.slow
 def test_a_backend_that_cannot_be_imported_is_a_record_too(tmp_path: Path, fakes: Callable[[str], str]) -> None:
     done = outcome(tmp_path, fakes("ok").replace("ok", "absent"))
     assert done.status == "failed"
@@ -419,6 +424,7 @@ def test_a_failed_climb_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"ladders": [], "versions": {}}', b"[" * 100_000])
+@pytest.mark.slow
 def test_a_corrupt_cache_is_ignored_and_mended(tmp_path: Path, content: bytes) -> None:
     answers = Answers()
     climb(tmp_path, answers)

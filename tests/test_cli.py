@@ -221,6 +221,7 @@ LOOK_ALIKES = (
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 @pytest.mark.parametrize("output", [".", "run"])
+@pytest.mark.slow
 def test_a_folder_with_something_in_it_is_refused_by_name_and_left_alone(
     bench: Callable[..., Done], name: str, output: str
 ) -> None:
@@ -345,6 +346,7 @@ def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
     ]
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_makes_the_exit_code_1_and_stands_in_the_table(
     bench: Callable[..., Done], misbehave: Misbehave
 ) -> None:
@@ -357,6 +359,7 @@ def test_a_cell_that_fails_makes_the_exit_code_1_and_stands_in_the_table(
     assert "no session today" in Path("run/table.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_output_is_a_new_folder_of_results_unless_named(bench: Callable[..., Done], misbehave: Misbehave) -> None:
     misbehave("raises in open")
     bench("run", *FAKE, "--rounds", 1, "--seeds", 1)
@@ -415,6 +418,7 @@ def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
     assert [one.outcome.status for one in records_in(Path("run"))] == ["ok"] * 4
 
 
+@pytest.mark.slow
 def test_a_run_with_other_options_into_the_same_folder_is_refused(
     bench: Callable[..., Done], misbehave: Misbehave
 ) -> None:
@@ -530,6 +534,7 @@ def test_a_run_that_was_started_to_ignore_ctrl_c_comes_to_its_end(tmp_path: Path
 # Verify.
 
 
+@pytest.mark.slow
 def test_verify_prints_every_rung(bench: Callable[..., Done]) -> None:
     done = bench("verify", *FAKE)
     assert done.code == 0, done.error
@@ -550,6 +555,7 @@ def test_verify_climbs_anew_whatever_is_in_the_cache(bench: Callable[..., Done],
     assert bench("verify", *FAKE).code == 1
 
 
+@pytest.mark.slow
 def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], misbehave: Misbehave) -> None:
     misbehave("wrong learning rate")
     done = bench("verify", *FAKE)

@@ -103,6 +103,7 @@ def test_the_number_of_threads_is_in_force_and_read_back(tmp_path: Path, kind: s
     assert done.settings["cores"] == 1
 
 
+@pytest.mark.slow
 def test_threads_that_were_not_in_force_make_a_record_invalid(tmp_path: Path) -> None:
     count = len(cores.usable())
     done = run_worker(tmp_path, an_arm(threads=count + 1), pinned=[])
@@ -110,6 +111,7 @@ def test_threads_that_were_not_in_force_make_a_record_invalid(tmp_path: Path) ->
     assert done.reason == f"cores {count + 1} was asked for, {count} was in force"
 
 
+@pytest.mark.slow
 def test_without_threads_every_usable_core_is_in_force(tmp_path: Path) -> None:
     done = run_worker(tmp_path, an_arm(), pinned=[])
     assert (done.status, done.settings["cores"]) == ("ok", len(cores.usable()))

@@ -111,6 +111,7 @@ def test_two_stretches_of_time_are_added_up() -> None:
     assert disturbance.both(one, other) == Counters(3.0, 1.5, 2.0, None, 0.0, None, 4, 6, {"heat": 0.75})
 
 
+@pytest.mark.slow
 def test_only_what_happens_inside_the_parts_counts() -> None:
     def compute(seconds: float) -> None:
         end = time.process_time() + seconds

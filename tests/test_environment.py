@@ -81,6 +81,7 @@ def measured(tmp_path: Path, arm: Arm, **changes: object) -> dict[str, str]:
 # What reaches a process.
 
 
+@pytest.mark.slow
 def test_nothing_reaches_a_process_that_is_not_on_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: str
 ) -> None:
@@ -167,6 +168,7 @@ def test_what_an_image_of_python_or_cuda_sets_about_itself_is_not_worth_a_line(m
     assert environment.left_out() == []
 
 
+@pytest.mark.slow
 def test_a_run_tells_in_one_line_what_it_does_not_pass_on(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ class Reader(HTMLParser):
 # What they say.
 
 
+@pytest.mark.slow
 def test_the_page_has_verdicts_table_times_plots_facts_and_parity_in_this_order() -> None:
     text = page.render(a_run(TWO))
     order = [
@@ -111,6 +112,7 @@ def test_every_table_has_a_caption_and_scopes_and_every_plot_a_name() -> None:
     assert '<html lang="en">' in text
 
 
+@pytest.mark.slow
 def test_a_cell_is_sorted_by_the_figure_that_it_shows() -> None:
     """By the value itself, which knows no unit and no rounding; a missing one has no key."""
     made = a_run(TWO)
@@ -261,6 +263,7 @@ def test_json_keeps_a_text_in_ascii(text: str) -> None:
 
 
 @hostile_texts()
+@pytest.mark.slow
 def test_a_comparison_keeps_its_structure_whatever_a_record_says(text: str) -> None:
     before, after = hostile_records(text), hostile_records(text)
     after = [changed(r, versions={text: f"{text}2"}, settings={text: 1}) for r in after]

@@ -378,6 +378,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_the_real_texts_have_earned_their_names() -> None:
     folder = os.environ.get(DATA_VARIABLE)
     if not folder or not all((Path(folder) / name).is_dir() for name in ("wikitext-2", "tinyshakespeare")):

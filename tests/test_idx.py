@@ -247,6 +247,7 @@ def test_the_real_images_changed_are_not_called_mnist(tmp_path: Path, changed: s
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_the_real_files_unpacked_are_still_mnist_and_no_test_image_is_trained_on(tmp_path: Path) -> None:
     mnist = the_real_mnist()
     data = own_folder(tmp_path, mnist).data

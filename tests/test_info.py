@@ -116,6 +116,7 @@ def test_the_data_set_of_a_preset_is_the_one_that_it_reads(task: str, preset: st
 # JSON for scripts.
 
 
+@pytest.mark.slow
 def test_verify_as_json_is_the_records_of_the_climbs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_verify_as_json_is_the_records_of_the_climbs(
     assert [(ladder.precision, ladder.passed) for ladder in one.ladders] == [("float64", True), ("float32", True)]
 
 
+@pytest.mark.slow
 def test_run_as_json_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -154,6 +156,7 @@ def test_run_as_json_is_one_line(
         ("framework-bench run --rou", ["--rounds"]),
     ],
 )
+@pytest.mark.slow
 def test_a_shell_completes_commands_options_and_names(words: str, offered: list[str]) -> None:
     env = {**os.environ, "_FRAMEWORK_BENCH_COMPLETE": "bash_complete", "COMP_WORDS": words}
     env["COMP_CWORD"] = str(len(words.split(" ")) - 1)

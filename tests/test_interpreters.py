@@ -189,6 +189,7 @@ def test_tox_has_an_environment_for_each_backend() -> None:
 # What is taken.
 
 
+@pytest.mark.slow
 def test_an_interpreter_says_what_it_is(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = interpreters.ask(FAKE, str(other), said="")
     assert found.path == str(other)  # not what the link points to, which has none of the packages

@@ -78,6 +78,7 @@ def test_a_signal_is_told_by_its_name(tmp_path: Path, name: str) -> None:
     assert ("out of memory" in ending.reason) == (name == "SIGKILL")
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_stopped_at_its_deadline(tmp_path: Path) -> None:
     ending, log = run(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(60)", timeout_s=1)
     assert ending.status == "timeout"
@@ -86,6 +87,7 @@ def test_a_process_that_hangs_is_stopped_at_its_deadline(tmp_path: Path) -> None
     assert_gone(int(log))
 
 
+@pytest.mark.slow
 def test_a_process_may_end_itself_within_the_grace_period_but_stays_a_timeout(tmp_path: Path) -> None:
     code = """
         import signal, sys, time
@@ -98,6 +100,7 @@ def test_a_process_may_end_itself_within_the_grace_period_but_stays_a_timeout(tm
     assert log.split(b"\n")[:2] == [b"ready", b"tidied up"]
 
 
+@pytest.mark.slow
 def test_who_ignores_sigterm_goes_with_all_grandchildren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE_S", 0.3)
     code = """

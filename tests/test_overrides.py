@@ -155,6 +155,7 @@ WITHOUT_DATA = {  # the text differs between versions of Python, or needs a down
 
 
 @pytest.mark.parametrize(("name", "preset"), UNCHANGED)
+@pytest.mark.slow
 def test_the_hash_of_a_published_preset_stays_what_it_is(name: str, preset: str) -> None:
     """Records of different dates are compared by it: a change of it must be meant."""
     assert spec_hash(tasks.load(name, preset).task) == UNCHANGED[name, preset]
@@ -306,6 +307,7 @@ def test_a_message_stays_one_line_whatever_was_typed() -> None:
         st.sampled_from(["batch_size", "epochs", "model.widths", "optimizer.eps", "x"]) | st.text(), st.text()
     )
 )
+@pytest.mark.slow
 def test_anything_typed_is_a_task_or_one_line(changes: dict[str, str]) -> None:
     preset = tasks.load("mnist_mlp", "smoke")
     try:

@@ -49,6 +49,7 @@ def test_the_plan_is_for_the_upper_bound_of_the_noise_that_is_pooled_over_backen
     assert found.effect == 0.05
 
 
+@pytest.mark.slow
 def test_the_bound_holds_as_often_as_it_says() -> None:
     rng = np.random.default_rng(20260101)
     bounds = [
@@ -156,6 +157,7 @@ def noisy(cell: Cell) -> float:
     return RATES[cell.arm.name][(cell.round - 1) % 3] * (100 if cell.kind == "pilot" else 1)
 
 
+@pytest.mark.slow
 def test_the_pilot_comes_after_parity_and_fixes_the_rounds_before_the_first_one(tmp_path: Path) -> None:
     running = compared(tmp_path)
     expected = planned(pilots(RATES))
@@ -182,6 +184,7 @@ def test_the_pilot_comes_after_parity_and_fixes_the_rounds_before_the_first_one(
     assert f"Rounds: {words.rounds_plan(found)}" in markdown.render(read).replace("\\", "")
 
 
+@pytest.mark.slow
 def test_a_pilot_is_in_no_figure(tmp_path: Path) -> None:
     running = compared(tmp_path)
     without = [done for done in running.records if done.cell.kind != "pilot"]

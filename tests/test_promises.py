@@ -75,6 +75,7 @@ def test_the_simulation_decides_as_the_program_does(backends: int) -> None:
     assert len(np.unique(decide(logs))) == 4
 
 
+@pytest.mark.slow
 def test_the_simulation_decides_a_family_as_the_program_does() -> None:
     rng = np.random.default_rng(2)
     logs = rng.normal(rng.uniform(-0.1, 0.1, (60, 6, 1)), 0.008, (60, 6, 5))
@@ -154,6 +155,7 @@ def wrong_at_the_margin(arms: int, always: Pairs | None, *, rounds: int, faster:
 
 @pytest.mark.parametrize("rounds", [3, 5, 20])
 @pytest.mark.parametrize("arms", [2, 3, 6])
+@pytest.mark.slow
 def test_of_all_pairs_one_in_twenty_tables_at_most_holds_a_wrong_decision(arms: int, rounds: int) -> None:
     assert wrong_at_the_margin(arms, None, rounds=rounds) <= ERROR + 0.004
 
@@ -196,6 +198,7 @@ def test_at_the_margin_neither_a_tie_nor_a_difference_is_called_too_often(rounds
 
 @pytest.mark.parametrize("variation", VARIATIONS)
 @pytest.mark.parametrize("rounds", [3, 5, 8, 20])
+@pytest.mark.slow
 def test_the_power_that_is_planned_with_is_the_one_that_is_seen(rounds: int, variation: float) -> None:
     """Exactly for two backends; for three, where Holm's later steps are easier, it is a lower bound."""
     for backends in (2, 3):

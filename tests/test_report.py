@@ -684,6 +684,7 @@ def test_progress_is_one_line_without_control_characters_whatever_a_record_says(
         assert shown[:-1].isprintable()
 
 
+@pytest.mark.slow
 def test_a_growing_table_survives_hostile_records_and_shows_what_runs() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=200, color_system=None)

@@ -204,6 +204,7 @@ def of_another_round(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "harm", [half, with_a_nan, without_figures, of_another_round, lambda content: b"", lambda content: b"\x1b[2J\n"]
 )
+@pytest.mark.slow
 def test_a_corrupt_record_is_moved_aside_told_and_made_again(folder: Folder, harm: Callable[[bytes], bytes]) -> None:
     folder.run()
     path = folder.file("speed-round01-a.a")
@@ -298,6 +299,7 @@ def test_an_interrupted_retry_does_not_lose_why_it_failed(folder: Folder) -> Non
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_another_request_is_refused_with_what_differs(folder: Folder, change: dict[str, Any], said: str) -> None:
     folder.run()
     with pytest.raises(resume.Mismatch) as caught:
@@ -324,6 +326,7 @@ def test_other_arms_are_another_request(folder: Folder) -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_an_arm_that_is_used_in_another_way_is_another_request(
     folder: Folder, change: dict[str, Any], said: str
 ) -> None:
@@ -457,6 +460,7 @@ def test_a_journal_has_a_line_before_and_after_each_process(folder: Folder) -> N
     assert Counter(line.status for line in lines[2::2]) == {"ok": 9, "failed": 1}
 
 
+@pytest.mark.slow
 def test_a_torn_line_is_passed_over_and_the_next_one_is_whole(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     cell = a_cell(key="k")

@@ -83,6 +83,7 @@ def test_a_repeated_step_is_a_whole_one_in_front_of_the_counted_one() -> None:
     assert clock.calls[-1] == "wait"
 
 
+@pytest.mark.slow
 def test_the_worker_plants_what_the_arm_says_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     monkeypatch.setattr(slowdown, "slowed", lambda session, share: (asked.append(share), session)[1])
@@ -172,6 +173,7 @@ def run(folder: Path, answers: Answers, *, rounds: int, arm: Arm | None = None) 
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_round_holds_every_arm_once_in_shuffled_order(tmp_path: Path) -> None:
     answers = Answers(good)
     test = run(tmp_path / "run", answers, rounds=20)
@@ -349,6 +351,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Cell], Outcome]
     monkeypatch.setattr(selftest, "Campaign", campaigns(Answers(answer)))
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_findings_keeps_them_and_writes_them(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +397,7 @@ def test_an_a_a_pair_that_is_called_different_ends_with_1(
     assert "FAILED" in done.out
 
 
+@pytest.mark.slow
 def test_each_arm_has_a_self_test_of_its_own_which_stands_below_its_table(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_download_is_the_published_bytes(
 
 
 @pytest.mark.parametrize("behaviour", FAILURES)
+@pytest.mark.slow
 def test_the_second_mirror_takes_over(mirrors: Mirrors, cache: Path, behaviour: str) -> None:
     assert fetch(mirrors.url(behaviour), mirrors.url("ok")) == cache / NAME
     assert files_in(cache) == {NAME: CONTENT}
@@ -187,6 +188,7 @@ def test_the_second_mirror_takes_over(mirrors: Mirrors, cache: Path, behaviour: 
 
 
 @pytest.mark.parametrize(("behaviour", "reason"), FAILURES.items(), ids=FAILURES)
+@pytest.mark.slow
 def test_a_mirror_that_fails_is_named_with_its_reason(
     mirrors: Mirrors, cache: Path, behaviour: str, reason: str
 ) -> None:

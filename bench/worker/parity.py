@@ -92,11 +92,10 @@ def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True)
     """
     climber = _Climber(subject, task, options, timed=timed)
     rungs = []
-    for number, name in enumerate(RUNGS, start=1):
-        method: Callable[[], Iterator[Comparison]] = getattr(climber, name.replace(" ", "_"))
+    for number, (name, rung_of) in enumerate(zip(RUNGS, climber.rungs, strict=True), start=1):
         try:
             # The comparison that used up most of its tolerance stands for the rung.
-            worst = max(method(), key=lambda comparison: comparison.share)
+            worst = max(rung_of(), key=lambda comparison: comparison.share)
             rung = Rung(
                 number=number, name=name, where=worst.where, tolerance=worst.tolerance,
                 difference=worst.difference if np.isfinite(worst.difference) else None,
@@ -126,6 +125,14 @@ class _Climber:
         self.initial = with_noise_on_vectors(task.init_params(seed=0))
         self.batch = with_padding(next(task.train_batches(seed=0)))
         self.updates = 1  # rung 3's
+
+    @property
+    def rungs(self) -> tuple[Callable[[], Iterator[Comparison]], ...]:
+        """In the order of RUNGS."""
+        return (
+            self.parameters, self.forward, self.loss, self.gradients, self.one_update, self.trajectory, self.evaluation,
+            self.dropout, self.full_size, self.long_run,
+        )  # fmt: skip
 
     def parameters(self) -> Iterator[Comparison]:
         returned = self.session.params()
