@@ -139,6 +139,7 @@ def test_precision_is_what_was_asked_for(task):
         assert session.settings()["precision"] == precision
 
 
+@pytest.mark.exhaustive
 @MIXED
 def test_the_ladder_is_climbed_in_bfloat16(task):
     if task.name == "bert_sentiment":

@@ -497,6 +497,7 @@ def test_a_journal_names_no_machine_and_no_user(folder: Folder) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_killed_at_any_step_of_writing_is_continued_to_the_whole_table(
     quick: QuickRuns, tmp_path: Path
 ) -> None:
@@ -560,6 +561,7 @@ def test_a_file_that_cannot_grow_ends_a_run_with_a_reason_and_it_is_continued(qu
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick: QuickRuns, tmp_path: Path) -> None:
     command = (*RUN, *AND_FAST, "--rounds", 120, "--seeds", 1, "--output", tmp_path / "run")
 
