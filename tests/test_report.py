@@ -199,7 +199,7 @@ def test_a_disturbed_round_is_shown_and_takes_part_in_no_figure_of_any_row() -> 
 def test_a_row_whose_rounds_were_all_disturbed_is_not_ranked() -> None:
     told = msgspec.structs.replace(A_WINDOW, disturbed="the GPU throttled: heat")
     made = a_run(TWO, disturbance=told)
-    assert table_of(made)["slow"]["relative to the fastest"].endswith("every round was disturbed (below)")
+    assert table_of(made)["slow"]["relative to the fastest"].endswith("every round was disturbed")
     text = markdown.render(made).replace("\\", "")
     assert "round 1, slow: the GPU throttled: heat" in text
 
@@ -211,7 +211,7 @@ def test_a_disturbed_round_comes_first_where_it_left_something_open(slow: list[f
     made = replaced(made, lambda r: r.cell.arm.name == "fast" and r.cell.round == 2, disturbance=told)
     (section,) = grouping.sections([changed(one, measurement=2) for one in made])
     first = summary.sentences(section)[0]
-    assert first.startswith("The machine was busy: 1 of 3 rounds were disturbed") == advised
+    assert first.startswith("Disturbed, and in no figure of speed: 1 of 3 rounds.") == advised
 
 
 def test_tokens_and_remarks_stand_below_the_table() -> None:

@@ -157,7 +157,7 @@ class Row:
         if self.throughputs:
             return None
         if self.of("speed"):
-            return "every round was disturbed (below)"
+            return "every round was disturbed"
         return self.not_ok[0].outcome.reason if self.not_ok else "no speed was measured"
 
     def _not_proven(self) -> str | None:

@@ -45,21 +45,21 @@ def sentences(section: Section) -> list[str]:
                 texts.append(_sentence(first, row.name, other.name, found))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    texts = [*_busy(section), *texts]
+    texts = [*_disturbed(section), *texts]
     pairs = section.equivalences.items()
     return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
 
 
-def _busy(section: Section) -> list[str]:
-    """What to do where the machine's other work left something open; tables of the first measurement stay as they are."""
+def _disturbed(section: Section) -> list[str]:
+    """What to do where disturbed rounds left something open; tables of the first measurement stay as they are."""
     rounds = {one.cell.round for row in section.rows for one in row.of("speed")}
     lost = {number for row in section.rows for number in row.disturbed}
     decided = len(section.ranked) > 1 and all(found.decision != "not decided" for found in section.verdicts.values())
     if not lost or decided or section.run.measurement < 2:
         return []
     return [
-        f"The machine was busy: {len(lost)} of {len(rounds)} rounds were disturbed and are in no figure of speed. End "
-        "what else runs there, and run again into a new folder."
+        f"Disturbed, and in no figure of speed: {len(lost)} of {len(rounds)} rounds. When the machine is quiet, a run into "
+        "a new folder may decide what is open here."
     ]
 
 

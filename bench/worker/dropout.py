@@ -112,13 +112,7 @@ def compare(
     for site in looked_at:
         alone, where = with_rates(task, **{site.rate: RATE}), f"{site.name}, rate {RATE}"
         session, right = opened(alone, site.params), expected(alone, site.params)
-        found = draw(session, batch, draws=FIRST_DRAWS)
-        off = distribution(where, found, right, rounding=rounding, samples=samples)
-        if off.difference >= CLEAR:
-            found = np.concatenate([found, draw(session, batch, draws=DRAWS - FIRST_DRAWS)])
-            off = distribution(where, found, right, rounding=rounding, samples=samples)
-        yield off
-        yield repeats(where, found, samples=samples)
+        yield from look(session, batch, right, where=where, rounding=rounding, samples=samples)
 
     together = with_rates(task, **dict.fromkeys(on, JOINT_RATE))
     where = f"all sites, rate {JOINT_RATE}"
@@ -133,6 +127,19 @@ def compare(
     yield Comparison(f"{where}: the same seed again", changed, rounding)
     other = draw(opened(together, params, seed=options.seed + 1), batch, draws=OTHER_SEED)
     yield seeds(where, found[:OTHER_SEED], other, samples=samples)
+
+
+def look(
+    session: Session, batch: Batch, expected: Array, *, where: str, rounding: float, samples: int
+) -> Iterator[Comparison]:
+    """A site alone: at FIRST_DRAWS losses, and at DRAWS where those are not clearly right."""
+    found = draw(session, batch, draws=FIRST_DRAWS)
+    off = distribution(where, found, expected, rounding=rounding, samples=samples)
+    if off.difference >= CLEAR:
+        found = np.concatenate([found, draw(session, batch, draws=DRAWS - FIRST_DRAWS)])
+        off = distribution(where, found, expected, rounding=rounding, samples=samples)
+    yield off
+    yield repeats(where, found, samples=samples)
 
 
 def alike(batch: Batch) -> Batch:
