@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import backends
+from bench.campaign import parity_cache
 from bench.process import environment
 from tasks.sources import DATA_VARIABLE, OFFLINE_VARIABLE
 from tests.fakes.backend import MISBEHAVIOUR
@@ -75,6 +76,12 @@ def misbehave(tmp_path: Path) -> Callable[[str], None]:
         (tmp_path / "cache" / MISBEHAVIOUR).write_text(misbehaviour)
 
     return tell
+
+
+@pytest.fixture
+def fresh_hashes() -> None:
+    """A run reads its sources once."""
+    parity_cache.source_hash.cache_clear()
 
 
 @pytest.fixture

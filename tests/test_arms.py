@@ -299,6 +299,7 @@ def test_a_module_that_binds_the_two_functions_in_any_way_is_taken_and_not_impor
     assert arms.named("taken.one").backend == "taken.one"
 
 
+@pytest.mark.slow
 def test_backends_of_ones_own_have_modes(bench: Callable[..., Done]) -> None:
     with pytest.raises(UserError, match="has no mode 'compile'"):
         resolved(f"{FAKE}:compile")

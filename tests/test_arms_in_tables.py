@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from scipy.stats import t as student
 
+from bench.records.limits import MARGIN
 from bench.records.record import Record, Target
 from bench.report import facts, figures, grouping, latex, markdown, page, summary, table_csv, table_json, totals
+from bench.stats import verdict
 from bench.stats.verdict import ERROR
 from tests.builders import a_ladder, a_quality, a_row, changed
 from tests.test_report import FAST, SLOW, only_section, replaced, table_of
@@ -193,15 +197,19 @@ def test_a_mode_whose_default_is_not_ranked_is_compared_with_the_fastest_alone()
     assert not [pair for pair in section.verdicts if "pytorch" in pair]
 
 
-def test_holms_correction_counts_the_pairs_of_the_family_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holms_correction_counts_the_pairs_of_the_family_alone() -> None:
     """Of 6 arms 10 pairs are decided: the surest is judged at a tenth of the level, where all 15 would ask for a fifteenth."""
-    from bench.stats import verdict
-
-    section = only_section(six(["jax:rbg", *(name for name in SIX if name != "jax:rbg")]))
-    surest = ERROR / 2 / len(section.family) * 0.99
+    surest = ERROR / 2 / 10 * 0.99
     assert surest > ERROR / 2 / 15
-    monkeypatch.setattr(verdict, "_p_value", lambda differences, margin: surest)
-    assert {found.decision for found in section.verdicts.values()} == {"faster", "slower"}
+    mean, n = math.log(1.2), 8
+    deviation = (mean - math.log1p(MARGIN)) * math.sqrt(n) / student.isf(surest, n - 1)  # at which that is the p-value
+    swing = deviation * math.sqrt((n - 1) / n)
+    rates = {name: [100.0] * n for name in SIX}  # equal in every round, which decides nothing
+    rates["jax:rbg"] = [100 * math.exp(mean + (-1) ** round_number * swing) for round_number in range(n)]
+    section = only_section([one for name in SIX for one in arm(name, rates[name], mode=SIX[name])])
+    assert len(section.family) == 10
+    fastest = {pair: found.decision for pair, found in section.verdicts.items() if pair[0] == "jax:rbg"}
+    assert list(fastest.values()) == ["faster"] * 5
     cells = {row.name: row.throughputs for row in section.rows}
     assert {found.decision for found in verdict.compare_all(cells).values()} == {"not decided"}
 

@@ -69,6 +69,7 @@ def test_a_backend_loads_its_own_framework_and_no_other(name):
     assert not loaded & {*execute.HARNESS_ONLY, "transformers", "autograd", "backends.reference.session"}
 
 
+@pytest.mark.slow
 def test_a_worker_has_nothing_in_it_that_only_the_tables_need():
     code = f"import sys, bench.worker.answer; print(sorted({set(execute.HARNESS_ONLY)!r} & set(sys.modules)))"
     assert in_child("pytorch", "-c", code).stdout.split() == ["[]"]

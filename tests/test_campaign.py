@@ -21,6 +21,7 @@ from bench.campaign.plan import TaskPlan
 from bench.machine.signals import deferred, raise_again
 from bench.process import execute as process
 from bench.process import interpreters, launch
+from bench.process.launch import Deadlines
 from bench.records import files
 from bench.records.record import FIRST_RUNGS, Cell, Kind, Outcome, Record
 from bench.report import grouping, markdown
@@ -120,10 +121,11 @@ def test_what_a_backend_does_to_its_process_stays_there(
     assert not list(Path("/").glob(f"*{FAKE}*"))
 
 
-def outcome(tmp_path: Path, arm: Any = FAKE, **changes: Any) -> Outcome:
+def outcome(tmp_path: Path, arm: Any = FAKE, deadlines: Deadlines | None = None, **changes: Any) -> Outcome:
     """The outcome of one real process; its record can be written, read, and says who was asked what."""
     run, cell = a_planned_cell(arm, **{"kind": "speed", "round": 3, "position": 2} | changes)
-    done = process.execute(run, cell, tmp_path, data_dir=None)
+    limits = process.DEADLINES if deadlines is None else {cell.kind: deadlines}
+    done = process.execute(run, cell, tmp_path, data_dir=None, deadlines=limits)
     assert (done.run, done.cell) == (run, cell)
     assert files.decode(files.encode(done)) == done
     reason = done.outcome.reason
@@ -182,12 +184,10 @@ def test_a_mode_that_is_not_in_force_makes_a_record_invalid(tmp_path: Path, misb
 @pytest.mark.slow
 @pytest.mark.parametrize("misbehaviour", ["hangs", "hangs with a grandchild"])
 def test_a_process_that_hangs_is_stopped_with_all_that_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehave: Misbehave, misbehaviour: str
+    tmp_path: Path, misbehave: Misbehave, misbehaviour: str
 ) -> None:
     misbehave(misbehaviour)
-    monkeypatch.setattr(process, "DEADLINES_S", {"speed": 3})
-    monkeypatch.setattr(launch, "GRACE_S", 0.3)
-    done = outcome(tmp_path)
+    done = outcome(tmp_path, deadlines=Deadlines(3, process.PHASES_S, grace_s=0.3))
     assert done.status == "timeout"
     assert str(done.reason).startswith("stopped after its deadline of 3 s, in the phase 'w")  # warm-up or window
     (log,) = (tmp_path / "logs").iterdir()
@@ -214,12 +214,10 @@ def test_a_process_that_is_killed_in_any_phase_is_a_record(
 
 @pytest.mark.parametrize(("kind", "phase"), [("speed", "import"), ("speed", "window"), ("quality", "evaluation")])
 @pytest.mark.slow
-def test_a_phase_that_lasts_too_long_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misbehave: Misbehave, kind: Kind, phase: str
-) -> None:
+def test_a_phase_that_lasts_too_long_is_named(tmp_path: Path, misbehave: Misbehave, kind: Kind, phase: str) -> None:
     misbehave(f"hangs in {phase}")
-    monkeypatch.setattr(process, "PHASE_DEADLINES_S", {**process.PHASE_DEADLINES_S, phase: 0.4})
-    done = outcome(tmp_path, kind=kind)
+    deadlines = Deadlines(120, {**process.PHASES_S, phase: 0.4})
+    done = outcome(tmp_path, kind=kind, deadlines=deadlines)
     assert (done.status, done.reason) == ("timeout", f"stopped after 0.4 s, the deadline of the phase '{phase}'")
 
 
@@ -228,7 +226,7 @@ def test_every_phase_has_a_deadline() -> None:
     sources = [ROOT / "bench" / "worker" / "answer.py", ROOT / "bench" / "worker" / "loop.py"]
     told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
     assert told == {phase for _, phase in PHASES}
-    assert process.PHASE_DEADLINES_S.keys() == told | {"start", "turn"}  # which the parent says
+    assert process.PHASES_S.keys() == told | {"start", "turn"}  # which the parent says
 
 
 @pytest.mark.slow
@@ -496,12 +494,6 @@ def test_versions_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parity_key("backends.reference") == before
 
 
-@pytest.fixture
-def fresh_hashes() -> None:
-    """A run reads its sources once."""
-    parity_cache.source_hash.cache_clear()
-
-
 @pytest.mark.usefixtures("fresh_hashes")
 def test_a_changed_source_changes_the_key(fakes: Callable[[str], str], tmp_path: Path) -> None:
     name = fakes("ok")
@@ -513,18 +505,14 @@ def test_a_changed_source_changes_the_key(fakes: Callable[[str], str], tmp_path:
     assert parity_key(name) != before
 
 
-@pytest.mark.usefixtures("fresh_hashes")
-def test_every_source_that_decides_a_climb_is_among_those_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[Path] = []
-    monkeypatch.setattr(parity_cache, "hash_files", lambda paths: (hashed.extend(paths), "0")[1])
-    parity_cache.source_hash("mnist_mlp", "jax")
+def test_every_source_that_decides_a_climb_is_among_those_hashed() -> None:
+    hashed = parity_cache.sources("mnist_mlp", "jax")
     for path in (
         "tasks/mnist_mlp.py", "tasks/batching.py", "tasks/spec.py", "backends/__init__.py", "backends/api.py",
         "backends/reference/session.py", "backends/reference/mlp.py", "backends/jax/session.py", "backends/jax/mlp.py",
         "bench/worker/parity.py", "bench/worker/loop.py",
     ):  # fmt: skip
         assert ROOT / path in hashed
-    parity_cache.source_hash.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_hashes")

@@ -60,6 +60,7 @@ def test_one_process_has_no_interval_and_decides_nothing() -> None:
         assert (change.decision, change.ratio.known) == ("not decided", False)
 
 
+@pytest.mark.slow
 def test_over_many_cells_chance_alone_decides_little_and_a_real_change_is_found() -> None:
     """Holm: of 400 comparisons of four equal cells, one in twenty may hold a wrong word; 10 % slower is found."""
     source = random.Random(1)

@@ -90,7 +90,7 @@ def run_worker(folder: Path, arm: Arm, *, kind: str = "memory", pinned: list[int
     _, cell = a_planned_cell(arm, kind=kind)
     files.write(request, Request(cell, None, takes_turns=False, hidden=[]))
     command = launch.worker_command(request, answer, cores=pinned)
-    ending = launch.run(command, env=child_environment(), log=folder / "log", timeout_s=120)
+    ending = launch.run(command, env=child_environment(), log=folder / "log", deadlines=launch.Deadlines(120))
     assert ending.status == "ok", (folder / "log").read_text()
     return files.read_outcome(answer)
 

@@ -26,28 +26,26 @@ def judged(gpu: GpuState | None = None, own_share: float | None = None, **shares
     return disturbance.judge(**{name: shares.get(name) for name in every}, gpu=gpu, own_share=own_share)
 
 
-def test_shares_are_of_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disturbance, "_cores", lambda: 2)
+def test_shares_are_of_the_usable_cores() -> None:
     inside = Counters(
         wall_s=10.0, own_cpu_s=15.0, busy_s=15.2, stolen_s=0.1, siblings_s=0.05, withheld_s=0.04,
         involuntary_switches=7, major_page_faults=3,
     )  # fmt: skip
-    found = disturbance.assess(inside, load=0.25, gpu=None)
+    found = disturbance.assess(inside, core_count=2, load=0.25, gpu=None)
     shares = [found.others_share, found.stolen_share, found.siblings_share, found.withheld_share]
     assert shares == pytest.approx([0.2 / 20, 0.1 / 20, 0.05 / 20, 0.04 / 20])
     assert (found.load, found.involuntary_switches, found.major_page_faults) == (0.25, 7, 3)
     assert found.disturbed is None
 
 
-def test_own_time_beyond_the_cores_counter_is_no_negative_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disturbance, "_cores", lambda: 2)
+def test_own_time_beyond_the_cores_counter_is_no_negative_share() -> None:
     inside = Counters(wall_s=1.0, own_cpu_s=2.0, busy_s=1.98)  # the kernel's counter ticks in hundredths
-    assert disturbance.assess(inside, load=None, gpu=None).others_share == 0
+    assert disturbance.assess(inside, core_count=2, load=None, gpu=None).others_share == 0
 
 
 def test_without_the_kernels_counters_the_rule_does_not_apply() -> None:
     inside = Counters(wall_s=1.0, own_cpu_s=0.5, busy_s=None, stolen_s=None, siblings_s=None, withheld_s=None)
-    found = disturbance.assess(inside, load=None, gpu=None)
+    found = disturbance.assess(inside, core_count=2, load=None, gpu=None)
     shares = (found.others_share, found.siblings_share, found.stolen_share, found.withheld_share)
     assert (shares, found.disturbed) == ((None,) * 4, None)
 
@@ -57,7 +55,7 @@ def test_a_window_in_which_one_tick_of_the_kernels_counter_decides_is_not_judged
     wall_s: float, known: bool
 ) -> None:
     inside = Counters(wall_s=wall_s, own_cpu_s=wall_s, busy_s=100 * wall_s)
-    found = disturbance.assess(inside, load=None, gpu=None)
+    found = disturbance.assess(inside, core_count=2, load=None, gpu=None)
     assert (found.others_share is not None, found.disturbed is not None) == (known, known)
 
 

@@ -14,6 +14,7 @@ from tasks import idx
 from tasks.idx import read_images, read_labels, read_mnist
 from tasks.mnist_mlp import MnistMlp
 from tasks.sources import DATA_VARIABLE, DataError
+from tasks.spec import describe_task, hash_json
 
 IMAGES = np.arange(3 * 784, dtype=np.uint64).reshape(3, 28, 28).astype(np.uint8)  # no two rows alike: order shows
 LABELS = np.array([7, 0, 9], np.uint8)
@@ -65,11 +66,12 @@ def test_reads_plain_and_compressed_files_whatever_their_names(
     np.testing.assert_array_equal(labels, LABELS)
 
 
-def test_a_file_of_many_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idx, "CHUNK_BYTES", 100)  # not a divisor of the size
+def test_a_file_of_several_chunks(tmp_path: Path) -> None:
+    images = np.tile(IMAGES, (1 + 2 * idx.CHUNK_BYTES // IMAGES.size, 1, 1))
+    assert images.size % idx.CHUNK_BYTES
     path = tmp_path / "images"
-    path.write_bytes(gzip.compress(images_bytes()))
-    np.testing.assert_array_equal(read_images(path), IMAGES)
+    path.write_bytes(gzip.compress(images_bytes(images)))
+    np.testing.assert_array_equal(read_images(path), images)
 
 
 def test_images_where_labels_are_expected_and_the_reverse(tmp_path: Path) -> None:
@@ -143,6 +145,7 @@ def test_memory_follows_the_file_and_not_the_header(tmp_path: Path) -> None:
     assert peak < 16e6
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     content = gzip.compress(labels_bytes() + bytes(64_000_000))
     tracemalloc.start()
@@ -181,6 +184,7 @@ def test_images_and_labels_of_different_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_the_real_files() -> None:
     folder = os.environ.get(DATA_VARIABLE)
     if not folder or not (Path(folder) / "mnist").is_dir():
@@ -212,6 +216,17 @@ def test_other_files_in_mnists_form_are_the_users_own(tmp_path: Path) -> None:
     data = own_folder(tmp_path, idx.Mnist(IMAGES[:2], LABELS[:2], IMAGES[2:], LABELS[2:])).data
     assert data.name == "own images"
     assert data.description == "your own IDX files; 2 training and 1 test images"
+
+
+def test_the_data_and_not_its_place_is_in_the_hash(tmp_path: Path) -> None:
+    images = IMAGES.copy()
+    images[-1, -1, -1] ^= 1
+    hashes = []
+    for name, some in (("a", IMAGES), ("b", IMAGES), ("c", images)):
+        (tmp_path / name).mkdir()
+        mnist = idx.Mnist(IMAGES[:2], LABELS[:2], some[2:], LABELS[2:])
+        hashes.append(hash_json(describe_task(own_folder(tmp_path / name, mnist))))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_test_images_that_stand_in_the_training_set_are_counted_whatever_their_labels(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 # info.
 
 
+@pytest.mark.slow
 def test_info_imports_no_framework() -> None:
     program = f"""
 import sys

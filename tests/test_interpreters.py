@@ -60,9 +60,9 @@ def unreadable(*named: object, compared: tuple[str, ...] = (FAKE,)) -> str:
     return refused(lambda: interpreters.paths([str(value) for value in named], compared))
 
 
-def unfit(path: object, backend: str = FAKE) -> str:
+def unfit(path: object, backend: str = FAKE, *, patience_s: float = interpreters.PATIENCE_S) -> str:
     """What is said of an interpreter in which a backend cannot run."""
-    return refused(lambda: interpreters.ask(backend, str(path), said="--arm it"))
+    return refused(lambda: interpreters.ask(backend, str(path), said="--arm it", patience_s=patience_s))
 
 
 # What is refused, in one line.
@@ -95,16 +95,15 @@ def test_an_interpreter_that_is_not_there_is_refused(path: str) -> None:
         ("echo NaN", "not a Python interpreter that works"),
         ("printf 'broken\\033[2J\\n' >&2; exit 1", "not a Python interpreter that works: broken"),
         ("""echo '{"python": "3.9.1", "missing": [], "versions": {}}'""", "Python 3.9.1; framework-bench needs 3.11"),
-        ("sleep 60", "no answer within 0.2 s"),
     ],
 )
-def test_a_program_that_is_no_fit_interpreter_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
-) -> None:
-    if "sleep" in text:
-        monkeypatch.setattr(interpreters, "PATIENCE_S", 0.2)
-        text = f"exec {text}"
+def test_a_program_that_is_no_fit_interpreter_is_refused(tmp_path: Path, text: str, said: str) -> None:
     assert said in unfit(program(tmp_path / "python", text))
+
+
+def test_an_interpreter_that_does_not_answer_is_refused(tmp_path: Path) -> None:
+    said = unfit(program(tmp_path / "python", "exec sleep 60"), patience_s=0.2)
+    assert "no answer within 0.2 s" in said
 
 
 def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
@@ -124,6 +123,7 @@ def test_an_environment_without_the_framework_is_refused_with_the_command_that_a
     assert "pip" not in unfit(bare)  # nobody knows how to install a module of the user's
 
 
+@pytest.mark.slow
 def test_a_module_that_only_this_interpreter_could_find_is_refused(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +134,7 @@ def test_a_module_that_only_this_interpreter_could_find_is_refused(
     assert line.endswith("my_backend.one not installed there")
 
 
+@pytest.mark.slow
 def test_another_version_of_the_harness_is_refused(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.records.source.harness_hash", lambda: "0" * 64)
     assert unfit(other) == "--arm it: another version of framework-bench is installed there; install this one"
@@ -166,6 +167,7 @@ def test_without_environments_of_tox_the_command_that_makes_them_is_named(
     assert line.endswith("tox run -e bench-jax,bench-pytorch --notest")
 
 
+@pytest.mark.slow
 def test_the_environments_of_tox_are_found_and_a_path_goes_before_them(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,15 +6,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from backends import Entry
 from bench.process import environment, launch, phases
-from bench.process.launch import LOG_BYTES, Ending
+from bench.process.launch import LOG_BYTES, Deadlines, Ending
 from bench.records.record import Arm
 from bench.worker import memory
 from tests.conftest import assert_gone, started, wait_until
@@ -23,14 +23,12 @@ ROOT = Path(__file__).parent.parent
 LONG_S = 120.0  # a deadline that is not meant to be reached
 
 
-def run(
-    tmp_path: Path, code: str, *, timeout_s: float = LONG_S, phases_s: Mapping[str, float] | None = None
-) -> tuple[Ending, bytes]:
+def run(tmp_path: Path, code: str, *, timeout_s: float = LONG_S, **deadlines: Any) -> tuple[Ending, bytes]:
     """How a Python program ended, and its log."""
     log = tmp_path / "log"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    ending = launch.run(command, env=env, log=log, timeout_s=timeout_s, phases_s=phases_s)
+    ending = launch.run(command, env=env, log=log, deadlines=Deadlines(timeout_s, **deadlines))
     return ending, log.read_bytes()
 
 
@@ -101,8 +99,7 @@ def test_a_process_may_end_itself_within_the_grace_period_but_stays_a_timeout(tm
 
 
 @pytest.mark.slow
-def test_who_ignores_sigterm_goes_with_all_grandchildren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "GRACE_S", 0.3)
+def test_who_ignores_sigterm_goes_with_all_grandchildren(tmp_path: Path) -> None:
     code = """
         import os, signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited
@@ -110,7 +107,7 @@ def test_who_ignores_sigterm_goes_with_all_grandchildren(tmp_path: Path, monkeyp
         print(os.getpid(), child.pid, flush=True)
         time.sleep(60)
         """
-    ending, log = run(tmp_path, code, timeout_s=1)
+    ending, log = run(tmp_path, code, timeout_s=1, grace_s=0.3)
     assert ending.status == "timeout"
     pids = [int(word) for word in log.split()]
     assert len(pids) == 2
@@ -154,6 +151,7 @@ def test_a_gibibyte_of_output_leaves_a_small_log_with_both_ends(tmp_path: Path) 
     assert kept + dropped == len("the beginning\n\nthe end\n") + 2**30
 
 
+@pytest.mark.slow
 def test_a_log_has_exactly_the_first_and_the_last_bytes(tmp_path: Path) -> None:
     _, log = run(tmp_path, "for number in range(300_000): print('line', number)")
     written = b"".join(b"line %d\n" % number for number in range(300_000))
@@ -210,6 +208,7 @@ def test_an_interrupted_parent_takes_its_child_along(tmp_path: Path) -> None:
     assert_gone(int(pid_file.read_text()))
 
 
+@pytest.mark.slow
 def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
@@ -217,7 +216,7 @@ def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_pat
         from bench.process import launch
         signal.signal(signal.SIGINT, signal.default_int_handler)
         child = "import os, time; print(os.getpid(), file=open({pid!r}, 'w'), flush=True); time.sleep(60)"
-        launch.run([sys.executable, "-c", child], env=os.environ, log=Path({log!r}), timeout_s=60)
+        launch.run([sys.executable, "-c", child], env=os.environ, log=Path({log!r}), deadlines=launch.Deadlines(60))
         """
     pid_file = tmp_path / "pid"
     program = textwrap.dedent(code).format(pid=str(pid_file), log=str(tmp_path / "log"))
@@ -231,7 +230,7 @@ def test_a_parent_that_is_interrupted_from_outside_takes_its_child_along(tmp_pat
 
 def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        launch.run([str(tmp_path / "nothing")], env={}, log=tmp_path / "log", timeout_s=1)
+        launch.run([str(tmp_path / "nothing")], env={}, log=tmp_path / "log", deadlines=Deadlines(1))
 
 
 def test_no_descriptor_and_no_thread_is_left(tmp_path: Path) -> None:
@@ -261,6 +260,7 @@ def test_the_whole_deadline_holds_whatever_is_told(tmp_path: Path) -> None:
     assert (ending.status, ending.reason) == ("timeout", "stopped after its deadline of 2 s, in the phase 'a'")
 
 
+@pytest.mark.slow
 def test_a_process_that_never_tells_of_a_phase_is_stopped_in_its_start(tmp_path: Path) -> None:
     ending, _ = run(tmp_path, "import time; time.sleep(60)", phases_s={"start": 0.5})
     assert ending.reason == "stopped after 0.5 s, the deadline of the phase 'start'"
@@ -313,8 +313,8 @@ def test_a_parent_that_is_killed_takes_its_child_and_grandchild_along(
     program = f"""
 import os, sys
 from pathlib import Path
-from bench.process import launch
-launch.run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_path / "log")!r}), timeout_s=60)
+from bench.process.launch import Deadlines, run
+run([sys.executable, {str(child)!r}], env=os.environ, log=Path({str(tmp_path / "log")!r}), deadlines=Deadlines(60))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with started([sys.executable, "-c", program], cwd=ROOT, env=env) as parent:
@@ -356,7 +356,7 @@ def test_a_module_in_the_current_folder_does_not_shadow_the_workers(
     command = launch.worker_command(tmp_path / "no request", tmp_path / "no record")
     log = tmp_path / "log"
     env = environment.for_child(Entry("a"), Arm(name="a", backend="a.b"))
-    ending = launch.run(command, env=env, log=log, timeout_s=LONG_S)
+    ending = launch.run(command, env=env, log=log, deadlines=Deadlines(LONG_S))
     assert ending.status == "failed"
     assert b"shadowed" not in log.read_bytes()
     assert ending.reason is not None

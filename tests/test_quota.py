@@ -102,13 +102,12 @@ def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
     ],
 )
 def test_the_smaller_of_affinity_and_quota_is_stated_and_used(
-    monkeypatch: pytest.MonkeyPatch, affinity: set[int], paid: float | None, threads: int | None,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, affinity: set[int], paid: float | None, threads: int | None,
     granted: int, chosen: list[int],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: affinity, raising=False)
-    monkeypatch.setattr(cores, "_physical", lambda core, topology: core)
     monkeypatch.setattr(quota, "cores", lambda: paid)
     assert cores.granted() == granted
-    assert cores.chosen(threads) == chosen
+    assert cores.chosen(threads, topology=tmp_path) == chosen  # where nothing says which share a physical one
     stated = describe.describe()
     assert (stated.cores, stated.cpu_quota) == (granted, paid)

@@ -482,6 +482,7 @@ def test_records_of_two_runs_in_one_folder_give_the_same_bytes_in_any_order(
     assert render(made) == render(made[::-1])
 
 
+@pytest.mark.slow
 def test_records_that_were_read_back_give_the_same_bytes(tmp_path: Path) -> None:
     made = many_records()
     (tmp_path / "records").mkdir()

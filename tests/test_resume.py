@@ -20,7 +20,7 @@ import msgspec
 import psutil
 import pytest
 
-from bench.campaign import campaign, cooldown, parity_cache, resume
+from bench.campaign import cooldown, parity_cache, resume
 from bench.campaign.journal import Journal, Line
 from bench.machine import locks
 from bench.records import files
@@ -113,6 +113,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path, self.ran = path, list[Cell]()
         self.answer: Callable[[Cell], Outcome] = good
+        self.cool_down: Callable[[float, int | None], str | None] = cooldown.pause
         (path / "records").mkdir(parents=True)
 
     def run(self, *arms: str | Arm, retry_failed: bool = False, **changes: Any) -> resume.Found:
@@ -126,7 +127,7 @@ class Folder:
         found = resume.find(self.path, plans[0].cells, retry_failed=retry_failed)
         answers = Answers(self.answer)
         self.ran = answers.ran
-        running = a_campaign(self.path, *plans, execute=answers, kept=found.kept)
+        running = a_campaign(self.path, *plans, execute=answers, kept=found.kept, cool_down=self.cool_down)
         running.start()
         assert len(running.records) == len(on_disk(self.path)) == 5 * len(chosen)
         return found
@@ -357,20 +358,24 @@ def test_the_presets_own_rounds_are_the_same_request_as_their_number(folder: Fol
     assert folder.ran == []
 
 
-@pytest.mark.parametrize(
-    ("patched", "value", "said"),
-    [
-        ("_version", lambda name: "99", "numpy of a.a was "),
-        ("source_hash", lambda task, backend, interpreter: "0", f"the source code of {FAKE} in a.a was "),
-    ],
-)
-def test_a_changed_installation_is_another_comparison(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, patched: str, value: Any, said: str
-) -> None:
+def test_another_release_is_another_comparison(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.run()
-    monkeypatch.setattr(parity_cache, patched, value)
-    with pytest.raises(resume.Mismatch, match=said):
+    (tmp_path / "site" / "numpy-99.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "numpy-99.dist-info" / "METADATA").write_text("Name: numpy\nVersion: 99\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(resume.Mismatch, match=r"numpy of a\.a was .*, now 99"):
         folder.run()
+
+
+@pytest.mark.usefixtures("fresh_hashes")
+def test_another_source_is_another_comparison(folder: Folder, tmp_path: Path, fakes: Callable[[str], str]) -> None:
+    name = fakes("ok")
+    folder.run(name, "b.b")
+    with (tmp_path / "plug-ins" / "plugged" / "ok.py").open("a") as file:
+        file.write("# a change\n")
+    parity_cache.source_hash.cache_clear()
+    with pytest.raises(resume.Mismatch, match=f"the source code of {FAKE} in {name} was "):
+        folder.run(name, "b.b")
 
 
 @pytest.mark.slow
@@ -738,9 +743,9 @@ def test_without_a_writable_cache_there_is_no_lock_and_that_is_told(tmp_path: Pa
 # Between two processes.
 
 
-def test_a_cool_down_lies_between_processes_that_ran(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cool_down_lies_between_processes_that_ran(folder: Folder) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(campaign.time, "sleep", slept.append)
+    folder.cool_down = lambda seconds, memory: slept.append(seconds)
     folder.run(cool_down_s=7)
     assert slept == [7] * 9
     folder.run(cool_down_s=7)
@@ -751,11 +756,11 @@ def test_what_comes_back_late_is_said_in_the_record(folder: Folder, monkeypatch:
     monkeypatch.setattr(cooldown, "gpu_memory", lambda: 1000)
     asked: list[int | None] = []
 
-    def until_free(before: int | None) -> str | None:
+    def late_once(seconds: float, before: int | None) -> str | None:
         asked.append(before)
         return "12 MiB more" if len(asked) == 3 else None
 
-    monkeypatch.setattr(cooldown, "until_free", until_free)
+    folder.cool_down = late_once
     folder.run(an_arm("a.a", device="gpu"), an_arm("b.b", device="gpu"))
     assert asked == [1000] * 9
     assert [done.outcome.remarks for done in on_disk(folder.path)].count(["12 MiB more"]) == 1

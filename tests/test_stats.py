@@ -90,6 +90,7 @@ def test_a_clear_difference_a_clear_tie_and_no_decision() -> None:
     assert compare(sample(n=5, mean=0.2, deviation=0.2)).decision == "not decided"
 
 
+@pytest.mark.slow
 def test_a_decision_is_where_the_interval_lies() -> None:
     """Of one pair: beyond the margin, inside, or across its edge."""
     rng = np.random.default_rng(1)

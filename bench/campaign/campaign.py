@@ -1,7 +1,6 @@
 """Runs a plan: one process after the other, one record file per process, the table as it grows."""
 
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
@@ -68,6 +67,7 @@ class Campaign:
         execute: Execute = execute,
         execute_round: ExecuteRound | None = None,
         before_first: Callable[[], object] = lambda: None,
+        cool_down: Callable[[float, int | None], str | None] = cooldown.pause,
     ) -> None:
         """Without `execute_round`, and where energy is read, the arms of a round run one after the other.
 
@@ -81,6 +81,7 @@ class Campaign:
         self._execute = execute
         self._execute_round = None if self.choice.energy else execute_round
         self._before_next = before_first
+        self._cool_down = cool_down
         self._planned = {plan.name: plan.cells for plan in plans}
         self._turns = {plan.name: plan.preset.blocks for plan in plans}
         self._finished = set(self._kept)
@@ -253,12 +254,11 @@ class Campaign:
         return Record(run=self.run, cell=cell, outcome=outcome)
 
     def _pause(self) -> str | None:
-        """Lets the machine come back to where it was before the last process; returns what did not."""
+        """Waits after a process that ran; returns what of the machine did not come back."""
         if not self._hot:
             return None
         self._hot = False
-        time.sleep(self.choice.cool_down_s)
-        return cooldown.until_free(self._memory_before)
+        return self._cool_down(self.choice.cool_down_s, self._memory_before)
 
     def _keep(self, done: Record) -> None:
         with deferred():  # or an interruption could hide that it is finished

@@ -16,6 +16,12 @@ def gpu_memory() -> int | None:
     return None if found is None else int(found.used)
 
 
+def pause(cool_down_s: float, memory_before: int | None) -> str | None:
+    """Lets the machine come back to where it was before the last process; returns what did not."""
+    time.sleep(cool_down_s)
+    return until_free(memory_before)
+
+
 def until_free(
     before: int | None, *, used: Callable[[], int | None] = gpu_memory, sleep: Callable[[float], object] = time.sleep
 ) -> str | None:

@@ -60,7 +60,12 @@ def versions(backend: str, interpreter: Interpreter | None = None) -> dict[str, 
 
 @cache
 def source_hash(task: str, backend: str, elsewhere: Path | None = None) -> str:
-    """Hash of the source code that decides what a backend computes for a task.
+    """Hash of the source code that decides what a backend computes for a task."""
+    return hash_files(sources(task, backend, elsewhere))
+
+
+def sources(task: str, backend: str, elsewhere: Path | None = None) -> list[Path]:
+    """The files that decide what a backend computes for a task; `elsewhere` is its module in another interpreter.
 
     A backend of the user's own may wrap one of ours, so that the source of all of them counts for it.
     """
@@ -69,7 +74,7 @@ def source_hash(task: str, backend: str, elsewhere: Path | None = None) -> str:
     shared = [*(ROOT / "tasks").glob("*.py"), *(ROOT / "backends" / "reference").glob("*.py")]
     shared += [*(ROOT / "backends").glob("*.py"), *(ROOT / "bench" / "worker").glob("*.py")]
     theirs = _beside(elsewhere) if elsewhere else []
-    return hash_files([*own, *shared, *theirs, *_files(tasks.TASKS.get(task, task))])
+    return [*own, *shared, *theirs, *_files(tasks.TASKS.get(task, task))]
 
 
 def recall(run: Run, cell: Cell, interpreter: Interpreter | None = None) -> Record | None:

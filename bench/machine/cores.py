@@ -23,6 +23,11 @@ def usable() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def count() -> int:
+    """How many logical cores this process may run on."""
+    return len(usable()) or os.cpu_count() or 1
+
+
 def first(count: int, *, topology: Path = TOPOLOGY) -> list[int]:
     """`count` of the usable cores, always the same: one of every physical core before a second one of any."""
     taken: dict[object, int] = {}  # physical core -> its logical cores so far
@@ -36,18 +41,17 @@ def first(count: int, *, topology: Path = TOPOLOGY) -> list[int]:
 
 def granted() -> int:
     """How many cores a process may keep busy: those of its affinity, or as many whole ones as a quota pays for."""
-    usable_count = len(usable()) or os.cpu_count() or 1
     paid = quota.cores()
-    return usable_count if paid is None else max(1, min(usable_count, int(paid)))
+    return count() if paid is None else max(1, min(count(), int(paid)))
 
 
-def chosen(threads: int | None) -> list[int]:
+def chosen(threads: int | None, *, topology: Path = TOPOLOGY) -> list[int]:
     """The cores to bind a process to: as many as it was asked to use, or as a quota grants; empty where it may use all.
 
     More threads than a quota pays for are stopped by the kernel again and again, all of them at once.
     """
-    count = threads or granted()
-    return first(count) if threads or count < len(usable()) else []
+    wanted = threads or granted()
+    return first(wanted, topology=topology) if threads or wanted < len(usable()) else []
 
 
 def siblings(cores: Collection[int], *, topology: Path = TOPOLOGY) -> set[int]:

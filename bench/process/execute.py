@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,25 +22,40 @@ from bench.records.files import RecordError
 from bench.records.record import Cell, Kind, Outcome, Record, Run
 from bench.records.text import one_line
 
-DEADLINES_S: Mapping[Kind, float] = {"parity": 900, "pilot": 900, "speed": 900, "memory": 900, "quality": 7200}
-PHASE_DEADLINES_S: Mapping[str, float] = {
+PHASES_S: Mapping[str, float] = {
     "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "turn": 300,
     "checks": 300, "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
 }  # fmt: skip
-"""What a worker tells that it does (bench/process/phases.py) -> how long it may take. The process's own deadline holds too."""
+"""What a worker tells that it does (bench/process/phases.py) -> how long it may take."""
+
+DEADLINES: Mapping[Kind, launch.Deadlines] = {
+    "parity": launch.Deadlines(900, PHASES_S),
+    "pilot": launch.Deadlines(900, PHASES_S),
+    "speed": launch.Deadlines(900, PHASES_S),
+    "memory": launch.Deadlines(900, PHASES_S),
+    "quality": launch.Deadlines(7200, PHASES_S),
+}
 
 HARNESS_ONLY = ("matplotlib", "pandas", "scipy", "sklearn")
 """Installed for the tables, the data and the reference, and imported by Keras wherever it finds them."""
 
 
 def execute(
-    run: Run, cell: Cell, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None
+    run: Run,
+    cell: Cell,
+    folder: Path,
+    *,
+    data_dir: Path | None,
+    interpreter: Interpreter | None = None,
+    deadlines: Mapping[Kind, launch.Deadlines] = DEADLINES,
 ) -> Record:
     """Runs one process, by default in this interpreter; whatever becomes of it is a record with a status and a reason.
 
     OSError where the disk does not take the process's files: that is no finding about a backend.
     """
-    with started(run, cell, folder, data_dir=data_dir, interpreter=interpreter) as process:
+    with started(
+        run, cell, folder, data_dir=data_dir, interpreter=interpreter, deadlines=deadlines[cell.kind]
+    ) as process:
         return process.record()
 
 
@@ -52,6 +67,7 @@ def started(
     *,
     data_dir: Path | None,
     interpreter: Interpreter | None,
+    deadlines: launch.Deadlines,
     together: int = 1,
     gpu_before: list[int] | None = None,
     gpu_arms: int = 1,
@@ -85,8 +101,8 @@ def started(
         )
         at = now()
         child = launch.Child(
-            command, env=env, log=folder / "logs" / f"{cell.file_name}.log", timeout_s=together * DEADLINES_S[cell.kind],
-            phases_s=PHASE_DEADLINES_S,
+            command, env=env, log=folder / "logs" / f"{cell.file_name}.log",
+            deadlines=replace(deadlines, whole_s=together * deadlines.whole_s),
         )  # fmt: skip
         yield Process(run, cell, stack.enter_context(child), answer_path, at)
 

@@ -120,7 +120,7 @@ def paths(named: Sequence[str], backend_names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def ask(backend: str, typed: str, *, said: str) -> Interpreter:
+def ask(backend: str, typed: str, *, said: str, patience_s: float = PATIENCE_S) -> Interpreter:
     """What the interpreter at a path is and has; InterpreterError, beginning with `said`, if this backend cannot run in it."""
     path = _located(typed)
     if path is None:
@@ -134,12 +134,12 @@ def ask(backend: str, typed: str, *, said: str) -> Interpreter:
     env = environment.for_child(entry, Arm(name=backend, backend=backend))
     try:
         done = subprocess.run(
-            [path, "-c", PROBE, json.dumps(asked)], env=env, timeout=PATIENCE_S, stdin=subprocess.DEVNULL,
+            [path, "-c", PROBE, json.dumps(asked)], env=env, timeout=patience_s, stdin=subprocess.DEVNULL,
             capture_output=True, check=False,
         )  # fmt: skip
         told: _Told = files.decode(done.stdout, _Told)
     except subprocess.TimeoutExpired:
-        raise InterpreterError(f"{said}: no answer within {PATIENCE_S:g} s") from None
+        raise InterpreterError(f"{said}: no answer within {patience_s:g} s") from None
     except OSError as error:
         raise InterpreterError(f"{said}: cannot be run: {error.strerror}") from None
     except RecordError:

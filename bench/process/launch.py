@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -24,8 +25,16 @@ from bench.process import phases
 from bench.records.record import Status
 
 LOG_BYTES = 256 * 1024  # kept of a child's output: so much of its start, and as much of its end
-GRACE_S = 5.0  # between SIGTERM and SIGKILL
 MAX_SLEEP_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long a child may take: as a whole, and in each phase that it tells of, from the phase's beginning."""
+
+    whole_s: float
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    grace_s: float = 5.0  # between SIGTERM and SIGKILL
 
 
 class Ending(NamedTuple):
@@ -37,30 +46,20 @@ class Ending(NamedTuple):
     code: int | None = None  # what it exited with; None if it was ended by a signal
 
 
-def run(
-    command: list[str],
-    *,
-    env: Mapping[str, str],
-    log: Path,
-    timeout_s: float,
-    phases_s: Mapping[str, float] | None = None,
-) -> Ending:
+def run(command: list[str], *, env: Mapping[str, str], log: Path, deadlines: Deadlines) -> Ending:
     """Runs a command to its end or its deadline. An exception here (Ctrl-C) stops the child's whole group first."""
-    with Child(command, env=env, log=log, timeout_s=timeout_s, phases_s=phases_s or {}) as child:
+    with Child(command, env=env, log=log, deadlines=deadlines) as child:
         return child.ending()
 
 
 class Child:
     """A process that was started. On leaving the context nothing of it runs any more, and its output is in the log.
 
-    Each phase in `phases_s` that it tells of (phases.py) has a deadline of its own, counted from its beginning; a phase "start"
-    begins at once. `timeout_s` is the deadline of the whole.
+    It tells its phases as phases.py says; one that is called "start" begins at once.
     """
 
-    def __init__(
-        self, command: list[str], *, env: Mapping[str, str], log: Path, timeout_s: float, phases_s: Mapping[str, float]
-    ) -> None:
-        self._log, self._timeout_s, self._phases_s = log, timeout_s, phases_s
+    def __init__(self, command: list[str], *, env: Mapping[str, str], log: Path, deadlines: Deadlines) -> None:
+        self._log, self._deadlines = log, deadlines
         self._late: str | None = None  # why it was stopped
         self._ended_s: float | None = None  # when, after its start
         self._start = self._phase_start = time.monotonic()
@@ -77,7 +76,7 @@ class Child:
         _signal_group(child.process.pid, signal.SIGKILL)
         child.waiter.join()
         for thread in (child.reader, child.teller):
-            thread.join(GRACE_S)
+            thread.join(self._deadlines.grace_s)
         child.close()
         self._log.write_bytes(child.output.kept())
 
@@ -107,7 +106,7 @@ class Child:
         if self._late:
             return Ending("timeout", self._late, wall_s)
         code = child.process.wait()
-        child.reader.join(GRACE_S)
+        child.reader.join(self._deadlines.grace_s)
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (possibly out of memory, or killed manually)" if name == "SIGKILL" else ""
@@ -120,8 +119,8 @@ class Child:
     def _next(self) -> str | None:
         """The next thing that the child tells; None at its end, also one that a deadline brought."""
         now = time.monotonic()
-        left = self._start + self._timeout_s - now
-        phase_left = self._phase_start + self._phases_s.get(self._phase, math.inf) - now
+        left = self._start + self._deadlines.whole_s - now
+        phase_left = self._phase_start + self._deadlines.phases_s.get(self._phase, math.inf) - now
         try:
             event = self._child.events.get(timeout=max(0.0, min(left, phase_left, MAX_SLEEP_S)))
         except queue.Empty:
@@ -130,19 +129,21 @@ class Child:
             self._late = self._deadline(phase=phase_left < left)
             self._ended_s = time.monotonic() - self._start
             _signal_group(self.pid, signal.SIGTERM)
-            self._child.waiter.join(GRACE_S)
+            self._child.waiter.join(self._deadlines.grace_s)
             return None
         if event is None:
             self._ended_s = time.monotonic() - self._start
-        elif (phase := event.partition(" ")[0]) in (*self._phases_s, phases.WAITING):
+        elif (phase := event.partition(" ")[0]) in (*self._deadlines.phases_s, phases.WAITING):
             self._phase, self._phase_start = phase, time.monotonic()
         return event
 
     def _deadline(self, *, phase: bool) -> str:
         if phase:
-            return f"stopped after {self._phases_s[self._phase]:g} s, the deadline of the phase {self._phase!r}"
-        where = f", in the phase {self._phase!r}" if self._phase in self._phases_s else ""
-        return f"stopped after its deadline of {self._timeout_s:g} s{where}"
+            return (
+                f"stopped after {self._deadlines.phases_s[self._phase]:g} s, the deadline of the phase {self._phase!r}"
+            )
+        where = f", in the phase {self._phase!r}" if self._phase in self._deadlines.phases_s else ""
+        return f"stopped after its deadline of {self._deadlines.whole_s:g} s{where}"
 
 
 def bind(lifeline: int, pid: int) -> None:

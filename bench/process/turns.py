@@ -16,7 +16,7 @@ import psutil
 
 from bench.machine import nvml
 from bench.process import phases
-from bench.process.execute import Process, started
+from bench.process.execute import DEADLINES, Process, started
 from bench.process.interpreters import Interpreter
 from bench.records.record import Cell, Record, Run
 from bench.records.steadiness import is_steady
@@ -52,6 +52,7 @@ def execute_round(
                         folder,
                         data_dir=data_dir,
                         interpreter=interpreters.get(cell.arm.name),
+                        deadlines=DEADLINES[cell.kind],
                         together=len(cells),
                         gpu_before=None if before is None else list(before),
                         gpu_arms=gpu_arms,

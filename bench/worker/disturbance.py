@@ -100,7 +100,7 @@ class Watch:
         part = between(self._opened, read(self._siblings, self._card))
         self._inside = both(self._inside, part) if self.disturbance else part
         gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
-        self.disturbance = assess(self._inside, load=self._load, gpu=gpu)
+        self.disturbance = assess(self._inside, core_count=cores.count(), load=self._load, gpu=gpu)
 
     def forget(self) -> None:
         """What happened so far does not count."""
@@ -148,9 +148,9 @@ def both(first: Counters, second: Counters) -> Counters:
     return _combined(first, second, lambda one, other: one + other)
 
 
-def assess(inside: Counters, *, load: float | None, gpu: GpuState | None) -> Disturbance:
-    """The disturbance of a window, judged by the rule."""
-    core_s = inside.wall_s * _cores()
+def assess(inside: Counters, *, core_count: int, load: float | None, gpu: GpuState | None) -> Disturbance:
+    """The disturbance of a window in which so many cores could be used, judged by the rule."""
+    core_s = inside.wall_s * core_count
 
     def share(taken_s: float | None) -> float | None:
         if taken_s is None or inside.wall_s < MIN_COUNTED_S:
@@ -280,7 +280,3 @@ def _combined(first: Counters, second: Counters, combine: Callable[[Any, Any], A
         else:
             values[name] = combine(one, other)
     return Counters(**values)
-
-
-def _cores() -> int:
-    return len(cores.usable()) or os.cpu_count() or 1

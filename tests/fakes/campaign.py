@@ -1,13 +1,13 @@
 """Choices, plans and campaigns of the fake task, and what stands in the place of processes: `execute=Answers()`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.campaign import plan
-from bench.campaign.campaign import Campaign, Execute
+from bench.campaign.campaign import Campaign
 from bench.campaign.plan import Choice, TaskPlan
 from bench.process.interpreters import Interpreter
 from bench.records.record import Arm, Cell, Outcome, Record, RoundsPlan, Run
@@ -41,13 +41,10 @@ def a_planned_cell(arm: str | Arm = FAKE, **changes: Any) -> tuple[Run, Cell]:
     return made.run, made.cell(made.choice.arms[0], **changes)
 
 
-def a_campaign(
-    folder: Path, *plans: TaskPlan, execute: Execute | None = None, kept: Mapping[str, Record] | None = None
-) -> Campaign:
+def a_campaign(folder: Path, *plans: TaskPlan, **instead: Any) -> Campaign:
     """Runs plans in a folder; with real processes unless there is something to `execute` instead."""
     (folder / "records").mkdir(parents=True, exist_ok=True)
-    instead: Any = {} if execute is None else {"execute": execute}
-    return Campaign(plans, folder, Watcher(), kept=kept, **instead)
+    return Campaign(plans, folder, Watcher(), **instead)
 
 
 class Watcher:

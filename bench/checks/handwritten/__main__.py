@@ -77,7 +77,7 @@ def _handwritten(cell: Cell, folder: Path, data_dir: Path | None) -> float:
         *([str(data_dir.absolute())] if data_dir else []),
     ]
     env = environment.for_child(backends.find(cell.arm.backend), cell.arm)
-    ending = launch.run(command, env=env, log=log, timeout_s=600)
+    ending = launch.run(command, env=env, log=log, deadlines=launch.Deadlines(600))
     if ending.status != "ok":
         raise click.ClickException(f"{cell.arm.name}: hand-written loop: {ending.reason}")
     return float(log.read_text().split()[-1])
