@@ -1,20 +1,24 @@
 """Records to make tables of, from flat facts: `a_record(backend="alpha", round=2)`, `changed(record, status="failed")`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.records import files
 from bench.records.record import (
     FIRST_RUNGS,
     Arm,
     Bytes,
     Cell,
     Data,
+    Disturbance,
     Ladder,
     Machine,
     Memory,
     Outcome,
+    Probe,
     Quality,
     Record,
     Run,
@@ -97,26 +101,35 @@ def a_record(**facts: Any) -> Record:
     )  # fmt: skip
     outcome = Outcome(status="ok", versions={"alpha": "1.0"}, started_utc="2026-01-01T00:00:00Z", wall_s=3.0)
     made = changed(Record(run=Run(id="1234", machine=MACHINE), cell=cell, outcome=outcome), **facts)
-    timed = made.cell.kind == "speed" and made.outcome.status == "ok" and "timings" not in facts
-    return changed(made, timings=a_timing(1000)) if timed else made
+    if made.outcome.status != "ok":
+        return made
+    return changed(made, **{name: value for name, value in good_figures(made.cell).items() if name not in facts})
 
 
-def a_timing(throughput: float) -> Timings:
-    """Ten blocks of five steps that took together what this throughput says."""
+def a_timing(throughput: float, *, block_steps: int = 5) -> Timings:
+    """Ten blocks that took together what this throughput says."""
     window_s = 1000 / throughput
     return Timings(
-        import_s=1.0, build_s=0.5, first_step_s=0.25, warmup_s=0.1, block_steps=5, blocks_s=[window_s / 10] * 10,
+        import_s=1.0, build_s=0.5, first_step_s=0.25, warmup_s=0.1, block_steps=block_steps, blocks_s=[window_s / 10] * 10,
         window_s=window_s, items=1000,
     )  # fmt: skip
+
+
+def write_records(folder: Path, made: Sequence[Record]) -> Path:
+    """Writes records below a new folder as a run does; returns it."""
+    (folder / "records").mkdir(parents=True)
+    for one in made:
+        files.write(folder / "records" / one.cell.file_name, one)
+    return folder
 
 
 def a_memory(*, peak: Bytes = PEAK, device: Bytes = NO_ALLOCATOR, imported: Bytes = IMPORTED) -> Memory:
     return Memory(imported, peak, peak, device, device)
 
 
-def a_quality(accuracy: float, *, sample: str | None = None) -> Quality:
-    curve = [(1, 0.1, 2.3), (100, 1.0, 0.1)]
-    return Quality(100, 1.0, 0.1, {"accuracy": accuracy, "loss": 1.05 - accuracy}, curve, sample)
+def a_quality(accuracy: float, *, sample: str | None = None, steps: int = 100) -> Quality:
+    curve = [(1, 0.1, 2.3), (steps, 1.0, 0.1)]
+    return Quality(steps, 1.0, 0.1, {"accuracy": accuracy, "loss": 1.05 - accuracy}, curve, sample)
 
 
 def a_row(
@@ -145,11 +158,27 @@ def a_run(speeds: Mapping[str, Sequence[float]], **common: Any) -> list[Record]:
     return [record for backend, values in speeds.items() for record in a_row(backend, values, **common)]
 
 
-GOOD_FIGURES: Mapping[str, Mapping[str, Any]] = {
-    "parity": {"ladders": [a_ladder(precision="float64"), a_ladder()]},
-    "pilot": {"timings": a_timing(1000)},
-    "speed": {"timings": a_timing(1000)},
-    "memory": {"memory": a_memory()},
-    "quality": {"quality": a_quality(0.95)},
-}
-"""Kind of process -> what a good one answers beside its status."""
+PROBE_ERRORS = {"float64": 1e-16, "float32": 1e-7, "tf32": 1e-4, "bfloat16": 2e-3}
+QUIET = Disturbance(0.1, 0.0, 0.0, 0, 0, None)
+
+
+def good_figures(cell: Cell) -> dict[str, Any]:
+    """What a good process answers beside its status."""
+    arm = cell.arm
+    timed = {
+        "timings": a_timing(1000, block_steps=100 if "batch_size" in cell.spec else 5),
+        "probe": Probe(PROBE_ERRORS.get(arm.precision, 1e-7), 1024, 5e10), "disturbance": QUIET,
+    }  # fmt: skip
+    figures: Mapping[str, dict[str, Any]] = {
+        "parity": {"ladders": [a_ladder(precision="float64"), a_ladder(precision=arm.precision, device=arm.device)]},
+        "pilot": timed,
+        "speed": timed,
+        "memory": {"memory": a_memory()},
+        "quality": {"quality": a_quality(0.95, steps=cell.spec.get("train_steps", 100))},
+    }
+    return {**figures[cell.kind], "settings": settings_of(arm) if cell.kind != "parity" else {}}
+
+
+def settings_of(arm: Arm) -> dict[str, Any]:
+    """What a session reads back that does as it was asked."""
+    return {"device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or MACHINE.cores}

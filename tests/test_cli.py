@@ -22,7 +22,7 @@ from bench.machine import locks
 from bench.records import files
 from bench.records.record import Cell, Outcome, Record
 from bench.worker.parity import RUNGS
-from tests.builders import a_record, a_run, a_timing
+from tests.builders import a_record, a_run, a_timing, write_records
 from tests.conftest import TEST_BACKENDS_VARIABLE, assert_gone, backends_under_test, started, wait_until
 from tests.fakes.campaign import FAKE as NAME
 from tests.fakes.campaign import Answers, campaigns, good
@@ -437,7 +437,7 @@ def test_a_run_that_plans_its_rounds_is_continued_with_all_of_them(
 
     def noisy(cell: Cell) -> Outcome:
         swing = 1 + 0.2 * math.sin(cell.round * (3 if cell.arm.mode == "fast" else 2))
-        timings = {"timings": a_timing(1000 * swing)} if cell.kind in ("pilot", "speed") else {}
+        timings = {"timings": a_timing(1000 * swing, block_steps=100)} if cell.kind in ("pilot", "speed") else {}
         return msgspec.structs.replace(good(cell), **timings)
 
     held: list[str] = []
@@ -574,12 +574,10 @@ def test_a_folder_without_records_is_refused(bench: Callable[..., Done]) -> None
 
 
 def test_good_records_are_shown_and_each_bad_file_is_a_line(bench: Callable[..., Done]) -> None:
-    Path("run/records").mkdir(parents=True)
-    for number, cell in enumerate(a_run({"alpha": [100.0, 101.0], "beta": [50.0, 51.0]})):
-        files.write(Path(f"run/records/{number:02}.json"), cell)
+    write_records(Path("run"), a_run({"alpha": [100.0, 101.0], "beta": [50.0, 51.0]}))
     clean = bench("report", "run")
     assert (clean.code, clean.error) == (0, "")
-    Path("run/records/half.json").write_bytes(Path("run/records/00.json").read_bytes()[:200])
+    Path("run/records/half.json").write_bytes(next(Path("run/records").iterdir()).read_bytes()[:200])
     Path("run/records/foreign.json").write_text('{"name": "something else", "version": "1.0.0"}')
     Path("run/records/hostile.json").write_text('{"\\u001b[2J\\n": 1}')
     Path("run/records/folder.json").mkdir()
@@ -603,17 +601,14 @@ def test_only_foreign_files_are_no_report(bench: Callable[..., Done]) -> None:
 
 
 def test_a_report_changes_nothing(bench: Callable[..., Done]) -> None:
-    Path("run/records").mkdir(parents=True)
-    files.write(Path("run/records/one.json"), a_record())
+    write_records(Path("run"), [a_record()])
+    before = sorted(Path("run").rglob("*"))
     bench("report", "run")
-    assert [str(path) for path in sorted(Path("run").rglob("*"))] == ["run/records", "run/records/one.json"]
+    assert sorted(Path("run").rglob("*")) == before
 
 
 def a_folder(name: str, made: list[Record]) -> Path:
-    (Path(name) / "records").mkdir(parents=True)
-    for number, cell in enumerate(made):
-        files.write(Path(name) / "records" / f"{number:02}.json", cell)
-    return Path(name)
+    return write_records(Path(name), made)
 
 
 TWO_ROUNDS = {"alpha": [100.0, 101.0], "beta": [50.0, 51.0]}
@@ -649,7 +644,7 @@ def test_every_format_is_printed_twice_the_same(bench: Callable[..., Done], form
 
 @pytest.mark.slow
 def test_plots_go_into_a_new_folder_only(bench: Callable[..., Done]) -> None:
-    a_folder("one", a_run(TWO_ROUNDS, task="../../evil"))
+    folder = a_folder("one", a_run(TWO_ROUNDS, task="..evil"))
     assert bench("report", "one", "--plots", "new/plots").code == 0
     assert {path.suffix for path in Path("new/plots").iterdir()} == {".svg", ".png"}
     assert sorted(str(path) for path in Path().iterdir()) == ["new", "one"]
@@ -657,7 +652,7 @@ def test_plots_go_into_a_new_folder_only(bench: Callable[..., Done]) -> None:
     done = bench("report", "one", "--plots", "new/plots")
     assert (done.code, "--plots new/plots is not empty" in done.error) == (2, True)
     assert Path("new/plots/table1-totals.svg").stat().st_mtime_ns == before
-    assert bench("report", "one", "--plots", "one/records/00.json/x").code == 2
+    assert bench("report", "one", "--plots", next((folder / "records").iterdir()) / "x").code == 2
 
 
 def test_a_comparison_ends_with_the_code_that_was_asked_for(bench: Callable[..., Done]) -> None:

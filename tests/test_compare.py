@@ -167,6 +167,7 @@ def test_arms_are_compared_by_name_whatever_stands_beside_them() -> None:
     ]  # fmt: skip
     assert found.only_after == [(*KEY, "jax")]
     assert compare.differences(found) == [
+        "differs: pytorch, setting cores: 2 before, 1 after",
         "differs: pytorch, environment: none before, {'OMP_NUM_THREADS': '1'} after",
         "differs: pytorch, python: none before, 3.12.1 after",
         "differs: pytorch, threads: none before, 1 after",

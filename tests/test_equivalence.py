@@ -151,7 +151,7 @@ def learned(accuracies: dict[str, list[float]], *, margin: float | None = None) 
     made = a_run(SPEEDS, target=Target("accuracy", at_least=0.9, margin=margin))
     first = next(one for one in made if one.cell.kind == "quality")
     return [one for one in made if one.cell.kind != "quality"] + [
-        changed(first, backend=name, seed=seed, quality=a_quality(value))
+        changed(first, backend=name, versions={name: "1.0"}, seed=seed, quality=a_quality(value))
         for name, values in accuracies.items()
         for seed, value in enumerate(values)
     ]

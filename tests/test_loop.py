@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.records import steadiness
+from bench.records import rules, steadiness
 from bench.records.record import Timings
 from bench.worker import loop
 from bench.worker.loop import DISTINCT_BATCHES, Diverged
@@ -317,7 +317,7 @@ def test_a_barrier_that_does_not_wait_for_the_weights_is_caught(
     session = AsynchronousSession(clock, waits_for)
     _, found = loop.check_barrier(session, endless(a_batch()), clock=clock)
     assert found == unfinished_s
-    faults = loop.faults(msgspec.structs.replace(STEADY, unfinished_s=found))
+    faults = list(rules.timing_faults(msgspec.structs.replace(STEADY, unfinished_s=found)))
     assert [fault in told for told in faults] == ([True] if fault else [])
 
 
@@ -328,18 +328,18 @@ STEADY = Timings(
 
 
 def test_steady_timings_have_no_fault() -> None:
-    assert loop.faults(STEADY) == []
-    assert loop.faults(msgspec.structs.replace(STEADY, compilations=None, unfinished_s=None)) == []
+    assert list(rules.timing_faults(STEADY)) == []
+    assert list(rules.timing_faults(msgspec.structs.replace(STEADY, compilations=None, unfinished_s=None))) == []
 
 
 def test_a_compilation_in_the_window_is_a_fault() -> None:
-    (fault,) = loop.faults(msgspec.structs.replace(STEADY, compilations=1))
+    (fault,) = list(rules.timing_faults(msgspec.structs.replace(STEADY, compilations=1)))
     assert "1 compilations inside the timed window" in fault
 
 
 @pytest.mark.parametrize(("window_s", "faulty"), [(60.5, False), (61.0, True), (59.0, True)])
 def test_blocks_that_do_not_add_up_to_the_window_are_a_fault(window_s: float, faulty: bool) -> None:
-    faults = loop.faults(msgspec.structs.replace(STEADY, window_s=window_s))
+    faults = list(rules.timing_faults(msgspec.structs.replace(STEADY, window_s=window_s)))
     assert [("apart" in fault) for fault in faults] == [True] * faulty
 
 

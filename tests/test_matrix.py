@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.records import rules
 from bench.worker import precision_probe
 from tasks.spec import Array
 
@@ -52,11 +53,11 @@ class Clock:
 @pytest.mark.parametrize("asked", FORMATS)
 def test_a_precision_is_told_from_every_other(computed: str, asked: str) -> None:
     error = precision_probe.error(Computing(computed))  # type: ignore[arg-type]
-    assert precision_probe.agrees(asked, error) == (asked == computed)
+    assert (rules.probe_fault(asked, error) is None) == (asked == computed)
 
 
 def test_an_error_that_is_no_number_agrees_with_nothing() -> None:
-    assert not any(precision_probe.agrees(precision, float("nan")) for precision in precision_probe.BOUNDS)
+    assert all(rules.probe_fault(precision, float("nan")) for precision in rules.PROBE_BOUNDS)
 
 
 def test_the_rate_counts_the_first_chain_that_is_long_enough() -> None:

@@ -198,7 +198,7 @@ def test_a_pilot_is_in_no_figure(tmp_path: Path) -> None:
 
 
 def test_a_pilot_that_failed_is_told_among_the_processes_that_are_not_ok() -> None:
-    failed = a_record(kind="pilot", backend="fast", round=2, status="oom", reason="no room")
+    failed = a_record(kind="pilot", backend="fast", round=2, status="oom", reason="no room", versions={})
     text = markdown.render([*a_run({"fast": [200.0, 201.0], "slow": [100.0, 101.0]}), failed])
     assert "fast, pilot, round 2, seed 0: oom: no room" in text
 

@@ -14,6 +14,7 @@ from backends.api import Options, Unsupported
 from backends.reference.session import ReferenceSession
 from bench.cli import commands
 from bench.process.execute import execute
+from bench.records import rules
 from bench.worker import parity, precision_probe
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.fakes.backend import rounded
@@ -75,11 +76,11 @@ def test_a_coarser_precision_falls(precision, bits):
 @pytest.mark.parametrize(("bits", "precision"), [(53, "float64"), (24, "float32"), (11, "tf32"), (8, "bfloat16")])
 def test_the_probe_tells_every_precision_from_the_others(bits, precision):
     found = precision_probe.error(rounding_to(bits)(PLAIN, PLAIN.init_params(0)))
-    assert [name for name in precision_probe.BOUNDS if precision_probe.agrees(name, found)] == [precision]
+    assert [name for name in rules.PROBE_BOUNDS if (rules.probe_fault(name, found) is None)] == [precision]
 
 
 def test_every_precision_that_can_be_asked_for_has_bounds_and_tolerances():
-    assert set(backends.PRECISIONS) == set(precision_probe.BOUNDS) == set(parity.TOLERANCES)
+    assert set(backends.PRECISIONS) == set(rules.PROBE_BOUNDS) == set(parity.TOLERANCES)
     assert len({tuple(rungs) for rungs in parity.TOLERANCES.values()}) == 1
 
 
@@ -101,7 +102,7 @@ def test_a_process_is_probed_for_the_precision_that_was_asked(misbehave, tmp_pat
     done = execute(run, cell, tmp_path, data_dir=None).outcome
     assert (done.status, done.settings["precision"]) == ("ok" if reason is None else "invalid", "bfloat16")
     assert done.probe is not None
-    assert precision_probe.agrees("bfloat16", done.probe.error) == (reason is None)
+    assert (rules.probe_fault("bfloat16", done.probe.error) is None) == (reason is None)
     assert done.reason is None if reason is None else done.reason.startswith(reason)
 
 

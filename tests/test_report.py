@@ -32,6 +32,7 @@ from tests.builders import (
     a_run,
     a_timing,
     changed,
+    write_records,
 )  # fmt: skip
 
 FAST, SLOW = [200.0, 204.0, 198.0, 201.0, 202.0], [100.0, 101.0, 99.5, 100.5, 100.2]
@@ -363,7 +364,7 @@ def test_rounds_that_failed_are_counted_beside_those_that_did_not() -> None:
         a_run(TWO), lambda r: (r.cell.arm.name, r.cell.kind, r.cell.round) == ("slow", "speed", 3), **killed
     )
     assert table_of(made)["slow"]["images/s"].endswith("n=4, 1 not ok")
-    assert only_section(made).verdicts["fast", "slow"].ratio.n == 4
+    assert table_of(made)["slow"]["relative to the fastest"] == "not ranked: 4 of 5 rounds (killed: by SIGKILL)"
     assert "slow, speed, round 3, seed 0: killed: by SIGKILL" in markdown.render(made)
 
 
@@ -403,9 +404,26 @@ def test_a_tie_and_an_open_comparison_are_said_in_words() -> None:
     assert re.search(r"not decided \(ratio [^)]*\), 3 rounds; about \d+ rounds would decide at this noise\)\.", text)
 
 
-def test_without_a_round_in_common_no_ratio_is_told() -> None:
-    made = [r for r in a_run(TWO) if r.cell.kind != "speed" or (r.cell.round <= 2) == (r.cell.arm.name == "fast")]
-    assert table_of(made)["slow"]["relative to the fastest"] == "no round in common"
+def test_a_survivor_of_rounds_that_others_finished_is_not_ranked() -> None:
+    """What it was too large or too slow for is not in its mean; that the records are gone makes no difference."""
+    made = [r for r in a_run(TWO) if r.cell.kind != "speed" or r.cell.round == 1 or r.cell.arm.name == "slow"]
+    table = table_of(made)
+    assert table["fast"]["relative to the fastest"] == "not ranked: 1 of 5 rounds"
+    assert table["slow"]["relative to the fastest"] == "1"
+    killed = {"status": "oom", "reason": "out of memory", "timings": None}
+    made = replaced(
+        a_run(TWO), lambda r: (r.cell.arm.name, r.cell.kind) == ("fast", "speed") and r.cell.round > 1, **killed
+    )
+    assert table_of(made)["fast"]["relative to the fastest"] == "not ranked: 1 of 5 rounds (oom: out of memory)"
+
+
+def test_a_round_that_was_interrupted_counts_for_nobody() -> None:
+    stopped = {"status": "interrupted", "reason": "the run was interrupted", "timings": None}
+    made = replaced(
+        a_run(TWO), lambda r: (r.cell.arm.name, r.cell.kind, r.cell.round) == ("fast", "speed", 5), **stopped
+    )
+    assert {row.name: len(row.throughputs) for row in only_section(made).rows} == {"fast": 4, "slow": 4}
+    assert [row.excluded for row in only_section(made).rows] == [None, None]
 
 
 @pytest.mark.parametrize("missing", ["first_step_s", "host_peak", "device_peak_allocated"])
@@ -484,10 +502,8 @@ def test_records_of_two_runs_in_one_folder_give_the_same_bytes_in_any_order(
 
 @pytest.mark.slow
 def test_records_that_were_read_back_give_the_same_bytes(tmp_path: Path) -> None:
-    made = many_records()
-    (tmp_path / "records").mkdir()
-    for number, one in enumerate(made):
-        files.write(tmp_path / "records" / f"{number:03}.json", one)
+    made = [*a_run(TWO), a_record(backend="third", status="killed", reason="by SIGKILL")]
+    write_records(tmp_path, made)
     read, problems = files.read_folder(tmp_path)
     assert problems == []
     assert markdown.render(read) == markdown.render(made)

@@ -8,14 +8,14 @@ import pytest
 
 from bench.records import files
 from bench.report import grouping, publish
-from tests.builders import a_row, a_run, changed
+from tests.builders import a_row, a_run, changed, write_records
 from tests.test_report import FAST, SLOW
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
 
 
-def test_something_is_published():
+def test_something_is_write_records():
     assert PUBLISHED
 
 
@@ -49,19 +49,13 @@ def test_a_table_that_was_published_with_other_columns_has_the_same_figures(fold
             assert same, (line["backend"], name, value, again)
 
 
-def published(folder: Path, made: list) -> None:
-    (folder / "records").mkdir(parents=True)
-    for number, one in enumerate(made):
-        files.write(folder / "records" / f"{number:02}.json", one)
-
-
 def test_the_command_of_a_run_of_arms_makes_it_again(tmp_path):
     made = [
         *a_row("jax", FAST, threads=1),
         *a_row("jax", SLOW, name="jax:x64,precision=float64", mode="x64", precision="float64"),
         *a_row("jax", SLOW, name="old", environment={"XLA_FLAGS": "--a,--b"}, python="3.12.1"),
     ]
-    published(tmp_path / "run", [changed(one, changes={"batch_size": "64"}) for one in made])
+    write_records(tmp_path / "run", [changed(one, changes={"batch_size": "64"}) for one in made])
     index = publish.tables(tmp_path)[tmp_path / "README.md"]
     assert (
         "`framework-bench run --task mnist_mlp --preset quick --set batch_size=64 --device cpu "
@@ -104,7 +98,7 @@ def test_the_index_lists_every_run_and_what_supersedes_it(tmp_path):
         ("2026-02-01-new", 2, a_run({"jax": FAST}, threads=2)),
         ("2026-03-01-other", 3, a_run({"jax": FAST}, precision="float64", task="mine.of`own`", versions={"<b>": "1"})),
     ):
-        published(tmp_path / name, [changed(one, id=str(order_seed)) for one in made])
+        write_records(tmp_path / name, [changed(one, id=str(order_seed)) for one in made])
     (tmp_path / "corrections.md").write_text("The old one was wrong.\n")
     index = publish.tables(tmp_path)[tmp_path / "README.md"]
     other, new, old = (index.index(f"## {name}\n") for name in ("2026-03-01-other", "2026-02-01-new", "2026-01-01-old"))

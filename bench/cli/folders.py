@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
     """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
-    from bench.records import files
+    from bench.records import files, rules
 
     found: dict[bytes, Record] = {}
     sound = True
@@ -27,7 +27,10 @@ def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
             raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
         found |= {files.encode(one): one for one in records}
         sound = sound and not problems
-    return list(found.values()), sound
+    broken = rules.judged(found.values())[1]
+    for problem in broken:
+        click.echo(problem, err=True)
+    return list(found.values()), sound and not broken
 
 
 def writable(folder: Path) -> Path:

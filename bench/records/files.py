@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bench.records import history
+from bench.records import history, rules
 from bench.records.record import SCHEMA, Cell, Outcome, Record
 from bench.records.text import printable
 
@@ -68,16 +68,9 @@ def _newest(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(record: Record) -> None:
-    """RecordError for an outcome that contradicts itself or its cell."""
-    outcome = record.outcome
-    if outcome.status != "ok" and not outcome.reason:
-        raise RecordError(f"status {outcome.status} without a reason")
-    figures = {
-        "parity": outcome.ladders, "speed": outcome.timings, "pilot": outcome.timings, "memory": outcome.memory,
-        "quality": outcome.quality,
-    }  # fmt: skip
-    if outcome.status == "ok" and not figures[record.cell.kind]:
-        raise RecordError(f"status ok without figures of {record.cell.kind}")
+    """RecordError for a record that breaks a rule (bench/records/rules.py)."""
+    if found := rules.invalid(record):
+        raise RecordError(printable("; ".join(found)))
 
 
 def read(path: Path) -> Record:
@@ -109,7 +102,10 @@ def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
     records, problems = [], []
     for path in sorted((folder / "records").glob("*.json")):
         try:
-            records.append(read(path))
+            found = read(path)
+            if path.name not in found.cell.file_names:
+                raise RecordError(printable(f"{path}: not the record that its name says, but {found.cell.file_name}"))
+            records.append(found)
         except RecordError as error:
             problems.append(str(error))
     return records, problems

@@ -33,6 +33,7 @@ Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
+NAME_BYTES = 100  # of an arm's label in the name of a file, which may have 255
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 
@@ -336,8 +337,13 @@ class Cell(Strict, frozen=True, kw_only=True):
     def file_name(self) -> str:
         """Of its record: a name that sorts by task, kind, round and arm."""
         count = f"seed{self.seed}" if self.kind == "quality" else f"round{self.round:02d}"
-        label = re.sub(r"[^\w.-]+", "-", self.arm.name)
+        label = re.sub(r"[^\w.-]+", "-", self.arm.name).encode()[:NAME_BYTES].decode(errors="ignore")
         return f"{self.task}-{self.preset}-{self.kind}-{count}-{label}-{self.arm.hash[:8]}.json"
+
+    @property
+    def file_names(self) -> tuple[str, str]:
+        """The name of its record, and the one that it had before an arm could be more than a backend."""
+        return self.file_name, self.file_name.replace(f"-{self.arm.hash[:8]}.json", ".json")
 
 
 class Outcome(Strict, frozen=True, kw_only=True):

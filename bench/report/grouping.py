@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import combinations
 from statistics import fmean, median
 
-from bench.records import proof, steadiness
+from bench.records import proof, rules, steadiness
 from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings
 from bench.stats import equivalence, intervals, verdict
 
@@ -26,6 +26,7 @@ class Row:
     arm: Arm
     records: list[Record] = field(default_factory=list)
     disturbed: frozenset[int] = frozenset()  # rounds that take part in no figure of speed
+    rounds: int = 0  # complete and undisturbed ones of the comparison
     apart: str | None = None  # why the losses of its windows show other work than those of the others
 
     @property
@@ -155,20 +156,23 @@ class Row:
 
     def _not_timed(self) -> str | None:
         if self.throughputs:
-            return None
+            return self._incomplete()
         if self.of("speed"):
             return "every round was disturbed"
         return self.not_ok[0].outcome.reason if self.not_ok else "no speed was measured"
 
+    def _incomplete(self) -> str | None:
+        """Rounds that others have and this arm lacks: what it was not fast enough, or too large for, is not in its mean."""
+        if len(self.throughputs) >= self.rounds:
+            return None
+        failed = [one.outcome for one in self.not_ok if one.cell.kind == "speed"]
+        why = f" ({failed[0].status}: {failed[0].reason})" if failed else ""
+        return f"{len(self.throughputs)} of {self.rounds} rounds{why}"
+
     def _not_proven(self) -> str | None:
-        if not self.ladders:
-            return "parity was not checked"
-        if not all(ladder.passed for ladder in self.ladders):
+        if any(one.cell.kind == "parity" for one in self.not_ok):
             return "parity failed"
-        wanted = (self.arm.precision, self.arm.device)
-        if not any((ladder.precision, ladder.device) == wanted for ladder in self.ladders):
-            return f"parity was not checked in {self.arm.precision} on the {self.arm.device}"
-        return None
+        return rules.parity_fault(self.arm, self.ladders)
 
     def _not_learned(self) -> str | None:
         trainings = [one for one in self.records if one.cell.kind == "quality"]
@@ -264,7 +268,7 @@ def _pairs(rows: Sequence[Row], wanted: set[frozenset[str]]) -> list[tuple[str, 
 def sections(records: Iterable[Record]) -> list[Section]:
     """The sections in a fixed order, rows from the fastest to those without a speed."""
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for one in records:
+    for one in rules.judged(records)[0]:
         cell, run, machine = one.cell, one.run, one.run.machine
         groups[
             cell.task, cell.preset, cell.spec_hash, str(run.measurement), machine.cpu, str(machine.cores),
@@ -294,11 +298,16 @@ def _section(records: Sequence[Record]) -> Section:
     disturbed = frozenset(
         one.cell.round for one in watched if one.outcome.disturbance and one.outcome.disturbance.disturbed
     )
+    unfinished = {one.cell.round for one in records if (one.cell.kind, one.outcome.status) == ("speed", "interrupted")}
     for row in rows.values():
-        row.disturbed = disturbed  # the whole round: its figures are compared with each other
+        row.disturbed = disturbed | unfinished  # the whole round: its figures are compared with each other
+    rounds = {number for row in rows.values() for number in row.timed}
+    for row in rows.values():
+        row.rounds = len(rounds)
     _prove_work(list(rows.values()))
     ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.name))
-    return Section(records[0].run, records[0].cell, ordered)
+    measured = next((one for one in records if one.outcome.status == "ok"), records[0])
+    return Section(measured.run, measured.cell, ordered)
 
 
 def _prove_work(rows: Sequence[Row]) -> None:

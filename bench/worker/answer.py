@@ -25,7 +25,7 @@ from backends.api import DEFAULT_MODE, Backend, Options, Session, Unsupported
 from bench.machine import cores
 from bench.process import phases
 from bench.process.request import Request
-from bench.records import files
+from bench.records import files, rules
 from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
@@ -35,7 +35,6 @@ from tasks.spec import Params, Preset, SpecError, Target
 
 SAMPLE_TOKENS = 40  # of a language model, for the reader of a report
 
-MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
 
 ENERGY_BLOCK_S = 1.2 * energy.MIN_WINDOW_S
 
@@ -161,16 +160,11 @@ def _speed(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
         window_s=window.window_s,
         **vars(window),
     )
-    faults = loop.faults(timings)
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
-    if not precision_probe.agrees(asked.arm.precision, probe.error):
-        faults.append(f"{asked.arm.precision} was asked for, but a matrix product was off by {probe.error:.1e}")
-    allowed = cores.granted()
-    if watch.cpu_s > MOST_CPU * allowed * window.window_s + loop.HICCUP_S:
-        faults.append(f"{watch.cpu_s / window.window_s:.1f} cores were busy for this process, which may use {allowed}")
+    found = (rules.probe_fault(asked.arm.precision, probe.error), rules.cores_fault(timings, cores.granted()))
     return _finished(
-        asked, backend, session, faults=faults, timings=timings, probe=probe, disturbance=watch.disturbance,
-        energy=meter.energy if meter else None,
+        asked, backend, session, faults=[*rules.timing_faults(timings), *filter(None, found)], timings=timings, probe=probe,
+        disturbance=watch.disturbance, energy=meter.energy if meter else None,
     )  # fmt: skip
 
 
@@ -287,13 +281,7 @@ def _finished(
 ) -> Outcome:
     """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
     settings: dict[str, Any] = {"mode": DEFAULT_MODE, **session.settings(), "cores": cores.in_force()}
-    arm, found = asked.arm, list(faults)
-    declared = {
-        "device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or settings["cores"],
-    }  # fmt: skip
-    for name, wanted in declared.items():
-        if settings.get(name) != wanted:
-            found.append(f"{name} {wanted} was asked for, {settings.get(name)} was in force")
+    found = [*faults, *rules.settings_faults(asked.arm, settings)]
     status: Status = "invalid" if found else "ok"
     reason = one_line("; ".join(found)) or None
     return Outcome(status=status, reason=reason, settings=settings, versions=dict(backend.versions()), **measured)

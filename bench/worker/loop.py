@@ -15,7 +15,6 @@ import numpy as np
 
 from backends.api import Session
 from bench.process import phases
-from bench.records.record import Timings
 from tasks import batching
 from tasks.spec import Batch, Evaluation, Preset
 
@@ -28,9 +27,6 @@ LOSS_EVERY, LAST_LOSS = 10, 500  # updates: proof of the work that is timed (ben
 CURVE_POINTS = 50
 
 CHECKS = 5  # of the barrier
-MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
-MOST_APART = 0.01  # the blocks' sum and the window; of a block, undone after it, where its steps take microseconds
-HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core to somebody else
 
 
 class Diverged(ArithmeticError):
@@ -219,22 +215,6 @@ def check_barrier(
         barriers.append(_seconds(session.wait, clock))
     # The least of each: what was left undone is there every time, an interruption by the kernel is not.
     return median(barriers), max(0.0, min(early) - min(late))
-
-
-def faults(timings: Timings) -> list[str]:
-    """Why these timings do not measure a steady state, in words; empty if they do."""
-    found = []
-    step_s = timings.step_s
-    if timings.compilations:
-        found.append(f"{timings.compilations} compilations inside the timed window: a batch of another shape?")
-    block_s = timings.window_s / len(timings.blocks_s)
-    most_s = max(MOST_UNFINISHED * step_s, MOST_APART * block_s)
-    if timings.unfinished_s is not None and timings.unfinished_s > most_s:
-        share = timings.unfinished_s / step_s
-        found.append(f"the barrier does not wait: {share:.0%} of a step was still undone after it")
-    if abs(sum(timings.blocks_s) - timings.window_s) > max(MOST_APART * timings.window_s, HICCUP_S):
-        found.append(f"the blocks' sum and the window are more than {MOST_APART:.0%} apart")
-    return found
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:

@@ -15,14 +15,6 @@ PROBE_SIZE = 256
 RATE_SIZES = {"cpu": 1024, "gpu": 4096}
 RATE_SECONDS = {"cpu": 0.3, "gpu": 1.0}  # of the longest chain; on a GPU the copies to and from it must not matter
 
-BOUNDS = {
-    # The relative error of a product of normal matrices, by what it was computed in: from, to.
-    "float64": (0.0, 1e-12),
-    "float32": (1e-12, 5e-6),
-    "tf32": (5e-6, 1e-3),
-    "bfloat16": (1e-3, 3e-2),
-}
-
 
 def probe(session: Session, *, device: str, clock: Callable[[], float]) -> Probe:
     """The error of one product and the rate of a chain of them."""
@@ -61,9 +53,3 @@ def orthogonal(size: int) -> Array:
     """float32[size, size]: the cosine transform of type IV, an orthogonal matrix without zeros that needs no factorisation."""
     halves = np.arange(size) + 0.5
     return np.asarray(np.sqrt(2 / size) * np.cos(np.pi / size * np.outer(halves, halves)), dtype=np.float32)
-
-
-def agrees(precision: str, error: float) -> bool:
-    """Whether a product's error is that of the precision."""
-    low, high = BOUNDS[precision]
-    return low <= error <= high

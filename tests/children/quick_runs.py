@@ -21,16 +21,22 @@ from typing import Any
 import msgspec
 
 ROOT = Path(__file__).parents[2]
+KINDS = ("parity", "pilot", "speed", "memory", "quality")
 PATIENCE_S = 120.0  # for a whole run
 
 WORKER = """
 import json, os, sys
 figures, request, answer = sys.argv[1:]
 with open(request) as file:
-    kind = json.load(file)["cell"]["kind"]
+    cell = json.load(file)["cell"]
+made = json.loads(figures)[cell["kind"]]
+if made["settings"]:
+    made["settings"]["mode"] = cell["arm"]["mode"]
+if made.get("quality"):
+    made["quality"]["steps"] = made["quality"]["curve"][-1][0] = cell["spec"]["train_steps"]
 try:
     with open(answer + ".new", "w") as file:
-        json.dump({"status": "ok", **json.loads(figures)[kind]}, file)
+        json.dump({"status": "ok", **made}, file)
     os.rename(answer + ".new", answer)
 except OSError as error:
     print(error.strerror)
@@ -108,10 +114,12 @@ def serve() -> None:
     from bench.machine import locks  # noqa: F401
     from bench.process import launch
     from bench.report import markdown, table_csv, terminal  # noqa: F401
-    from tests.builders import GOOD_FIGURES
+    from tests.builders import good_figures
     from tests.fakes import backend  # noqa: F401
+    from tests.fakes.campaign import a_planned_cell
 
-    figures = json.dumps(msgspec.to_builtins(GOOD_FIGURES))
+    cells = [a_planned_cell(kind=kind)[1] for kind in KINDS]
+    figures = json.dumps(msgspec.to_builtins({cell.kind: good_figures(cell) for cell in cells}))
     command = [sys.executable, "-I", "-S", "-c", WORKER, figures]
     launch.worker_command = lambda request, answer, **_: [*command, str(request), str(answer)]
     for line in sys.stdin:

@@ -11,7 +11,7 @@ from bench.campaign.campaign import Campaign
 from bench.campaign.plan import Choice, TaskPlan
 from bench.process.interpreters import Interpreter
 from bench.records.record import Arm, Cell, Outcome, Record, RoundsPlan, Run
-from tests.builders import GOOD_FIGURES
+from tests.builders import good_figures
 
 FAKE = "tests.fakes.backend"
 """The name of the fake backend and of the fake task."""
@@ -67,7 +67,7 @@ class Watcher:
 
 def good(cell: Cell) -> Outcome:
     """What a process of two seconds would have answered."""
-    return Outcome(status="ok", wall_s=2.0, started_utc="2026-01-01T00:00:00Z", **GOOD_FIGURES[cell.kind])
+    return Outcome(status="ok", wall_s=2.0, started_utc="2026-01-01T00:00:00Z", **good_figures(cell))
 
 
 def campaigns(answers: "Answers") -> Callable[..., Campaign]:

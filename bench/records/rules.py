@@ -1,0 +1,283 @@
+"""Every rule of what counts: what makes a record valid, and what the records of a comparison must have in common.
+
+The worker applies `invalid` to what it measured; the parent, resume and every reader apply it to what a file claims, through
+bench/records/files.py, and `judged` to what lies together in a folder. Nothing that follows from other fields is believed:
+whether a rung was passed, whether the target was reached, the hash of a spec and the throughput are computed (record.py).
+Whether an arm may be ranked is decided on what is left, in bench/report/grouping.py.
+
+A record that breaks a rule takes part in nothing, and is named with the rule. A rule about what older versions of the
+measurement did not record holds only for records that have it.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.records.metrics import METRICS
+from bench.records.record import Arm, Cell, Ladder, Outcome, Record, Timings
+
+MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
+MOST_APART = 0.01  # the blocks' sum and the window; of a block, undone after it, where its steps take microseconds
+HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core to somebody else
+MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
+SETTINGS = ("device", "precision", "mode")
+"""What a session reads back, and must be what the arm declares."""
+
+PROBE_BOUNDS: Mapping[str, tuple[float, float]] = {
+    # The relative error of a product of normal matrices, by what it was computed in: from, to.
+    "float64": (0.0, 1e-12),
+    "float32": (1e-12, 5e-6),
+    "tf32": (5e-6, 1e-3),
+    "bfloat16": (1e-3, 3e-2),
+}
+
+
+# One record.
+
+
+def invalid(record: Record) -> list[str]:
+    """Why a record contradicts itself, or what it was asked, in words; empty if it does not."""
+    outcome = record.outcome
+    if outcome.status != "ok":
+        return [] if outcome.reason else [f"status {outcome.status} without a reason"]
+    figures = {
+        "parity": outcome.ladders, "speed": outcome.timings, "pilot": outcome.timings, "memory": outcome.memory,
+        "quality": outcome.quality,
+    }  # fmt: skip
+    if not figures[record.cell.kind]:
+        return [f"status ok without figures of {record.cell.kind}"]
+    return [*_settings(record), *_parity(record), *_speed(record), *_memory(record), *_quality(record)]
+
+
+def timing_faults(timings: Timings) -> Iterator[str]:
+    """Why timings do not measure a steady state."""
+    step_s, block_s = timings.step_s, timings.window_s / len(timings.blocks_s)
+    if timings.compilations:
+        yield f"{timings.compilations} compilations inside the timed window: a batch of another shape?"
+    most_s = max(MOST_UNFINISHED * step_s, MOST_APART * block_s)
+    if timings.unfinished_s is not None and timings.unfinished_s > most_s:
+        yield f"the barrier does not wait: {timings.unfinished_s / step_s:.0%} of a step was still undone after it"
+    if abs(sum(timings.blocks_s) - timings.window_s) > max(MOST_APART * timings.window_s, HICCUP_S):
+        yield f"the blocks' sum and the window are more than {MOST_APART:.0%} apart"
+
+
+def probe_fault(precision: str, error: float) -> str | None:
+    """Why a matrix product's error is not that of a precision."""
+    low, high = PROBE_BOUNDS.get(precision, (0.0, math.inf))
+    return None if low <= error <= high else f"{precision} was asked for, but a matrix product was off by {error:.1e}"
+
+
+def cores_fault(timings: Timings, allowed: int) -> str | None:
+    """Why a process cannot have been as busy as it says."""
+    cpu_s = timings.cpu_s
+    if cpu_s is None or cpu_s <= MOST_CPU * allowed * timings.window_s + HICCUP_S:
+        return None
+    return f"{cpu_s / timings.window_s:.1f} cores were busy for this process, which may use {allowed}"
+
+
+def settings_faults(arm: Arm, settings: Mapping[str, object]) -> Iterator[str]:
+    """What was in force and was not asked for."""
+    wanted: dict[str, object] = {name: getattr(arm, name) for name in SETTINGS}
+    if arm.threads is not None:
+        wanted["cores"] = arm.threads
+    for name, value in wanted.items():
+        if settings.get(name) != value:
+            yield f"{name} {value} was asked for, {settings.get(name)} was in force"
+
+
+def parity_fault(arm: Arm, ladders: Sequence[Ladder]) -> str | None:
+    """Why ladders do not prove an arm; None if they do."""
+    if not ladders:
+        return "parity was not checked"
+    if not all(ladder.passed for ladder in ladders):
+        return "parity failed"
+    climbed = {(ladder.precision, ladder.device) for ladder in ladders}
+    for precision, device in (("float64", "cpu"), (arm.precision, arm.device)):
+        if (precision, device) not in climbed:
+            return f"parity was not checked in {precision} on the {device}"
+    return None
+
+
+def _settings(record: Record) -> Iterator[str]:
+    if record.cell.kind == "parity":
+        return
+    settings = record.outcome.settings
+    if record.run.measurement > 1:
+        yield from settings_faults(record.cell.arm, settings)
+    else:  # whose sessions did not yet say everything
+        known = {name: value for name, value in settings.items() if name in SETTINGS}
+        yield from settings_faults(record.cell.arm, {**{name: getattr(record.cell.arm, name) for name in SETTINGS},
+                                                     "cores": record.cell.arm.threads, **known})  # fmt: skip
+
+
+def _parity(record: Record) -> Iterator[str]:
+    if record.cell.kind == "parity" and (why := parity_fault(record.cell.arm, record.outcome.ladders)):
+        yield why
+
+
+def _speed(record: Record) -> Iterator[str]:
+    outcome, cell = record.outcome, record.cell
+    timings, probe = outcome.timings, outcome.probe
+    if timings is None:
+        return
+    yield from timing_faults(timings)
+    steps = timings.block_steps * len(timings.blocks_s)
+    if (most := most_items(cell)) is not None and timings.items > most * steps:
+        yield f"{timings.items:,} {cell.unit} in {steps:,} steps of at most {most:,}"
+    length = cell.spec.get("max_length")
+    if timings.tokens is not None and isinstance(length, int) and timings.tokens > length * timings.items:
+        yield f"{timings.tokens:,} tokens in {timings.items:,} {cell.unit} of at most {length}"
+    if why := cores_fault(timings, cell.arm.threads or record.run.machine.cores):
+        yield why
+    if probe is not None and (why := probe_fault(cell.arm.precision, probe.error)):
+        yield why
+    if record.run.measurement > 1:
+        for name, found in (("probe of the precision", probe), ("account of disturbances", outcome.disturbance)):
+            if found is None:
+                yield f"a speed without a {name}"
+    updates = [update for update, _ in timings.losses]
+    if updates != sorted(set(updates)):
+        yield "the losses of the window are not in the order of their updates"
+
+
+def most_items(cell: Cell) -> int | None:
+    """How many items a step has at most, by its spec; None where that does not say."""
+    rows, length = cell.spec.get("batch_size"), cell.spec.get("window", 1)
+    return rows * length if isinstance(rows, int) and isinstance(length, int) else None
+
+
+def _memory(record: Record) -> Iterator[str]:
+    memory = record.outcome.memory
+    if memory is None:
+        return
+    there_is = record.run.machine.memory_bytes
+    for name in ("host_import", "host_peak", "host_peak_training"):
+        size = getattr(memory, name).bytes
+        if size is not None and size > there_is:
+            yield f"{name.replace('_', ' ')} of {size:,} bytes, more than the machine has"
+    pairs = (("host_import", "host_peak"), ("host_peak_training", "host_peak"),
+             ("device_peak_allocated", "device_peak_reserved"))  # fmt: skip
+    for less, more in pairs:
+        small, large = getattr(memory, less).bytes, getattr(memory, more).bytes
+        if small is not None and large is not None and small > large:
+            yield f"{less.replace('_', ' ')} is more than {more.replace('_', ' ')}"
+
+
+def _quality(record: Record) -> Iterator[str]:
+    quality, cell = record.outcome.quality, record.cell
+    if quality is None:
+        return
+    wanted = cell.spec.get("train_steps")
+    if isinstance(wanted, int) and quality.steps != wanted:
+        yield f"{quality.steps:,} training steps, where the task has {wanted:,}"
+    steps = [step for step, *_ in quality.curve]
+    if steps != sorted(set(steps)) or (steps and steps[-1] != quality.steps) or not steps:
+        yield "the curve of the training does not lead to its last step"
+    metric = cell.target.metric
+    if metric not in quality.metrics:
+        yield f"no {metric}, by which quality is judged"
+    for name, value in quality.metrics.items():
+        known = METRICS.get(name)
+        if known is not None and known.percent and not 0 <= value <= 1:
+            yield f"{name} {value:g} is no share"
+    if quality.train_s <= 0 or quality.evaluate_s < 0:
+        yield "a training that took no time"
+
+
+# Records that lie together.
+
+
+def judged(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """The records, those that break a rule made invalid, and a line for each rule that is broken.
+
+    Of those that are ok, each cell was run once. All records of a task in a run have the same machine, source and measurement,
+    the same data, unit, target and spec; those of an arm have the same versions. Where records differ, those that are fewer
+    than half take part in nothing, and where no value has more than half, none does. A ladder that a record carries is the one
+    that its arm climbed.
+    """
+    made = list(records)
+    problems: list[str] = []
+    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed):
+        broken = rule(made)
+        problems += [f"{made[at].cell.file_name}: {why}" for at, why in sorted(broken.items())]
+        made = [_without_figures(one, broken[at]) if at in broken else one for at, one in enumerate(made)]
+    return made, problems
+
+
+def _without_figures(record: Record, why: str) -> Record:
+    outcome = Outcome(
+        status="invalid", reason=why, started_utc=record.outcome.started_utc, versions=record.outcome.versions
+    )
+    return msgspec.structs.replace(record, outcome=outcome, cell=msgspec.structs.replace(record.cell, ladders=[]))
+
+
+def _once(records: Sequence[Record]) -> dict[int, str]:
+    places = _grouped(records, lambda one: (one.run.id, one.cell.file_name))
+    return {
+        at: f"there are {len(group)} records of this cell"
+        for group in places.values() if len(group) > 1
+        for at in group
+    }  # fmt: skip
+
+
+def _of_one_comparison(records: Sequence[Record]) -> dict[int, str]:
+    facts: Mapping[str, Callable[[Record], Any]] = {
+        "version of the measurement": lambda one: one.run.measurement,
+        "machine": lambda one: one.run.machine,
+        "source of framework-bench": lambda one: one.run.source,
+        "spec": lambda one: one.cell.spec_hash,
+        "data set": lambda one: one.cell.data,
+        "unit": lambda one: one.cell.unit,
+        "target": lambda one: one.cell.target,
+        "number of operations in a step": lambda one: one.cell.step_flops,
+    }
+    groups = _grouped(
+        records, lambda one: (one.run.id, one.cell.task, one.cell.preset, tuple(one.cell.changes.items()))
+    )
+    return _minorities(records, groups, facts, "the others of its run")
+
+
+def _of_one_installation(records: Sequence[Record]) -> dict[int, str]:
+    groups = _grouped(records, lambda one: (one.run.id, one.cell.task, one.cell.preset, one.cell.arm.hash))
+    return _minorities(records, groups, {"versions": lambda one: one.outcome.versions}, "the others of its arm")
+
+
+def _as_climbed(records: Sequence[Record]) -> dict[int, str]:
+    groups = _grouped(records, lambda one: (one.run.id, one.cell.task, one.cell.preset, one.cell.arm.hash))
+    found: dict[int, str] = {}
+    for group in groups.values():
+        climbed = [records[at].ladders for at in group if records[at].cell.kind == "parity"]
+        for at in group:
+            carried = records[at].cell.ladders
+            if climbed and carried and carried not in climbed:
+                found[at] = "it carries a ladder that its arm did not climb"
+    return found
+
+
+def _minorities(
+    records: Sequence[Record],
+    groups: Mapping[Any, Sequence[int]],
+    facts: Mapping[str, Callable[[Record], Any]],
+    whom: str,
+) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for group in groups.values():
+        for name, of in facts.items():
+            values = {at: repr(of(records[at])) for at in group}
+            counted = Counter(values.values())
+            usual = next((value for value, times in counted.items() if 2 * times > len(group)), None)
+            for at, value in values.items():
+                if value != usual:
+                    found.setdefault(at, f"its {name} is another than that of {whom}")
+    return found
+
+
+def _grouped(records: Sequence[Record], key: Callable[[Record], Any]) -> dict[Any, list[int]]:
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for at, one in enumerate(records):
+        if one.outcome.status == "ok":
+            groups[key(one)].append(at)
+    return groups

@@ -1,0 +1,217 @@
+"""Each rule of bench/records/rules.py on a record or a folder that breaks it and is otherwise sound."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.records import files, rules
+from bench.records.record import Bytes, Data, Ladder, Record, Target
+from bench.report import grouping, markdown
+from tests.builders import a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing, changed, write_records
+from tests.test_report import FAST, SLOW, TWO, table_of
+
+PUBLISHED = Path(__file__).parent.parent / "results" / "2026-11-22-mnist_mlp-standard-cpu-3"
+
+
+def timed(**changes: Any) -> Record:
+    """A speed process whose spec says how many items a step has."""
+    spec = {"task": "mnist_mlp", "batch_size": 20}
+    return a_record(spec=spec, timings=msgspec.structs.replace(a_timing(1000), **changes))
+
+
+def trained(**changes: Any) -> Record:
+    quality = msgspec.structs.replace(a_quality(0.95), **changes)
+    return a_record(kind="quality", spec={"task": "mnist_mlp", "train_steps": 100}, quality=quality)
+
+
+WHOLE = [a_ladder(precision="float64"), a_ladder()]
+TWICE = Ladder("float32", "cpu", [a_ladder().rungs[0]] * 7)
+
+BROKEN: Sequence[tuple[Record, str]] = [
+    (timed(window_s=0.1), "the blocks' sum and the window are "),
+    (timed(items=10_000), "10,000 images in 50 steps of at most 20"),
+    (timed(cpu_s=170.0), "170.0 cores were busy for this process, which may use 2"),
+    (timed(compilations=7), "7 compilations inside the timed window"),
+    (timed(unfinished_s=0.1), "the barrier does not wait"),
+    (timed(losses=[(20, 1.0), (10, 2.0)]), "losses of the window are not in the order"),
+    (a_record(probe=msgspec.structs.replace(a_record().outcome.probe, error=0.01)), "a matrix product was off by 1.0e-02"),  # type: ignore[type-var]
+    (a_record(probe=None), "a speed without a probe of the precision"),
+    (a_record(disturbance=None), "a speed without a account of disturbances"),
+    (a_record(settings={"device": "gpu", "precision": "bfloat16", "mode": "default"}),
+     "device cpu was asked for, gpu was in force; precision float32 was asked for, bfloat16 was in force"),
+    (a_record(settings={}), "mode default was asked for, None was in force"),
+    (a_record(threads=1, settings={"device": "cpu", "precision": "float32", "mode": "default", "cores": 2}),
+     "cores 1 was asked for, 2 was in force"),
+    (trained(steps=1, curve=[(1, 1.0, 0.1)]), "1 training steps, where the task has 100"),
+    (trained(curve=[(1, 1.0, 0.1)]), "the curve of the training does not lead to its last step"),
+    (trained(metrics={"loss": 1.0}), "no accuracy, by which quality is judged"),
+    (trained(metrics={"accuracy": 95.0}), "accuracy 95 is no share"),
+    (trained(train_s=0.0), "a training that took no time"),
+    (a_record(kind="parity", ladders=[a_ladder()]), "parity was not checked in float64 on the cpu"),
+    (a_record(kind="parity", ladders=[a_ladder(precision="float64")]), "parity was not checked in float32 on the cpu"),
+    (a_record(kind="parity", ladders=[a_ladder(precision="float64"), a_ladder(passed=3)]), "parity failed"),
+    (a_record(kind="parity", ladders=[a_ladder(precision="float64"), TWICE]), "parity failed"),
+    (a_record(kind="memory", memory=a_memory(peak=Bytes(2**60))), "more than the machine has"),
+    (a_record(kind="memory", memory=a_memory(imported=Bytes(2**30))), "host import is more than host peak"),
+    (a_record(status="killed", reason=""), "status killed without a reason"),
+    (a_record(kind="quality", quality=None), "status ok without figures of quality"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("broken", "why"), BROKEN, ids=[why for _, why in BROKEN])
+def test_a_record_that_breaks_a_rule_is_no_record(broken: Record, why: str) -> None:
+    assert why in "; ".join(rules.invalid(broken))
+    with pytest.raises(files.RecordError):
+        files.decode(files.encode(broken))
+
+
+@pytest.mark.parametrize("sound", [timed(), trained(), a_record(), a_record(kind="parity", ladders=WHOLE)])
+def test_a_sound_record_breaks_none(sound: Record) -> None:
+    assert rules.invalid(sound) == []
+
+
+def test_what_was_published_breaks_none() -> None:
+    for folder in PUBLISHED.parent.glob("*/records"):
+        records, problems = files.read_folder(folder.parent)
+        assert problems == rules.judged(records)[1] == []
+
+
+# What lies together.
+
+
+def first_of(made: list[Record], kind: str, arm: str = "fast") -> int:
+    return next(at for at, one in enumerate(made) if (one.cell.kind, one.cell.arm.name) == (kind, arm))
+
+
+def with_one(kind: str = "speed", **facts: Any) -> list[Record]:
+    """A comparison of which one record has other facts."""
+    made = a_run(TWO)
+    at = first_of(made, kind)
+    return [*made[:at], changed(made[at], **facts), *made[at + 1 :]]
+
+
+APART = [
+    (with_one(data=Data("digits", "real handwritten digits", "e" * 64)), "data set"),
+    (with_one(target=Target("accuracy", at_least=0.5)), "target"),
+    (with_one(target=Target("accuracy", at_least=0.9, margin=0.5)), "target"),
+    (with_one(unit="tokens"), "unit"),
+    (with_one(spec={"task": "mnist_mlp", "epochs": 1}), "spec"),
+    (with_one(measurement=1), "version of the measurement"),
+    (with_one(source="b" * 64), "source of framework-bench"),
+    (with_one(step_flops=5), "number of operations in a step"),
+    (with_one(versions={"fast": "2.0"}), "versions"),
+    (with_one("quality", versions={"fast": "2.0"}), "versions"),
+]
+
+
+@pytest.mark.parametrize(("made", "what"), APART, ids=[what for _, what in APART])
+def test_a_record_that_is_not_like_the_others_takes_part_in_nothing(made: list[Record], what: str) -> None:
+    judged, (problem,) = rules.judged(made)
+    assert f"its {what} is another than that of the others" in problem
+    assert [one.outcome.status for one in judged].count("invalid") == 1
+    assert table_of(made)["fast"]["relative to the fastest"].startswith("not ranked: ")
+    assert problem.partition(": ")[2] in markdown.render(made)
+
+
+def test_where_no_value_has_a_majority_none_takes_part() -> None:
+    made = [changed(one, versions={"fast": f"{at % 5}.0"}) for at, one in enumerate(a_row("fast", FAST))]
+    _, problems = rules.judged(made)
+    assert len(problems) == len(made)
+
+
+def test_a_cell_that_stands_twice_counts_for_neither() -> None:
+    made = a_run(TWO)
+    again = changed(made[first_of(made, "speed")], timings=a_timing(10_000))
+    _, problems = rules.judged([*made, again])
+    assert [problem.partition(": ")[2] for problem in problems] == ["there are 2 records of this cell"] * 2
+    assert table_of([*made, again])["fast"]["relative to the fastest"].startswith("not ranked: 4 of 5 rounds")
+
+
+def test_a_failed_process_and_its_repetition_are_no_two_records() -> None:
+    made = a_run(TWO)
+    failed = changed(made[first_of(made, "speed")], status="killed", reason="by SIGKILL", timings=None)
+    assert rules.judged([*made, failed])[1] == []
+
+
+def test_a_ladder_that_the_arm_did_not_climb_is_no_proof() -> None:
+    made = with_one(ladders=WHOLE)
+    assert rules.judged(made)[1] == []
+    made = with_one(ladders=[a_ladder()])
+    assert "it carries a ladder that its arm did not climb" in rules.judged(made)[1][0]
+
+
+@pytest.mark.parametrize("without", [[a_ladder()], [a_ladder(precision="float64")], []])
+def test_without_a_whole_proof_an_arm_is_not_ranked(without: list[Ladder]) -> None:
+    made = [changed(one, ladders=without) if one.cell.kind == "parity" else one for one in a_run(TWO)]
+    assert {row.excluded is None for row in grouping.sections(made)[0].rows} == {False}
+
+
+def test_a_climb_that_failed_is_no_proof_whatever_its_ladder_says() -> None:
+    made = with_one("parity", status="failed", reason="parity: fell at rung 2")
+    assert table_of(made)["fast"]["relative to the fastest"] == "not ranked: parity failed"
+
+
+def test_judging_changes_nothing_that_was_judged() -> None:
+    once, problems = rules.judged(with_one(unit="tokens"))
+    assert problems
+    assert rules.judged(once) == (once, [])
+
+
+# Files.
+
+
+def test_a_file_under_another_records_name_is_told(tmp_path: Path) -> None:
+    write_records(tmp_path, a_row("slow", SLOW))
+    one, other = sorted((tmp_path / "records").glob("*speed*"))[:2]
+    one.rename(other)
+    _, (problem,) = files.read_folder(tmp_path)
+    assert f"{other}: not the record that its name says, but " in problem
+
+
+def edited(tmp_path: Path, name: str, edit: Callable[[dict[str, Any]], object]) -> str:
+    """What `read_folder` says after the first published record of a name was edited."""
+    shutil.copytree(PUBLISHED / "records", tmp_path / "records")
+    path = min((tmp_path / "records").glob(f"*-{name}-*.json"))
+    plain = json.loads(path.read_text())
+    edit(plain)
+    path.write_text(json.dumps(plain))
+    return "; ".join(files.read_folder(tmp_path)[1])
+
+
+def set_to(*keys: Any) -> Callable[[dict[str, Any]], object]:
+    """Sets what the keys but the last lead to, to the last."""
+
+    def edit(plain: Any) -> None:
+        *path, last, value = keys
+        for key in path:
+            plain = plain[key]
+        plain[last] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "why"),
+    [
+        ("speed", set_to("timings", "window_s", 0.01), "the blocks' sum and the window"),
+        ("speed", set_to("timings", "items", 10**9), "1,000,000,000 images in 2,000 steps of at most 128"),
+        ("speed", set_to("timings", "cpu_s", 1e4), "cores were busy"),
+        ("speed", set_to("timings", "compilations", 7), "7 compilations"),
+        ("speed", set_to("probe", "error", 0.01), "a matrix product was off"),
+        ("speed", set_to("settings", "precision", "bfloat16"), "bfloat16 was in force"),
+        ("speed", set_to("round", -1), "round"),
+        ("speed", set_to("spec_hash", "0" * 64), "spec_hash is not the hash"),
+        ("quality", set_to("quality", "steps", 1), "1 training steps"),
+        ("quality", set_to("quality", "metrics", "accuracy", 0.1), ""),  # below the target, whatever it says it reached
+        ("parity", set_to("parity", 0, "rungs", 3, "difference", 5.0), "was not passed as it says"),
+    ],
+)
+def test_an_edited_published_record_is_told(
+    tmp_path: Path, name: str, edit: Callable[[dict[str, Any]], object], why: str
+) -> None:
+    assert why in edited(tmp_path, name, edit)
