@@ -341,6 +341,7 @@ def test_without_names_what_is_installed_is_compared_and_what_is_not_is_listed(
         "logs",
         "plan.json",
         "records",
+        "records.sha256",
         "table.csv",
         "table.md",
     ]

@@ -12,6 +12,7 @@ import pynvml
 import pytest
 
 from bench.machine import cores, quota
+from bench.records import disturbed, limits
 from bench.records.record import GpuState
 from bench.stats import verdict
 from bench.worker import disturbance
@@ -23,7 +24,7 @@ QUIET = GpuState(clock_mhz=1980, temperature_celsius=40, power_watts=300.0, thro
 
 def judged(gpu: GpuState | None = None, own_share: float | None = None, **shares: float | None) -> str | None:
     every = ("others_share", "siblings_share", "stolen_share", "withheld_share")
-    return disturbance.judge(**{name: shares.get(name) for name in every}, gpu=gpu, own_share=own_share)
+    return disturbed.judge(**{name: shares.get(name) for name in every}, gpu=gpu, own_share=own_share)
 
 
 def test_shares_are_of_the_usable_cores() -> None:
@@ -60,11 +61,11 @@ def test_a_window_in_which_one_tick_of_the_kernels_counter_decides_is_not_judged
 
 
 def test_the_limit_is_what_could_move_a_ratio_by_the_margin() -> None:
-    assert disturbance.MARGIN == verdict.MARGIN
+    assert limits.MARGIN == verdict.MARGIN
     for margin in (0.01, 0.03, 0.1):
         # An arm that lost so much, beside one that lost nothing.
-        assert 1 / (1 - disturbance.most_taken(margin)) == pytest.approx(1 + margin)
-    assert disturbance.most_taken(disturbance.MARGIN) == disturbance.MOST_TAKEN
+        assert 1 / (1 - disturbed.most_taken(margin)) == pytest.approx(1 + margin)
+    assert disturbed.most_taken(limits.MARGIN) == disturbed.MOST_TAKEN
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def assert_complete(folder: Path, *, cells: int) -> None:
     assert {number for cell, number in ends.items() if whole(cell) == cell} == {1}
     assert Journal(folder).crashed() == set()
     assert {path.name for path in folder.iterdir()} - {"corrupt"} == {
-        ".framework-bench.lock", "journal.jsonl", "logs", "plan.json", "records", "table.csv", "table.md",
+        ".framework-bench.lock", "journal.jsonl", "logs", "plan.json", "records", "records.sha256", "table.csv", "table.md",
     }  # fmt: skip
     assert "n=" in (folder / "table.md").read_text()
 

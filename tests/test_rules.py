@@ -1,16 +1,20 @@
 """Each rule of bench/records/rules.py on a record or a folder that breaks it and is otherwise sound."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import msgspec
 import pytest
 
+from bench.checks import edits
 from bench.records import files, rules
-from bench.records.record import Bytes, Data, Ladder, Record, Target
+from bench.records.record import Bytes, Data, Disturbance, Ladder, Record, Target
 from bench.report import grouping, markdown
 from tests.builders import a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing, changed, write_records
 from tests.test_report import FAST, SLOW, TWO, table_of
@@ -33,13 +37,17 @@ WHOLE = [a_ladder(precision="float64"), a_ladder()]
 TWICE = Ladder("float32", "cpu", [a_ladder().rungs[0]] * 7)
 
 BROKEN: Sequence[tuple[Record, str]] = [
-    (timed(window_s=0.1), "the blocks' sum and the window are "),
+    (timed(window_s=0.1), "the window of 0.1 s is not its blocks of 1 s together"),
     (timed(items=10_000), "10,000 images in 50 steps of at most 20"),
     (timed(cpu_s=170.0), "170.0 cores were busy for this process, which may use 2"),
     (timed(compilations=7), "7 compilations inside the timed window"),
     (timed(unfinished_s=0.1), "the barrier does not wait"),
     (timed(losses=[(20, 1.0), (10, 2.0)]), "losses of the window are not in the order"),
     (a_record(probe=msgspec.structs.replace(a_record().outcome.probe, error=0.01)), "a matrix product was off by 1.0e-02"),  # type: ignore[type-var]
+    (a_record(disturbance=Disturbance(0.1, 0.5, 0.0, 0, 0, None)),
+     "its window is not called disturbed, which its figures deny"),
+    (a_record(disturbance=Disturbance(0.1, 0.0, 0.0, 0, 0, None, disturbed="no")),
+     "its window is called disturbed, which its figures deny"),
     (a_record(probe=None), "a speed without a probe of the precision"),
     (a_record(disturbance=None), "a speed without a account of disturbances"),
     (a_record(settings={"device": "gpu", "precision": "bfloat16", "mode": "default"}),
@@ -132,6 +140,14 @@ def test_a_cell_that_stands_twice_counts_for_neither() -> None:
     assert table_of([*made, again])["fast"]["relative to the fastest"].startswith("not ranked: 4 of 5 rounds")
 
 
+def test_fewer_items_in_the_same_steps_are_told() -> None:
+    made = with_one(timings=msgspec.structs.replace(a_timing(200.0), items=950))
+    _, (problem,) = rules.judged(made)
+    assert "19 items in a step, where the others of its run have 20" in problem
+    one_padded_batch = with_one(timings=msgspec.structs.replace(a_timing(200.0), items=981))
+    assert rules.judged(one_padded_batch)[1] == []
+
+
 def test_a_failed_process_and_its_repetition_are_no_two_records() -> None:
     made = a_run(TWO)
     failed = changed(made[first_of(made, "speed")], status="killed", reason="by SIGKILL", timings=None)
@@ -198,7 +214,7 @@ def set_to(*keys: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("name", "edit", "why"),
     [
-        ("speed", set_to("timings", "window_s", 0.01), "the blocks' sum and the window"),
+        ("speed", set_to("timings", "window_s", 0.01), "the window of 0.01 s is not its blocks"),
         ("speed", set_to("timings", "items", 10**9), "1,000,000,000 images in 2,000 steps of at most 128"),
         ("speed", set_to("timings", "cpu_s", 1e4), "cores were busy"),
         ("speed", set_to("timings", "compilations", 7), "7 compilations"),
@@ -215,3 +231,33 @@ def test_an_edited_published_record_is_told(
     tmp_path: Path, name: str, edit: Callable[[dict[str, Any]], object], why: str
 ) -> None:
     assert why in edited(tmp_path, name, edit)
+
+
+RECORDS: dict[str, list[Any]] = {
+    "published": [json.loads(path.read_bytes()) for path in sorted((PUBLISHED / "records").glob("*.json"))],
+    "of today": [json.loads(files.encode(one)) for one in a_run(TWO)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECORDS)
+@hypothesis.settings(max_examples=200)
+@hypothesis.given(seed=st.integers(0, 2**32))
+def test_no_edit_of_a_field_changes_a_ranking_unnoticed(name: str, seed: int) -> None:
+    """`python -m bench.checks.edits` tries thousands."""
+    plain = RECORDS[name]
+    before = edits.ranking([files.decode(json.dumps(one).encode()) for one in plain])
+    edit = edits.draw(plain, random.Random(seed))
+    assert not edits.unnoticed(plain, before, edit), str(edit)
+
+
+def test_an_edit_that_is_not_noticed_would_be_seen() -> None:
+    """Of the windows and the items of all blocks together, which a forger can make agree."""
+    plain = RECORDS["of today"]
+    before = edits.ranking([files.decode(json.dumps(one).encode()) for one in plain])
+    at = next(
+        at for at, one in enumerate(plain) if one["cell"]["kind"] == "speed" and one["cell"]["arm"]["name"] == "slow"
+    )
+    timings = plain[at]["outcome"]["timings"]
+    faster = timings | {"blocks_s": [0.01] * 10, "window_s": 0.1}
+    assert edits.unnoticed(plain, before, edits.Edit(at, ("outcome", "timings"), faster))

@@ -4,7 +4,9 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -77,7 +79,7 @@ class TaskPlan:
             "parity": (self.cell(arm, kind="parity") for arm in self.choice.arms),
             "pilot": self._rounds("pilot", PILOT_ROUNDS, seed=f"{self.run.id}/{self.name}/pilot"),
             # Drawn anew per task, so that a task's order does not depend on which others are compared.
-            "speed": self._rounds("speed", self.rounds, seed=f"{self.run.id}/{self.name}"),
+            "speed": self._rounds("speed", self.rounds, seed=seed_of_order(self.run, self.name)),
             "memory": (self.cell(arm, kind="memory") for arm in self.choice.arms),
             "quality": (
                 self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in self.choice.arms
@@ -111,11 +113,9 @@ class TaskPlan:
         return [cell for cell in more.of_kind("speed") if cell.round == number]
 
     def _rounds(self, kind: Kind, rounds: int, *, seed: str) -> Iterator[Cell]:
-        """Randomised complete blocks: every round holds every arm once, in an order drawn from the seed."""
-        rng = random.Random(seed)
-        arms = list(self.choice.arms)
-        for number in range(1, rounds + 1):
-            for position, arm in enumerate(rng.sample(arms, len(arms)), start=1):
+        """Randomised complete blocks: every round holds every arm once."""
+        for number, drawn in enumerate(islice(orders(self.choice.arms, seed), rounds), start=1):
+            for position, arm in enumerate(drawn, start=1):
                 yield self.cell(
                     arm, kind=kind, round=number, position=position, energy=self.choice.energy,
                     selftest=self._selftests.get(arm.name) if kind == "speed" else None,
@@ -150,6 +150,18 @@ class TaskPlan:
             self.run.measurement, cell.data.sha256, target, cell.energy,
         ]  # fmt: skip
         return msgspec.structs.replace(cell, key=hash_json(asked))
+
+
+def seed_of_order(run: Run, task: str) -> str:
+    """From which the orders of a task's rounds of speed are drawn."""
+    return f"{run.id}/{task}"
+
+
+def orders(arms: Sequence[Any], seed: str) -> Iterator[list[Any]]:
+    """The arms in the order of each round, drawn from the seed."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.sample(arms, len(arms))
 
 
 def spare_rounds(rounds: int) -> int:

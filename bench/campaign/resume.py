@@ -5,7 +5,7 @@ is done when its record parses, validates and has the key of what would be run n
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
 from bench.campaign.plan import TaskPlan
 from bench.machine import locks
-from bench.records import files
+from bench.records import digest, files
 from bench.records.files import RecordError
 from bench.records.record import Cell, Outcome, Record, Strict
 from bench.records.text import printable
@@ -140,6 +140,7 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
     """
     cells = list(cells)
     found = Found({}, [], [])
+    known = digest.stored(folder) or {}
     for place in (folder / "records", folder / files.SCRATCH):
         files.remove_halves(place)
     journal = Journal(folder)
@@ -150,7 +151,7 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
         for left in files.exchange(folder, cell):
             left.unlink(missing_ok=True)
         try:
-            done = _read(folder / "records" / name, cell)
+            done = _read(folder / "records" / name, cell, known)
         except RecordError as error:
             found.aside.append(f"{error}; moved to {_move_aside(folder / 'records' / name, folder / 'corrupt')}")
             done = None
@@ -183,11 +184,11 @@ def _is_kept(outcome: Outcome, *, retry_failed: bool, fell: bool) -> bool:
     return outcome.status == "ok" or (outcome.status != "interrupted" and not retry_failed)
 
 
-def _read(path: Path, cell: Cell) -> Record | None:
+def _read(path: Path, cell: Cell, known: Mapping[str, str]) -> Record | None:
     """The record that an earlier run left of a cell, or None; RecordError if it is none, or that of something else."""
     if not os.path.lexists(path):
         return None
-    done = files.read(path)
+    done = files.read(path, sha256=known.get(path.name))
     if done.cell.key != cell.key:
         raise RecordError(printable(f"{path}: a record of another comparison"))
     return done

@@ -1,4 +1,4 @@
-"""The command line: run, verify, selftest, report, compare, import, info. What is heavy is imported where it is needed."""
+"""The command line: run, verify, selftest, report, compare, check, import, info. Heavy modules are imported where needed."""
 
 import importlib
 import json
@@ -165,6 +165,29 @@ def compare(before: Path, after: Path, fail_on: tuple[str, ...]) -> None:
         raise SystemExit(1)
 
 
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+def check(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Looks for what is wrong with the results in folders, as a reviewer would, and prints a line for each finding.
+
+    What could not be looked at is told too, and is no finding. Exit code 1 if there is a finding.
+    """
+    from bench.checks import review
+
+    found = [finding for path in paths for finding in review.check(path)]
+    objections = [one for one in found if not one.gap]
+    if as_json:
+        click.echo(json.dumps([one._asdict() for one in found], indent=1))
+    else:
+        for one in found:
+            click.echo(f"{one.folder}: {one.about}: {'not looked at: ' if one.gap else ''}{one.text}")
+        told = f"{len(objections)} finding{'s' if len(objections) != 1 else ''}"
+        click.echo(f"{len(paths)} folder{'s' if len(paths) != 1 else ''}, {told}")
+    if objections:
+        raise SystemExit(1)
+
+
 @cli.command("import")
 @click.argument("file", type=FilePath(dir_okay=False, exists=True))
 @click.option("--output", type=FilePath(file_okay=False),
@@ -183,7 +206,7 @@ def import_(file: Path, output: Path | None) -> None:
             files.write(folder / "records" / name, one)
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {folder}") from error
-    folders.write_tables(folder)
+    folders.write_tables(folder, digested=True)
     click.echo(f"{len(found)} records; their tables: framework-bench report {folder}")
 
 

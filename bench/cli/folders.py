@@ -72,14 +72,19 @@ def default() -> Path:
     return Path("results", "local", time.strftime("%Y%m%d-%H%M%S", time.gmtime()))
 
 
-def write_tables(folder: Path) -> bool:
-    """Writes table.md and table.csv; False where the disk does not take them (the records are what counts)."""
+def write_tables(folder: Path, *, digested: bool = False) -> bool:
+    """Writes table.md and table.csv, and the records' digest where they are `digested`, which is when a run ends.
+
+    False where the disk does not take them: the records are what counts.
+    """
     from bench.campaign import resume
     from bench.records import files
     from bench.report import markdown, table_csv
 
     records, _ = files.read_folder(folder)
     try:
+        if digested:
+            files.write_digest(folder)
         for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
             files.write_bytes(folder / name, form.render(records).encode(), via=folder / "records")
     except OSError:

@@ -19,6 +19,7 @@ from bench.cli.options import UserError
 from bench.machine import locks
 from bench.process import environment, turns
 from bench.process.execute import execute
+from bench.records import digest
 from bench.records.record import Record
 from bench.report import terminal, words
 
@@ -71,14 +72,18 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(progress.progress_on(sys.stderr, so_far))
         alone = measuring(plans[0].choice, purpose=f"run into {folder.absolute()}")
+
+        def before_first() -> None:
+            (folder / digest.NAME).unlink(missing_ok=True)  # what it says will no longer be so
+            stack.enter_context(alone)
+
         running = Campaign(
-            plans, folder, shown, kept=found.kept, execute_round=turns.execute_round,
-            before_first=lambda: stack.enter_context(alone),
-        )  # fmt: skip
+            plans, folder, shown, kept=found.kept, execute_round=turns.execute_round, before_first=before_first
+        )
         try:
             running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
         finally:
-            tables_written = folders.write_tables(folder)
+            tables_written = folders.write_tables(folder, digested=True)
     return running, tables_written
 
 

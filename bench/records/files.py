@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bench.records import history, rules
+from bench.records import digest, history, rules
 from bench.records.record import SCHEMA, Cell, Outcome, Record
 from bench.records.text import printable
 
@@ -73,9 +73,9 @@ def check(record: Record) -> None:
         raise RecordError(printable("; ".join(found)))
 
 
-def read(path: Path) -> Record:
+def read(path: Path, *, sha256: str | None = None) -> Record:
     """The record in a file; RecordError names the file."""
-    record: Record = read_as(path, Record, what="a record")
+    record: Record = read_as(path, Record, what="a record", sha256=sha256)
     return record
 
 
@@ -85,30 +85,47 @@ def read_outcome(path: Path) -> Outcome:
     return outcome
 
 
-def read_as(path: Path, kind: type[Any], *, what: str) -> Any:
-    """The value of type `kind` in a file; RecordError names the file."""
+def read_as(path: Path, kind: type[Any], *, what: str, sha256: str | None = None) -> Any:
+    """The value of type `kind` in a file, whose content has the hash, if one is given; RecordError names the file."""
     try:
         if path.exists() and not path.is_file():  # to open a pipe would wait for somebody who writes
             raise RecordError("no regular file")
         with path.open("rb") as file:
-            return decode(file.read(MAX_BYTES + 1), kind)
+            content = file.read(MAX_BYTES + 1)
+        if sha256 is not None and digest.of(content) != sha256:
+            raise RecordError(f"it was changed after the run had ended ({digest.NAME})")
+        return decode(content, kind)
     except (OSError, RecordError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise RecordError(printable(f"{path}: not {what}: {why}")) from None
 
 
 def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
-    """All records below `folder/records`, in the order of their file names, and a line for each file that is not one."""
+    """All records below `folder/records`, in the order of their file names, and a line for each file that is not one.
+
+    Where the run has ended, they are those that it left.
+    """
     records, problems = [], []
-    for path in sorted((folder / "records").glob("*.json")):
+    known = digest.stored(folder)
+    paths = sorted((folder / "records").glob("*.json"))
+    for name in sorted(set(known or ()) - {path.name for path in paths}):
+        problems.append(printable(f"{folder / 'records' / name}: it is gone since the run ended ({digest.NAME})"))
+    for path in paths:
         try:
-            found = read(path)
+            if known is not None and path.name not in known:
+                raise RecordError(printable(f"{path}: it was added after the run had ended ({digest.NAME})"))
+            found = read(path, sha256=known[path.name] if known is not None else None)
             if path.name not in found.cell.file_names:
                 raise RecordError(printable(f"{path}: not the record that its name says, but {found.cell.file_name}"))
             records.append(found)
         except RecordError as error:
             problems.append(str(error))
     return records, problems
+
+
+def write_digest(folder: Path) -> None:
+    """Writes what the records are now, at the end of a run."""
+    write_bytes(folder / digest.NAME, digest.text(folder).encode(), via=folder / "records")
 
 
 def write(path: Path, value: Any, *, via: Path | None = None) -> None:

@@ -12,17 +12,22 @@ measurement did not record holds only for records that have it.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import msgspec
 
+from bench.records import disturbed
 from bench.records.metrics import METRICS
-from bench.records.record import Arm, Cell, Ladder, Outcome, Record, Timings
+from bench.records.record import Arm, Cell, Disturbance, Ladder, Outcome, Record, Timings
 
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
-MOST_APART = 0.01  # the blocks' sum and the window; of a block, undone after it, where its steps take microseconds
+MOST_APART = 0.01  # of a block, undone after it, where its steps take microseconds
+ROUNDING = 1e-4  # of a sum of the times that it is a sum of
 HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core to somebody else
 MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
+FEW_ITEMS = 0.005  # more or fewer in a step, as a share
+PADDED_BATCHES = 2  # more of them may lie in one window than in another
 SETTINGS = ("device", "precision", "mode")
 """What a session reads back, and must be what the arm declares."""
 
@@ -60,8 +65,8 @@ def timing_faults(timings: Timings) -> Iterator[str]:
     most_s = max(MOST_UNFINISHED * step_s, MOST_APART * block_s)
     if timings.unfinished_s is not None and timings.unfinished_s > most_s:
         yield f"the barrier does not wait: {timings.unfinished_s / step_s:.0%} of a step was still undone after it"
-    if abs(sum(timings.blocks_s) - timings.window_s) > max(MOST_APART * timings.window_s, HICCUP_S):
-        yield f"the blocks' sum and the window are more than {MOST_APART:.0%} apart"
+    if abs(sum(timings.blocks_s) - timings.window_s) > ROUNDING * timings.window_s:
+        yield f"the window of {timings.window_s:g} s is not its blocks of {sum(timings.blocks_s):g} s together"
 
 
 def probe_fault(precision: str, error: float) -> str | None:
@@ -138,9 +143,21 @@ def _speed(record: Record) -> Iterator[str]:
         for name, found in (("probe of the precision", probe), ("account of disturbances", outcome.disturbance)):
             if found is None:
                 yield f"a speed without a {name}"
+    if record.run.measurement > 1 and outcome.disturbance is not None:
+        yield from _disturbance(outcome.disturbance)
     updates = [update for update, _ in timings.losses]
     if updates != sorted(set(updates)):
         yield "the losses of the window are not in the order of their updates"
+
+
+def _disturbance(found: Disturbance) -> Iterator[str]:
+    """Whether a window is called disturbed exactly where its own figures say so."""
+    shares = {
+        name: getattr(found, name) for name in ("others_share", "siblings_share", "stolen_share", "withheld_share")
+    }
+    why = disturbed.judge(**shares, own_share=None, gpu=found.gpu)
+    if (why is None) != (found.disturbed is None):
+        yield f"its window is {'not ' if found.disturbed is None else ''}called disturbed, which its figures deny"
 
 
 def most_items(cell: Cell) -> int | None:
@@ -196,11 +213,11 @@ def judged(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     Of those that are ok, each cell was run once. All records of a task in a run have the same machine, source and measurement,
     the same data, unit, target and spec; those of an arm have the same versions. Where records differ, those that are fewer
     than half take part in nothing, and where no value has more than half, none does. A ladder that a record carries is the one
-    that its arm climbed.
+    that its arm climbed. Steps hold as many items in all of them, but for what is padding in one batch or two.
     """
     made = list(records)
     problems: list[str] = []
-    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed):
+    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed, _as_many_items):
         broken = rule(made)
         problems += [f"{made[at].cell.file_name}: {why}" for at, why in sorted(broken.items())]
         made = [_without_figures(one, broken[at]) if at in broken else one for at, one in enumerate(made)]
@@ -254,6 +271,22 @@ def _as_climbed(records: Sequence[Record]) -> dict[int, str]:
             carried = records[at].cell.ladders
             if climbed and carried and carried not in climbed:
                 found[at] = "it carries a ladder that its arm did not climb"
+    return found
+
+
+def _as_many_items(records: Sequence[Record]) -> dict[int, str]:
+    groups = _grouped(records, lambda one: (one.run.id, one.cell.task, one.cell.preset, one.cell.kind))
+    found: dict[int, str] = {}
+    for group in groups.values():
+        timed = {at: timings for at in group if (timings := records[at].outcome.timings) is not None}
+        steps = {at: timings.block_steps * len(timings.blocks_s) for at, timings in timed.items()}
+        usual = median(timings.items / steps[at] for at, timings in timed.items()) if timed else 0.0
+        for at, timings in timed.items():
+            most = usual * max(FEW_ITEMS, PADDED_BATCHES / steps[at])
+            if abs(timings.items / steps[at] - usual) > most:
+                found[at] = (
+                    f"{timings.items / steps[at]:.4g} items in a step, where the others of its run have {usual:.4g}"
+                )
     return found
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import backends
-from bench.records import files
+from bench.records import digest, files
 from bench.records.record import Record
 from bench.records.text import printable
 from bench.report import facts, grouping, markdown, summary, table_csv
@@ -46,6 +46,8 @@ def tables(folder: Path) -> dict[Path, str]:
     for run, records in runs.items():
         made[run / "table.md"] = markdown.render(records)
         made[run / "table.csv"] = table_csv.render(records)
+        if not (run / digest.NAME).exists():  # or it would be made anew for what was edited
+            made[run / digest.NAME] = digest.text(run)
     made[folder / "README.md"] = _index(folder, runs)
     return made
 

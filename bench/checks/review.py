@@ -1,0 +1,231 @@
+"""What a reviewer of somebody else's results would ask of a folder: `framework-bench check FOLDER...`.
+
+The rules of what counts (bench/records/rules.py) are the same that a report applies. Added to them is what a report cannot see
+in its records alone: that they are those that the run left, in the order that was drawn, at the times that the journal has;
+that no speed is beyond what the machine's own matrix products reach; that the tables are made of them; that nothing names a
+person or a place. A finding is an objection. A gap is what could not be looked at, because an older run did not leave it.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.campaign import plan, resume
+from bench.campaign.journal import Journal, Line
+from bench.records import digest, files, rules
+from bench.records.record import Record
+from bench.records.source import harness_hash
+from bench.records.text import printable
+from bench.report import grouping, markdown, table_csv, words
+
+PERSONAL = re.compile(
+    r"(?<![\w.])(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+|[\w.+-]+@[\w-]+\.[a-z]{2,}(?![\w-])"
+)
+"""Folders of a person, and addresses of mail."""
+
+MOST_OF_RATE = 1.5  # of the rate of matrix products: caches favour a model's smaller ones, never by half
+LEAST_BLOCK_S = 1e-4  # a block that a clock of microseconds can time
+SLACK_S = 2.0  # between a time that is kept in seconds and another clock's
+
+
+class Finding(NamedTuple):
+    """Something to object to, or a gap."""
+
+    folder: str
+    about: str  # in a word: records, digest, plan, order, times, parity, self-test, limits, tables, privacy
+    text: str
+    gap: bool = False
+
+
+def check(folder: Path) -> list[Finding]:
+    """All findings about the folder of a run."""
+    records, problems = files.read_folder(folder)
+    judged, broken = rules.judged(records)
+    found = [*_said("records", problems), *_said("records", broken)]
+    if not records:
+        found.append(("records", "there are none", False))
+    parts = (_digest(folder), _plan(folder, records), _order(records), _times(folder, records), _sections(judged),
+             _tables(folder, records), _privacy(folder))  # fmt: skip
+    found += itertools.chain(*parts)
+    return [Finding(str(folder), about, printable(text), gap) for about, text, gap in found]
+
+
+Said = tuple[str, str, bool]  # what a finding is about, its text, and whether it is a gap
+
+
+def _said(about: str, texts: Sequence[str]) -> list[Said]:
+    return [(about, text, False) for text in texts]
+
+
+def _digest(folder: Path) -> Iterator[Said]:
+    if digest.stored(folder) is None:
+        began = (folder / "plan.json").exists()
+        why = "the run did not come to its end" if began else "the run is older than digests are, or was put together"
+        yield "digest", f"there is no {digest.NAME}: {why}", not began
+
+
+def _plan(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
+    """What the first start fixed, against the records."""
+    try:
+        fixed = resume.stored(folder) if (folder / "plan.json").exists() else None
+    except resume.Mismatch as error:
+        yield "plan", f"it {error}", False
+        return
+    if fixed is None:
+        yield "plan", "there is no plan.json: what was asked for is not known", True
+        return
+    for one in records:
+        name, run, cell = one.cell.file_name, one.run, one.cell
+        facts = {
+            "the spec of " + cell.task: cell.spec_hash,
+            "the version of the measurement": str(run.measurement),
+            "the source code of framework-bench": str(run.source)[:12],
+            "Python": run.machine.python,
+            "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
+        }
+        if run.id != fixed.run_id:
+            yield "plan", f"{name} is of the run {run.id}, and plan.json of {fixed.run_id}", False
+        for fact, value in facts.items():
+            if fixed.facts.get(fact) != value:
+                yield (
+                    "plan",
+                    f"{name}: {fact} is {value}, and was {fixed.facts.get(fact, 'not known')} at the start",
+                    False,
+                )
+    yield from _complete(fixed, records)
+
+
+def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
+    """Whether every process that was planned left a record that is ok."""
+    there: dict[tuple[str, str, str, int, int], Record] = {
+        (one.cell.task, one.cell.arm.name, one.cell.kind, one.cell.round, one.cell.seed): one for one in records
+    }
+    arms = {one.cell.arm.name for one in records if one.cell.kind == "parity"}  # the others were not installed
+    for task in fixed.facts.get("--task", "").split(", "):
+        rounds, seeds = (fixed.facts.get(f"--{name} of {task}", "") for name in ("rounds", "seeds"))
+        wanted = [("parity", 1, 0), ("memory", 1, 0)]
+        wanted += [("speed", number + 1, 0) for number in range(int(rounds) if rounds.isdecimal() else 0)]
+        wanted += [("quality", 1, seed) for seed in range(int(seeds) if seeds.isdecimal() else 0)]
+        for arm, (kind, number, seed) in itertools.product(sorted(arms), wanted):
+            one = there.get((task, arm, kind, number, seed))
+            if one is None or one.outcome.status != "ok":
+                status = one.outcome.status if one else "no record"
+                yield "plan", f"{task} {arm}, {kind}, round {number}, seed {seed}: {status}", False
+
+
+def _order(records: Sequence[Record]) -> Iterator[Said]:
+    """Whether each round's arms have places of their own, and those that were drawn from the run's id."""
+    placed: dict[tuple[str, str, int], dict[int, str]] = defaultdict(dict)
+    planned = {one.cell.arm.hash for one in records if one.cell.kind == "parity"}  # an absent arm has no place
+    speeds = [one for one in records if one.cell.kind == "speed" and one.cell.arm.hash in planned]
+    for one in speeds:
+        taken = placed[one.run.id, one.cell.task, one.cell.round]
+        if one.cell.position in taken:
+            yield "order", f"{one.cell.task}, round {one.cell.round}: two arms are at place {one.cell.position}", False
+        taken[one.cell.position] = one.cell.arm.name
+    for run, task in {(one.run.id, one.cell.task): (one.run, one.cell.task) for one in speeds}.values():
+        orders = {number: taken for (id_, name, number), taken in placed.items() if (id_, name) == (run.id, task)}
+        if run.measurement == 1:
+            continue  # drawn in another way
+        arms = max(position for taken in orders.values() for position in taken)
+        drawn = plan.orders(range(arms), plan.seed_of_order(run, task))
+        listed: dict[int, str] = {}  # place in the list of arms -> its name, as the rounds say
+        for number, order in enumerate(itertools.islice(drawn, max(orders)), start=1):
+            for position, name in orders.get(number, {}).items():
+                if listed.setdefault(order[position - 1], name) != name:
+                    yield "order", f"{task}, round {number}: the arms are not in the order that was drawn", False
+                    break
+
+
+def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
+    """Whether the records' times agree with the journal's, and none ran while another was measured alone."""
+    lines = Journal(folder).lines()
+    if not lines:
+        yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", True
+    started = {line.cell: line for line in lines if line.event == "start"}
+    ended = {line.cell: line for line in lines if line.event == "end"}
+    ran = [one for one in records if one.outcome.wall_s > 0 and one.outcome.started_utc]
+    for one in ran:
+        name, at, wall_s = one.cell.file_name, _seconds(one.outcome.started_utc), one.outcome.wall_s
+        if not lines:
+            continue
+        if name not in started or name not in ended:
+            yield "times", f"{name}: the journal has no start and end of it", False
+        elif at is None or not _lies_between(at, wall_s, started[name], ended[name]):
+            told = f"{wall_s:.0f} s from {one.outcome.started_utc} on"
+            yield "times", f"{name}: {told}, which is not what the journal says", False
+        elif ended[name].status != one.outcome.status:
+            yield "times", f"{name}: {one.outcome.status}, where the journal says {ended[name].status}", False
+    alone = sorted((one for one in ran if not one.outcome.beside), key=lambda one: one.outcome.started_utc)
+    for first, second in itertools.pairwise(alone):
+        first_at, second_at = _seconds(first.outcome.started_utc), _seconds(second.outcome.started_utc)
+        if first_at is None or second_at is None or first.run.id != second.run.id:
+            continue
+        if second_at + SLACK_S < first_at + first.outcome.wall_s:
+            yield "times", f"{second.cell.file_name} began while {first.cell.file_name} was running", False
+
+
+def _lies_between(at: float, wall_s: float, start: Line, end: Line) -> bool:
+    first, last = _seconds(start.at), _seconds(end.at)
+    return first is not None and last is not None and first - SLACK_S <= at and at + wall_s <= last + SLACK_S
+
+
+def _seconds(told: str) -> float | None:
+    try:
+        at = datetime.fromisoformat(told)
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _sections(judged: Sequence[Record]) -> Iterator[Said]:
+    """Parity, self-tests and physical limits of every arm that was measured."""
+    for section in grouping.sections(judged):
+        for row in section.rows:
+            who = f"{section.first.task} {row.name}"
+            speeds = row.of("speed")
+            if not speeds:
+                continue
+            if why := rules.parity_fault(row.arm, row.ladders):
+                yield "parity", f"{who}: {why}", False
+            test = speeds[0].cell.selftest
+            if test is None:
+                yield "self-test", f"{who}: there was none on this machine when the run began", True
+            else:
+                yield from (("self-test", f"{who}: {fault}", False) for fault in words.selftest_faults(test))
+            rate, reached = section.matrix_rate, row.flops_per_second
+            if rate is not None and reached is not None and reached > MOST_OF_RATE * rate[0]:
+                yield (
+                    "limits",
+                    f"{who}: {reached:.3g} operations a second, where matrix products reach {rate[0]:.3g}",
+                    False,
+                )
+            shortest = min(min(t.blocks_s) for t in row.timed.values()) if row.timed else LEAST_BLOCK_S
+            if shortest < LEAST_BLOCK_S:
+                yield "limits", f"{who}: a block of {shortest:.3g} s is too short to be timed", False
+
+
+def _tables(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
+    """Whether the tables come out the same, byte for byte."""
+    for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
+        path = folder / name
+        if not path.is_file():
+            yield "tables", f"there is no {name}", True
+        elif path.read_bytes() != form.render(list(records)).encode():
+            here = all(one.run.source == harness_hash() for one in records)
+            newer = "" if here else ", by this version of framework-bench, which is another one than that of the run"
+            yield "tables", f"{name} is not what is made of the records{newer}", False
+
+
+def _privacy(folder: Path) -> Iterator[Said]:
+    """Whether a file that would be published names a person or a folder of one."""
+    told = (folder / name for name in (*resume.TABLES, "plan.json", "journal.jsonl"))
+    paths = [*sorted((folder / "records").glob("*.json")), *told]
+    for path in paths:
+        text = path.read_bytes()[: files.MAX_BYTES].decode(errors="replace") if path.is_file() else ""
+        if match := PERSONAL.search(text):
+            yield "privacy", f"{path.relative_to(folder)} has {match[0]!r}", False

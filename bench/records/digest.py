@@ -1,0 +1,33 @@
+"""DIR/records.sha256: the hash of every record, as they were when the run ended. `sha256sum -c records.sha256` reads it too.
+
+It shows a record that was edited, added or deleted afterwards. It proves nothing about who wrote them: whoever edits a record
+can compute the hash anew.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+NAME = "records.sha256"
+LINE = re.compile(r"(?P<hash>[0-9a-f]{64})  records/(?P<name>[^/\n]+\.json)")
+
+
+def of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def text(folder: Path) -> str:
+    """The digest of the records below a folder."""
+    paths = sorted(path for path in (folder / "records").glob("*.json") if path.is_file())
+    return "".join(f"{of(path.read_bytes())}  records/{path.name}\n" for path in paths)
+
+
+def stored(folder: Path) -> dict[str, str] | None:
+    """Name of a record -> its hash when the run ended; None where no digest can be read."""
+    path = folder / NAME
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = [LINE.fullmatch(line) for line in lines or []]
+    return None if lines is None else {match["name"]: match["hash"] for match in found if match}

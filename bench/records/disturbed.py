@@ -1,0 +1,57 @@
+"""What disturbs a window.
+
+The rule, stated before anything is measured: a window is disturbed
+
+- if more than MOST_TAKEN of the usable cores' time went to other processes on them, to processes on the other threads of the
+  same physical cores, to the hypervisor, or was withheld by a control group's quota, all together;
+- if a process used the GPU that neither was there before the run nor belongs to it, or one that was there computed;
+- if heat or the hardware's own protection slowed the GPU down for more than MOST_TAKEN of the window. The power cap is a limit
+  that a card always has, and only recorded.
+
+MOST_TAKEN follows from the margin of the verdicts: the same loss may slow down one arm by all of it and another not at all, so
+that a larger one could move their ratio by more than the margin. Each arm's record says what was lost and what it used itself.
+A round with a disturbed window is kept and shown, and takes part in no ratio.
+"""
+
+from bench.records.limits import MARGIN
+from bench.records.record import GpuState
+
+
+def most_taken(margin: float) -> float:
+    """The share of its time that an arm may lose, so that its speed, and a ratio with it, moves by no more than the margin."""
+    return margin / (1 + margin)
+
+
+MOST_TAKEN = most_taken(MARGIN)
+POWER_CAP, HEAT = "power cap", "heat"
+
+
+def judge(
+    *,
+    others_share: float | None,
+    siblings_share: float | None,
+    stolen_share: float | None,
+    withheld_share: float | None,
+    own_share: float | None,
+    gpu: GpuState | None,
+) -> str | None:
+    """Why a round is excluded, by the rule at the head of this module; None if it is not."""
+    lost = {
+        "other processes": others_share or 0.0,
+        "processes on the same physical cores": siblings_share or 0.0,
+        "the hypervisor": stolen_share or 0.0,
+        "the quota": withheld_share or 0.0,
+    }
+    if sum(lost.values()) > MOST_TAKEN:
+        told = ", ".join(f"{share:.1%} to {whom}" for whom, share in lost.items() if share >= 0.0005)
+        used = f"; used by this process: {own_share:.1%}" if own_share is not None else ""
+        return f"lost of the cores' time: {told} (limit {MOST_TAKEN:.1%}){used}"
+    if gpu is None:
+        return None
+    if gpu.other_processes:
+        return f"{gpu.other_processes} other process{'es' if gpu.other_processes > 1 else ''} on the GPU"
+    throttles = [reason for reason in gpu.throttle_reasons or [] if reason != POWER_CAP]
+    if gpu.throttled_shares is not None:
+        long = {reason: gpu.throttled_shares[reason] for reason in throttles}
+        throttles = [f"{reason} for {share:.1%} of the window" for reason, share in long.items() if share > MOST_TAKEN]
+    return f"the GPU throttled: {', '.join(throttles)}" if throttles else None

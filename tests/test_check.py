@@ -1,0 +1,169 @@
+"""`framework-bench check`: a sound folder has no finding, and each kind of forgery has one."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.checks import review
+from bench.records import digest, files
+from tests.test_cli import FAKE, NAME, Done, bench
+
+__all__ = ["bench"]  # the fixture
+
+Edit = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a run, once there is one."""
+    return {"at": tmp_path_factory.mktemp("finished") / "run"}
+
+
+@pytest.fixture
+def folder(finished: dict[str, Path], bench: Callable[..., Done], tmp_path: Path) -> Path:
+    """A copy of the folder of a run of two arms that came to its end."""
+    if not finished["at"].exists():
+        done = bench("run", *FAKE, "--arm", f"{NAME}:fast", "--rounds", 3, "--seeds", 1, "--output", finished["at"])
+        assert done.code == 0, done.error
+    shutil.copytree(finished["at"], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def about(folder: Path) -> set[str]:
+    """What there are findings about."""
+    return {one.about for one in review.check(folder) if not one.gap}
+
+
+def first(folder: Path, kind: str = "speed") -> Path:
+    return min((folder / "records").glob(f"*-{kind}-*.json"))
+
+
+def rewritten(folder: Path, edit: Callable[[Any], object], kind: str = "speed") -> None:
+    """Edits a record, and makes the digest and the tables anew as a forger would."""
+    path = first(folder, kind)
+    plain = json.loads(path.read_text())
+    edit(plain)
+    path.write_bytes(files.encode(plain))
+    files.write_digest(folder)
+
+
+def all_faster(folder: Path) -> None:
+    """Every figure of the speed of an arm, a hundred times, all of which agree with each other."""
+    for path in (folder / "records").glob("*-speed-*-tests.fakes.backend-fast-*.json"):
+        plain = json.loads(path.read_text())
+        timings = plain["outcome"]["timings"]
+        timings["blocks_s"] = [seconds / 1e4 for seconds in timings["blocks_s"]]
+        timings["window_s"] = sum(timings["blocks_s"])
+        timings["cpu_s"] = 0.0
+        timings["unfinished_s"] = 0.0
+        path.write_bytes(files.encode(plain))
+    files.write_digest(folder)
+
+
+def swapped(folder: Path) -> None:
+    """The places of the two arms of a round, in all but the round's number."""
+    for path in (folder / "records").glob("*-speed-round02-*.json"):
+        plain = json.loads(path.read_text())
+        plain["cell"]["position"] = 3 - plain["cell"]["position"]
+        path.write_bytes(files.encode(plain))
+    files.write_digest(folder)
+
+
+FORGERIES: dict[str, tuple[str, Edit]] = {
+    "a record edited": ("records", lambda folder: first(folder).write_bytes(first(folder).read_bytes() + b" ")),
+    "a record added": ("records", lambda folder: shutil.copy(first(folder), folder / "records" / "more.json")),
+    "a record deleted": ("records", lambda folder: first(folder).unlink()),
+    "a record deleted, and the digest made anew": (
+        "plan", lambda folder: (first(folder).unlink(), files.write_digest(folder)),
+    ),
+    "no digest": ("digest", lambda folder: (folder / digest.NAME).unlink()),
+    "another run's id": ("plan", lambda folder: rewritten(folder, lambda plain: plain["run"].update(id="other"))),
+    "another source": ("plan", lambda folder: rewritten(folder, lambda plain: plain["run"].update(source="0" * 64))),
+    "another Python": (
+        "plan", lambda folder: rewritten(folder, lambda plain: plain["run"]["machine"].update(python="3.99.0")),
+    ),
+    "a plan that is none": ("plan", lambda folder: (folder / "plan.json").write_text("{}")),
+    "another order": ("order", swapped),
+    "two at one place": (
+        "order",
+        lambda folder: rewritten(folder, lambda plain: plain["cell"].update(position=3 - plain["cell"]["position"])),
+    ),
+    "another time": (
+        "times", lambda folder: rewritten(folder, lambda plain: plain["outcome"].update(started_utc="2020-01-01T00:00:00Z")),
+    ),
+    "a longer time": ("times", lambda folder: rewritten(folder, lambda plain: plain["outcome"].update(wall_s=1e4))),
+    "a failure hidden": (
+        "times",
+        lambda folder: (folder / "journal.jsonl").write_text(
+            (folder / "journal.jsonl").read_text().replace('"status": "ok"', '"status": "killed"', 1)
+        ),
+    ),
+    "a speed that no clock sees": ("limits", all_faster),
+    "another table": ("tables", lambda folder: (folder / "table.md").write_text("fast is fastest\n")),
+    "another csv": ("tables", lambda folder: (folder / "table.csv").write_text("backend\nfast\n")),
+    "a person's folder": (
+        "privacy",
+        lambda folder: rewritten(folder, lambda plain: plain["outcome"].update(remarks=["see /home/somebody/notes"])),
+    ),
+    "an address": (
+        "privacy", lambda folder: rewritten(folder, lambda plain: plain["outcome"].update(remarks=["ask me@example.org"])),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_came_to_its_end_has_no_finding(folder: Path, bench: Callable[..., Done]) -> None:
+    done = bench("check", folder)
+    assert done.code == 0, done.out
+    *gaps, last = done.out.splitlines()
+    assert all(": self-test: not looked at: " in line for line in gaps)
+    assert last == "1 folder, 0 findings"
+    subprocess.run(["sha256sum", "--check", "--quiet", digest.NAME], cwd=folder, check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_is_found(folder: Path, bench: Callable[..., Done], name: str) -> None:
+    what, forge = FORGERIES[name]
+    forge(folder)
+    assert what in about(folder)
+    assert bench("check", folder).code == 1
+
+
+@pytest.mark.slow
+def test_findings_are_told_to_programs(folder: Path, bench: Callable[..., Done]) -> None:
+    first(folder).unlink()
+    done = bench("check", folder, folder, "--json")
+    assert done.code == 1
+    found = json.loads(done.out)
+    assert {one["about"] for one in found if not one["gap"]} == {"plan", "records", "tables"}
+    assert all(one["folder"] == str(folder) for one in found)
+
+
+def test_a_folder_without_records_is_a_finding(tmp_path: Path) -> None:
+    assert about(tmp_path) == {"records"}
+
+
+@pytest.mark.slow
+def test_a_record_that_was_edited_is_measured_again(folder: Path, bench: Callable[..., Done]) -> None:
+    path = first(folder)
+    path.write_bytes(path.read_bytes().replace(b'"barrier_s"', b' "barrier_s"'))
+    done = bench("run", *FAKE, "--arm", f"{NAME}:fast", "--rounds", 3, "--seeds", 1, "--output", folder)
+    assert done.code == 0, done.error
+    assert "it was changed after the run had ended (records.sha256); moved to " in done.error
+    assert about(folder) == set()
+
+
+@pytest.mark.slow
+def test_a_report_names_what_was_changed_after_the_run(folder: Path, bench: Callable[..., Done]) -> None:
+    path = first(folder)
+    path.write_bytes(path.read_bytes() + b"\n")
+    done = bench("report", folder)
+    assert done.code == 1
+    assert "it was changed after the run had ended (records.sha256)" in done.error
+    assert "not ranked: 2 of 3 rounds" in done.out
