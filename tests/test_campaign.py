@@ -195,6 +195,17 @@ def test_a_process_that_hangs_is_stopped_with_all_that_it_started(
     assert_gone(*started)
 
 
+@pytest.mark.slow
+def test_a_daemon_is_ended_and_told_and_costs_no_time(tmp_path: Path, misbehave: Misbehave) -> None:
+    misbehave("leaves a daemon")
+    done = outcome(tmp_path, deadlines=Deadlines(60, process.PHASES_S, grace_s=30.0))
+    assert (done.status, done.reason) == ("ok", None)
+    assert done.remarks == ["1 process that it had started ran on after its end: ended"]
+    assert done.wall_s < 30
+    (log,) = (tmp_path / "logs").iterdir()
+    assert_gone(*(int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("grandchild")))
+
+
 PHASES = [
     *(("speed", phase) for phase in ("data", "import", "build", "first step", "warm-up", "window", "checks")),
     ("memory", "memory"), ("quality", "training"), ("quality", "evaluation"), ("parity", "parity"),

@@ -569,6 +569,11 @@ def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], misbe
 # Reports.
 
 
+def test_a_device_is_no_folder(bench: Callable[..., Done]) -> None:
+    assert "'/dev/null' is no folder" in refusal(bench("run", *FAKE, "--data-dir", "/dev/null", "--output", "run"))
+    assert not Path("run").exists()
+
+
 def test_a_folder_without_records_is_refused(bench: Callable[..., Done]) -> None:
     Path("run").mkdir()
     assert "no records below run/records: give the folder that" in refusal(bench("report", "run"))

@@ -287,3 +287,9 @@ def test_a_worker_that_is_started_by_hand_needs_none_of_this() -> None:
     program = "import bench.worker.answer; print('well')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "well\n", done.stderr
+
+
+def test_variables_of_other_programs_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TF_CLI_CONFIG_FILE", "TF_VAR_region", "TF_LOG", "TF_XLA_FLAGS"):
+        monkeypatch.setenv(name, "x")
+    assert environment.left_out() == ["TF_XLA_FLAGS=x"]

@@ -504,6 +504,14 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path, make: Any) -> None:
         files.read(tmp_path / "record.json")
 
 
+@pytest.mark.parametrize("spoil", [{"reason": "x" * 20_001}, {"versions": {"x" * 301: "1"}}])
+def test_texts_of_any_length_are_refused(spoil: dict[str, Any]) -> None:
+    plain = msgspec.to_builtins(a_record())
+    plain["outcome"] |= spoil
+    with pytest.raises(RecordError, match=r"a text of 20,001 characters|a text of 301 characters"):
+        files.decode(json.dumps(plain).encode())
+
+
 def test_a_folder_gives_its_records_in_order_and_a_line_for_each_other_file(tmp_path: Path) -> None:
     write_records(tmp_path, [a_record(round=number) for number in (2, 1, 3)])
     folder = tmp_path / "records"

@@ -358,6 +358,13 @@ def test_the_presets_own_rounds_are_the_same_request_as_their_number(folder: Fol
     assert folder.ran == []
 
 
+@pytest.mark.parametrize("name", ["plan.json", "journal.jsonl"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(folder: Folder, name: str) -> None:
+    os.mkfifo(folder.path / name)
+    with pytest.raises(resume.Mismatch, match=f"holds a {name} that is no regular file"):
+        folder.run()
+
+
 def test_another_release_is_another_comparison(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.run()
     (tmp_path / "site" / "numpy-99.dist-info").mkdir(parents=True)

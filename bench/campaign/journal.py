@@ -50,11 +50,10 @@ class Journal:
 
     def lines(self) -> list[Line]:
         """Every line that can be read, in the order in which they were written."""
-        try:
-            with self.path.open("rb") as file:
-                content = file.read(files.MAX_BYTES)
-        except FileNotFoundError:
+        if not self.path.is_file():
             return []
+        with self.path.open("rb") as file:
+            content = file.read(files.MAX_BYTES)
         lines = []
         for text in content.split(b"\n"):
             try:

@@ -43,9 +43,13 @@ class Found(NamedTuple):
 
 def stored(folder: Path) -> Fixed | None:
     """What the first start fixed, None for a new folder; Mismatch if the folder cannot be continued."""
-    path = folder / "plan.json"
+    for name in ("plan.json", "journal.jsonl"):
+        if (folder / name).exists() and not (
+            folder / name
+        ).is_file():  # to open a pipe would wait for somebody who writes
+            raise Mismatch(f"holds a {name} that is no regular file")
     try:
-        with path.open("rb") as file:
+        with (folder / "plan.json").open("rb") as file:
             fixed: Fixed = files.decode(file.read(files.MAX_BYTES + 1), Fixed)
     except FileNotFoundError:
         if found := foreign(folder):

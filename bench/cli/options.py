@@ -1,6 +1,7 @@
 """The types and the common options of the command line."""
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class UserError(click.ClickException):
 
 
 class FilePath(click.Path):
-    """A path of a file or folder; an empty one, which an unset variable of a shell leaves, is refused."""
+    """A path of a file or folder; an empty one, which an unset variable of a shell leaves, and a device are refused."""
 
     def __init__(self, **rules: bool) -> None:
         super().__init__(path_type=Path, **rules)
@@ -27,7 +28,10 @@ class FilePath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value):
             self.fail("the path is empty", param, ctx)
-        return super().convert(value, param, ctx)
+        path = super().convert(value, param, ctx)
+        if not self.file_okay and os.path.lexists(path) and not os.path.isdir(path):
+            self.fail(f"{str(path)!r} is no folder", param, ctx)
+        return path
 
 
 class OneOf(click.ParamType[str]):

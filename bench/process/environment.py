@@ -25,7 +25,8 @@ ALLOWED = re.compile(
 """Where programs, libraries, data and devices are found; nothing in it says how anything is computed."""
 
 KNOWN = re.compile(
-    r"(?!(?:PYTHON|CUDA)_(?:\w+_)?VERSION|PYTHON_(?:SHA256|\w*PIP\w*)|NVIDIA_REQUIRE_\w+)"  # an image about itself
+    r"(?!(?:PYTHON|CUDA)_(?:\w+_)?VERSION|PYTHON_(?:SHA256|\w*PIP\w*)|NVIDIA_REQUIRE_\w+"  # an image about itself
+    r"|TF_(?:CLI|VAR|TOKEN|PLUGIN)_\w+|TF_(?:LOG|LOG_PATH|DATA_DIR|WORKSPACE|INPUT|IN_AUTOMATION))"  # Terraform's
     r"(?:(?:OMP|KMP|GOMP|MKL|BLIS|OPENBLAS|GOTO|VECLIB|NUMEXPR|TF|XLA|JAX|KERAS|ONEDNN|DNNL|CUDA|CUDNN|CUBLAS|NCCL|MALLOC|COV"
     r"|COVERAGE|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|TENSORFLOW|NVIDIA|ROCR|HIP)_\w+"
     r"|NPROC|LD_PRELOAD|GLIBC_TUNABLES|PYTHON\w+)"

@@ -123,8 +123,12 @@ class Process:
         if ending.code == os.EX_IOERR and not self.answer_path.exists():
             raise OSError(errno.EIO, f"a process could not write its record: {ending.reason}")
         done = _record(self.run, self.cell, _outcome(ending, self.answer_path))
+        remarks = done.outcome.remarks
+        if ending.left:
+            many = "es" if ending.left > 1 else ""
+            remarks = [*remarks, f"{ending.left} process{many} that it had started ran on after its end: ended"]
         outcome = msgspec.structs.replace(
-            done.outcome, started_utc=self.started_utc, wall_s=ending.wall_s, beside=beside
+            done.outcome, started_utc=self.started_utc, wall_s=ending.wall_s, beside=beside, remarks=remarks
         )
         return msgspec.structs.replace(done, outcome=outcome)
 

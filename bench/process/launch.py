@@ -10,6 +10,7 @@ import fcntl
 import math
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,10 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import psutil
+
 from bench.machine.signals import deferred
 from bench.process import phases
 from bench.records.record import Status
 
+MARK = "FRAMEWORK_BENCH_PROCESS"  # a variable by which what a child has started is known
 LOG_BYTES = 256 * 1024  # kept of a child's output: so much of its start, and as much of its end
 MAX_SLEEP_S = 3600.0
 
@@ -44,6 +48,7 @@ class Ending(NamedTuple):
     reason: str | None
     wall_s: float
     code: int | None = None  # what it exited with; None if it was ended by a signal
+    left: int = 0  # processes that it had sent out of its group, and that ran on after its end
 
 
 def run(command: list[str], *, env: Mapping[str, str], log: Path, deadlines: Deadlines) -> Ending:
@@ -75,6 +80,7 @@ class Child:
         # Grandchildren go too, also those that ignore SIGTERM or outlive their parent.
         _signal_group(child.process.pid, signal.SIGKILL)
         child.waiter.join()
+        child.end_daemons()
         for thread in (child.reader, child.teller):
             thread.join(self._deadlines.grace_s)
         child.close()
@@ -106,15 +112,16 @@ class Child:
         if self._late:
             return Ending("timeout", self._late, wall_s)
         code = child.process.wait()
+        left = child.end_daemons()  # before they are measured against, or keep the output open
         child.reader.join(self._deadlines.grace_s)
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (possibly out of memory, or killed manually)" if name == "SIGKILL" else ""
-            return Ending("killed", f"the process was ended by {name}{hint}", wall_s)
+            return Ending("killed", f"the process was ended by {name}{hint}", wall_s, left=left)
         if code > 0:
             reason = f"the process exited with code {code}: {child.output.last_line()}"
-            return Ending("failed", reason, wall_s, code)
-        return Ending("ok", None, wall_s, code)
+            return Ending("failed", reason, wall_s, code, left)
+        return Ending("ok", None, wall_s, code, left)
 
     def _next(self) -> str | None:
         """The next thing that the child tells; None at its end, also one that a deadline brought."""
@@ -175,10 +182,11 @@ class _Process:
         lifeline, held = os.pipe()
         waiting, self.turns = os.pipe()
         pipes = (phase_pipe, lifeline, waiting)
+        self.mark = secrets.token_hex(8)
         try:
             self.process = subprocess.Popen(
                 command,
-                env={**env, phases.VARIABLE: ",".join(map(str, pipes))},
+                env={**env, phases.VARIABLE: ",".join(map(str, pipes)), MARK: self.mark},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -199,6 +207,19 @@ class _Process:
         self.reader = _thread(self.output.read, self.process.stdout)
         self.teller = _thread(_tell_phases, os.fdopen(told, "rb"), self.events)
         self.waiter = _thread(_tell_end, self.process, held, self.events)
+
+    def end_daemons(self) -> int:
+        """Ends what it started and what left its group; returns how many processes that were.
+
+        They are known by their environment at their start. Who has started a program with another one is not found.
+        """
+        found = 0
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == self.mark and os.getpgid(process.pid) != self.process.pid:
+                    process.kill()
+                    found += 1
+        return found
 
     def close(self) -> None:
         os.close(self.turns)

@@ -20,6 +20,7 @@ from bench.records.text import printable
 
 MAX_BYTES = 16 * 2**20
 MAX_INTEGER = 2**63 - 1
+MAX_NAME, MAX_TEXT = 300, 20_000  # characters; what is shown is not longer than what is read
 
 SCRATCH = ".framework-bench-scratch"
 """The folder, inside a run's own, in which a process gets its request and leaves its answer."""
@@ -162,6 +163,9 @@ def exchange(folder: Path, cell: Cell) -> tuple[Path, Path]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
+    for name, value in pairs:
+        if len(name) > MAX_NAME or (isinstance(value, str) and len(value) > MAX_TEXT):
+            raise RecordError(f"a text of {max(len(name), len(str(value))):,} characters")
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
         raise RecordError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")

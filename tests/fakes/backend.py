@@ -147,6 +147,12 @@ def _hang(*, ignores_sigterm: bool) -> Callable[[], None]:
     return strike
 
 
+def _leave_a_daemon() -> None:
+    """A process of a session of its own, which keeps the output open."""
+    child = subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True)
+    print(f"grandchild {child.pid}", flush=True)
+
+
 def _print_much() -> None:
     for number in range(2_000):
         print(f"line {number} " + "x" * 1_000)
@@ -207,6 +213,7 @@ STRIKES: Mapping[str, Callable[[], object]] = {
     "segfaults": lambda: ctypes.string_at(0),
     "hangs": _hang(ignores_sigterm=False),
     "hangs with a grandchild": _hang(ignores_sigterm=True),
+    "leaves a daemon": _leave_a_daemon,
     "prints much": _print_much,
     "runs out of host memory": _raise(MemoryError("Unable to allocate 3 TiB")),
     "runs out of device memory": _raise(RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 3 TiB")),
