@@ -615,16 +615,22 @@ def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(
     """With the real worker, and with a grandchild that ignores SIGTERM."""
     misbehave("hangs with a grandchild")
     command = [sys.executable, "-m", "bench", *RUN, "--rounds", "2", "--seeds", "1", "--output", str(tmp_path / "run")]
-    with started(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    with started(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as running:
         wait_until(lambda: len(psutil.Process(running.pid).children(recursive=True)) == 2)
         children = psutil.Process(running.pid).children(recursive=True)
         running.kill()
     assert_gone(*[child.pid for child in children])
     assert [line.event for line in Journal(tmp_path / "run").lines()] == ["run", "start", "end", "start"]
 
+    assert [path.name.startswith("framework-bench-") for path in temporary.iterdir()] == [True]
+
     misbehave("ok")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert list(temporary.iterdir()) == []
     assert done.stderr.splitlines()[:2] == [
         "continuing: 1 of 5 processes are done",
         f"{FAKE} {FAKE} speed round 1 was running when the last run was killed; it runs again",

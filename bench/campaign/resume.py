@@ -13,6 +13,7 @@ from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
 from bench.campaign.plan import TaskPlan
 from bench.machine import locks
+from bench.process.execute import remove_temporary
 from bench.records import digest, files
 from bench.records.files import RecordError
 from bench.records.record import Cell, Outcome, Record, Strict
@@ -147,6 +148,7 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
     known = digest.stored(folder) or {}
     for place in (folder / "records", folder / files.SCRATCH):
         files.remove_halves(place)
+    remove_temporary(folder)
     journal = Journal(folder)
     crashed = journal.crashed()
     fallen: set[tuple[str, str]] = set()

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -36,6 +38,7 @@ DEADLINES: Mapping[Kind, launch.Deadlines] = {
     "quality": launch.Deadlines(7200, PHASES_S),
 }
 
+TEMPORARY = "framework-bench-"
 HARNESS_ONLY = ("matplotlib", "pandas", "scipy", "sklearn")
 """Installed for the tables, the data and the reference, and imported by Keras wherever it finds them."""
 
@@ -88,9 +91,8 @@ def started(
     with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
             stack.callback(path.unlink, missing_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix="framework-bench-", ignore_cleanup_errors=True)
         env = environment.for_child(
-            entry, cell.arm, temporary=Path(stack.enter_context(temporary)),
+            entry, cell.arm, temporary=stack.enter_context(_temporary(folder / files.SCRATCH)),
             shares_device=cell.kind == "memory" or together > 1,
         )  # fmt: skip
         command = launch.worker_command(
@@ -105,6 +107,31 @@ def started(
             deadlines=replace(deadlines, whole_s=together * deadlines.whole_s),
         )  # fmt: skip
         yield Process(run, cell, stack.enter_context(child), answer_path, at)
+
+
+@contextlib.contextmanager
+def _temporary(scratch: Path) -> Iterator[Path]:
+    """A folder for a process's temporary files, among those of all programs: in the run's own its paths could be too long.
+
+    A link in the scratch folder leads to it, so that a later run finds what a killed one left.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as name:
+        link = scratch / f"temporary-{secrets.token_hex(8)}"
+        link.symlink_to(name)
+        try:
+            yield Path(name)
+        finally:
+            link.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes the temporary folders of processes whose run was killed."""
+    for link in (folder / files.SCRATCH).glob("temporary-*"):
+        if link.is_symlink():
+            target = link.readlink()
+            if target.name.startswith(TEMPORARY) and target.parent == Path(tempfile.gettempdir()):
+                shutil.rmtree(target, ignore_errors=True)
+            link.unlink()
 
 
 @dataclass(frozen=True)
