@@ -203,9 +203,8 @@ def seeds(where: str, first: Array, second: Array, *, samples: int) -> Compariso
     """The rank correlation of the losses of two seeds, step by step."""
     one, other = _centred_ranks(first), _centred_ranks(second)
     scale = np.sqrt(np.mean(np.square(one)) * np.mean(np.square(other)) * len(one))
-    correlated = (
-        abs(float(np.sum(one * other))) / scale if scale else 0.0
-    )  # without dropout, which has been found before
+    product = abs(float(np.sum(one * other)))
+    correlated = product / float(scale) if scale else 0.0  # without dropout, which has been found before
     return Comparison(f"{where}: correlation of the losses of two seeds", correlated, _limit(samples))
 
 

@@ -97,8 +97,8 @@ def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True)
             # The comparison that used up most of its tolerance stands for the rung.
             worst = max(rung_of(), key=lambda comparison: comparison.share)
             rung = Rung(
-                number=number, name=name, where=worst.where, tolerance=worst.tolerance,
-                difference=worst.difference if np.isfinite(worst.difference) else None,
+                number=number, name=name, where=worst.where, tolerance=float(worst.tolerance),  # and no scalar of NumPy's
+                difference=float(worst.difference) if np.isfinite(worst.difference) else None,
             )  # fmt: skip
         except Unsupported:
             raise  # it declines, and says why
