@@ -140,6 +140,13 @@ def test_a_cell_that_stands_twice_counts_for_neither() -> None:
     assert table_of([*made, again])["fast"]["relative to the fastest"].startswith("not ranked: 4 of 5 rounds")
 
 
+@pytest.mark.parametrize("name", ["probe", "disturbance"])
+def test_what_the_others_say_may_not_be_left_out_of_an_older_record(name: str) -> None:
+    made = [changed(one, measurement=1) for one in with_one(**{name: None})]
+    _, (problem,) = rules.judged(made)
+    assert f"it has no {name}, which the others of its run have" in problem
+
+
 def test_fewer_items_in_the_same_steps_are_told() -> None:
     made = with_one(timings=msgspec.structs.replace(a_timing(200.0), items=950))
     _, (problem,) = rules.judged(made)

@@ -15,7 +15,7 @@ from bench.campaign import parity_cache, selftests
 from bench.machine import describe
 from bench.process.interpreters import Interpreter
 from bench.records import limits
-from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target
+from bench.records.record import CONTROL, Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target
 from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
@@ -75,15 +75,14 @@ class TaskPlan:
         """The processes of one kind, in their order, each with its key."""
         if kind not in self.choice.kinds or (kind == "pilot" and self.choice.effect is None):
             return []
+        compared = [arm for arm in self.choice.arms if arm.name != CONTROL]
         made: Mapping[Kind, Iterable[Cell]] = {
             "parity": (self.cell(arm, kind="parity") for arm in self.choice.arms),
             "pilot": self._rounds("pilot", PILOT_ROUNDS, seed=f"{self.run.id}/{self.name}/pilot"),
             # Drawn anew per task, so that a task's order does not depend on which others are compared.
             "speed": self._rounds("speed", self.rounds, seed=seed_of_order(self.run, self.name)),
-            "memory": (self.cell(arm, kind="memory") for arm in self.choice.arms),
-            "quality": (
-                self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in self.choice.arms
-            ),
+            "memory": (self.cell(arm, kind="memory") for arm in compared),
+            "quality": (self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in compared),
         }
         return list(made[kind])
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from bench.campaign import plan, resume
 from bench.campaign.journal import Journal, Line
 from bench.records import digest, files, rules
-from bench.records.record import Record
+from bench.records.record import CONTROL, Record
 from bench.records.source import harness_hash
 from bench.records.text import printable
 from bench.report import grouping, markdown, table_csv, words
@@ -111,6 +111,8 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
         wanted += [("speed", number + 1, 0) for number in range(int(rounds) if rounds.isdecimal() else 0)]
         wanted += [("quality", 1, seed) for seed in range(int(seeds) if seeds.isdecimal() else 0)]
         for arm, (kind, number, seed) in itertools.product(sorted(arms), wanted):
+            if arm == CONTROL and kind in ("memory", "quality"):
+                continue  # it is only timed
             one = there.get((task, arm, kind, number, seed))
             if one is None or one.outcome.status != "ok":
                 status = one.outcome.status if one else "no record"
@@ -185,6 +187,11 @@ def _seconds(told: str) -> float | None:
 def _sections(judged: Sequence[Record]) -> Iterator[Said]:
     """Parity, self-tests and physical limits of every arm that was measured."""
     for section in grouping.sections(judged):
+        if section.control is None:
+            yield "control", f"{section.first.task}: there was no arm that was timed twice (run --control)", True
+        elif section.control_verdict is None or section.control_verdict.decision in ("faster", "slower"):
+            told = section.control_verdict.decision if section.control_verdict else "not measured"
+            yield "control", f"{section.first.task}: the same program against itself: {told}", False
         for row in section.rows:
             who = f"{section.first.task} {row.name}"
             speeds = row.of("speed")

@@ -36,6 +36,8 @@ def cli() -> None:
 @click.option("--cool-down", "cool_down_s", type=click.IntRange(min=0, max=3600), default=0, show_default=True,
               help="Seconds of rest between two processes.")  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="When continuing: rerun failed processes. Default: keep them.")
+@click.option("--control", is_flag=True,
+              help="Time the first arm a second time: the same program must not be called different from itself.")  # fmt: skip
 @click.option("--energy", is_flag=True, help="Read the hardware's energy counters; windows of 10 s or more.")
 @click.option("--output", type=FilePath(file_okay=False),
               help="Folder for records and tables; an earlier run's is continued. Default: results/local/<time>.")  # fmt: skip

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 import backends
 import tasks
 from bench.campaign.plan import Choice
@@ -13,6 +15,7 @@ from bench.cli import arms
 from bench.cli.options import UserError
 from bench.process import interpreters
 from bench.records.limits import MARGIN
+from bench.records.record import CONTROL
 from tasks.spec import SpecError
 
 Made = TypeVar("Made")
@@ -36,6 +39,7 @@ class Asked:
     seeds: int | None = None
     cool_down_s: int = 0
     energy: bool = False
+    control: bool = False
     effect: float | None = None
 
 
@@ -47,6 +51,8 @@ def parse(**options: Any) -> Choice:
     if not resolved.arms:
         commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
         raise UserError(f"no framework is installed; add at least one with: {commands}")
+    if asked.control:
+        _add_control(resolved)
     return Choice(
         tasks=list(dict.fromkeys(asked.task_names or tasks.TASKS)),
         arms=resolved.arms,
@@ -75,6 +81,17 @@ def _resolved(asked: Asked) -> arms.Resolved:
     threads = None if asked.threads is None else arms.checked_threads("--threads", asked.threads)
     defaults = arms.Defaults(asked.device, asked.precision, threads, pythons)
     return arms.resolve(chosen, defaults, required=bool(typed))
+
+
+def _add_control(resolved: arms.Resolved) -> None:
+    first = resolved.arms[0]
+    if any(arm.name == CONTROL for arm in resolved.arms):
+        raise UserError(
+            f"--control adds an arm called {CONTROL}, and there is one of that name: give that another label"
+        )
+    resolved.arms.append(msgspec.structs.replace(first, name=CONTROL))
+    if first.name in resolved.interpreters:
+        resolved.interpreters[CONTROL] = resolved.interpreters[first.name]
 
 
 def _changes(texts: tuple[str, ...]) -> dict[str, str]:

@@ -34,6 +34,7 @@ Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 NAME_BYTES = 100  # of an arm's label in the name of a file, which may have 255
+CONTROL = "control"  # name of an arm that is another one a second time, and only timed
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 

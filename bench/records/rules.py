@@ -217,7 +217,7 @@ def judged(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     """
     made = list(records)
     problems: list[str] = []
-    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed, _as_many_items):
+    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed, _as_complete, _as_many_items):
         broken = rule(made)
         problems += [f"{made[at].cell.file_name}: {why}" for at, why in sorted(broken.items())]
         made = [_without_figures(one, broken[at]) if at in broken else one for at, one in enumerate(made)]
@@ -271,6 +271,17 @@ def _as_climbed(records: Sequence[Record]) -> dict[int, str]:
             carried = records[at].cell.ladders
             if climbed and carried and carried not in climbed:
                 found[at] = "it carries a ladder that its arm did not climb"
+    return found
+
+
+def _as_complete(records: Sequence[Record]) -> dict[int, str]:
+    """What most processes of speed say, whatever version of the measurement they are of, and one leaves out."""
+    found: dict[int, str] = {}
+    for group in _grouped(records, lambda one: (one.run.id, one.cell.task, one.cell.preset, one.cell.kind)).values():
+        for name in ("probe", "disturbance", "settings"):
+            without = [at for at in group if records[at].outcome.timings and not getattr(records[at].outcome, name)]
+            if 2 * len(without) < len(group):
+                found |= dict.fromkeys(without, f"it has no {name}, which the others of its run have")
     return found
 
 

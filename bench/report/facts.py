@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.records.record import Cell
 from bench.report import grouping, words
-from bench.report.formats import mebibytes, significant
+from bench.report.formats import mebibytes, significant, with_interval
 from bench.report.grouping import GIB, Row, Section
 
 UPPER_BOUND = (
@@ -78,6 +78,18 @@ def _selftest_command(first: Cell, row: Row) -> str:
     which = f"--backend {typed}" if typed == arm.backend else f"--arm {shlex.quote(typed)}"
     more = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     return f"framework-bench selftest --task {first.task} {which}{more}"
+
+
+def control(section: Section) -> Iterator[Fact]:
+    """What an arm that was timed twice says about the table."""
+    if section.control is None:
+        return
+    found, same = section.control_verdict, section.controlled
+    if found is None or same is None:
+        yield "Control", "it was not measured in a round that counts"
+    else:
+        told = f"{with_interval(found.ratio)}, {found.ratio.n} rounds: {found.decision}"
+        yield "Control", f"{same.name} against itself, a second time in every round: {told}"
 
 
 def floor(section: Section) -> Iterator[Fact]:
@@ -184,8 +196,8 @@ def arms(section: Section) -> Iterator[Fact]:
 
 
 SOURCES: tuple[Callable[[Section], Iterator[Fact]], ...] = (
-    data, target, machine, spec, rounds, selftests, floor, tokens, matrix_rate, energy, driver_memory, disturbed, unsteady,
-    turns, remarks, not_measured, arms,
+    data, target, machine, spec, rounds, selftests, control, floor, tokens, matrix_rate, energy, driver_memory, disturbed,
+    unsteady, turns, remarks, not_measured, arms,
 )  # fmt: skip
 
 

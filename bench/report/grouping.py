@@ -13,7 +13,7 @@ from itertools import combinations
 from statistics import fmean, median
 
 from bench.records import proof, rules, steadiness
-from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings
+from bench.records.record import CONTROL, Arm, Bytes, Cell, Ladder, Record, Run, Timings
 from bench.stats import equivalence, intervals, verdict
 
 GIB = 2**30
@@ -199,6 +199,21 @@ class Section:
     run: Run
     first: Cell  # any one of its cells: what defines the section is the same in all
     rows: list[Row]
+    control: Row | None = None  # another row's arm a second time, which is only timed
+
+    @property
+    def controlled(self) -> Row | None:
+        """The row whose arm the control is."""
+        ways = (row for row in self.rows if self.control is not None and row.arm.way == self.control.arm.way)
+        return next(ways, None)
+
+    @cached_property
+    def control_verdict(self) -> verdict.Verdict | None:
+        """Of the control against the same program; None without one, or where no round of both counts."""
+        if self.control is None or self.controlled is None:
+            return None
+        pair = {"control": self.control.comparable, "controlled": self.controlled.comparable}
+        return verdict.compare_all(pair).get(("control", "controlled"))
 
     @cached_property
     def ranked(self) -> list[Row]:
@@ -306,8 +321,10 @@ def _section(records: Sequence[Record]) -> Section:
         row.rounds = len(rounds)
     _prove_work(list(rows.values()))
     ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.name))
+    control = next((row for row in ordered if row.name == CONTROL and len(ordered) > 1), None)
+    ordered = [row for row in ordered if row is not control]
     measured = next((one for one in records if one.outcome.status == "ok"), records[0])
-    return Section(measured.run, measured.cell, ordered)
+    return Section(measured.run, measured.cell, ordered, control)
 
 
 def _prove_work(rows: Sequence[Row]) -> None:

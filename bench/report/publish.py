@@ -113,6 +113,7 @@ def command(section: Section) -> str:
         words += [word for arm in typed for word in ("--arm", arm)]
     elif names != sorted(backends.BACKENDS):
         words += [word for name in names for word in ("--backend", name)]
+    words += ["--control"] if section.control else []
     for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", common.get("threads"))):
         words += [option, str(value)] if value else []
     return printable(shlex.join(words), " ").replace("`", " ")

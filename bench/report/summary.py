@@ -45,7 +45,7 @@ def sentences(section: Section) -> list[str]:
                 texts.append(_sentence(first, row.name, other.name, found))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    texts = [*_disturbed(section), *texts]
+    texts = [*_disturbed(section), *_failed_control(section), *texts]
     pairs = section.equivalences.items()
     return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
 
@@ -60,6 +60,16 @@ def _disturbed(section: Section) -> list[str]:
     return [
         f"Disturbed, and in no figure of speed: {len(lost)} of {len(rounds)} rounds. When the machine is quiet, a run into "
         "a new folder may decide what is open here."
+    ]
+
+
+def _failed_control(section: Section) -> list[str]:
+    found, same = section.control_verdict, section.controlled
+    if found is None or same is None or found.decision not in ("faster", "slower"):
+        return []
+    return [
+        f"The control failed: {same.name} was called {found.decision} than itself ({with_interval(found.ratio)} times, "
+        f"{found.ratio.n} rounds). No verdict of this table can be trusted."
     ]
 
 
@@ -165,9 +175,10 @@ def samples(section: Section) -> list[tuple[str, str]]:
 
 def failures(section: Section) -> list[str]:
     """One line per process that is not ok."""
+    rows = [*section.rows, *filter(None, [section.control])]
     return [
         f"{row.name}, {one.cell.kind}, round {one.cell.round}, seed {one.cell.seed}: {one.outcome.status}: {one.outcome.reason}"
-        for row in section.rows
+        for row in rows
         for one in row.not_ok
     ]
 

@@ -42,6 +42,10 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
             }
             for pair, found in sorted(section.verdicts.items())
         ],
+        "control": section.control_verdict and {
+            "of": section.controlled and section.controlled.name, "decision": section.control_verdict.decision,
+            **section.control_verdict.ratio._asdict(),
+        },
         "equivalences": [
             {
                 "first": first, "second": second, "decision": found.decision, "margin": found.margin,

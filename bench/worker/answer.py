@@ -281,6 +281,9 @@ def _finished(
 ) -> Outcome:
     """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
     settings: dict[str, Any] = {"mode": DEFAULT_MODE, **session.settings(), "cores": cores.in_force()}
+    for name, value in settings.items():
+        if not isinstance(value, str | int | float | None):
+            raise SpecError(f"settings() has a {type(value).__name__} as {name!r}: expected a text, a number or None")
     found = [*faults, *rules.settings_faults(asked.arm, settings)]
     status: Status = "invalid" if found else "ok"
     reason = one_line("; ".join(found)) or None
@@ -295,6 +298,8 @@ def _classify(error: Exception) -> tuple[Status, str]:
         return "unsupported", message
     if isinstance(error, MemoryError) or re.search("out of memory|RESOURCE_EXHAUSTED", str(error)):
         return "oom", f"out of memory: {message}"
+    if isinstance(error, StopIteration):
+        return "failed", "train_batches() gave fewer batches than are needed"
     if isinstance(error, SpecError | loop.Diverged):
         return "failed", message
     return "failed", f"{type(error).__name__}: {message}"

@@ -125,7 +125,8 @@ class MisbehavingSession(ReferenceSession):
         device = "tpu" if self.misbehaviour == "wrong device" else self.options.device
         precision = "bfloat16" if self.misbehaviour == "wrong precision" else self.options.precision
         mode = "default" if self.misbehaviour == "ignores its mode" else self.options.mode
-        return {"device": device, "precision": precision, "mode": mode, "compile": "none"}
+        odd = {"odd": {1, 2}} if self.misbehaviour == "tells settings that are no plain values" else {}
+        return {"device": device, "precision": precision, "mode": mode, "compile": "none", **odd}  # type: ignore[dict-item]
 
 
 def _raise(error: Exception) -> Callable[[], None]:
