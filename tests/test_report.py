@@ -159,9 +159,9 @@ def test_every_cell_of_a_complete_row() -> None:
         "relative to the fastest": "0.4987 (0.4949-0.5026): slower",
         "cores busy": "not measured",
         "of the matrix rate": "not measured",
-        "first step": "250 ms",
-        "import + build": "1.50 s",
-        "host memory peak (after import)": "300 MiB (100 MiB)",
+        "first step": "250 ms, n=5",
+        "import + build": "1.50 s, n=5",
+        "host memory peak (after import)": "300 MiB (100 MiB), n=1",
         "device memory peak": "not measured",
         "test accuracy": "95.5 (89.1-100.0) %, n=2",
         "parity": "float64 7/7, float32 7/7",
@@ -460,9 +460,21 @@ def test_a_memory_process_that_failed_or_never_ran_leaves_a_reason() -> None:
         assert "no finished memory process" in markdown.render(made)
 
 
+def test_times_of_a_process_have_an_interval_over_processes() -> None:
+    made = []
+    for one in a_run(TWO):
+        if one.outcome.timings is not None:
+            times = {"import_s": 1 + 0.1 * one.cell.round, "first_step_s": 0.2 * one.cell.round}
+            one = changed(one, timings=msgspec.structs.replace(one.outcome.timings, **times))
+        made.append(one)
+    table = table_of(made)
+    assert table["slow"]["import + build"] == "1.80 s (1.60 s to 2.00 s), n=5"
+    assert table["slow"]["first step"] == "600 ms (207 ms to 993 ms), n=5"
+
+
 def test_memory_that_was_measured_is_shown() -> None:
     made = replaced(a_run(TWO), lambda r: r.cell.kind == "memory", memory=a_memory(device=Bytes(1500 * 2**20)))
-    assert table_of(made)["fast"]["device memory peak"] == "1,500 MiB"
+    assert table_of(made)["fast"]["device memory peak"] == "1,500 MiB, n=1"
     assert "Not measured" not in markdown.render(made)
 
 

@@ -18,7 +18,8 @@ from bench.machine import nvml
 from bench.process import phases
 from bench.process.execute import DEADLINES, Process, started
 from bench.process.interpreters import Interpreter
-from bench.records.record import Cell, Record, Run
+from bench.process.launch import Deadlines
+from bench.records.record import Cell, Kind, Record, Run
 from bench.records.steadiness import is_steady
 
 REST_S = 0.01  # between two turns: threads that wait for work by spinning go to sleep
@@ -34,6 +35,7 @@ def execute_round(
     data_dir: Path | None,
     interpreters: Mapping[str, Interpreter],
     ended: Callable[[Record], object] = lambda record: None,
+    deadlines: Mapping[Kind, Deadlines] = DEADLINES,
 ) -> list[Record]:
     """The records of a round's cells, whatever became of each; `ended` is told of each as its process ends."""
     waiting = list(cells)
@@ -52,7 +54,7 @@ def execute_round(
                         folder,
                         data_dir=data_dir,
                         interpreter=interpreters.get(cell.arm.name),
-                        deadlines=DEADLINES[cell.kind],
+                        deadlines=deadlines[cell.kind],
                         together=len(cells),
                         gpu_before=None if before is None else list(before),
                         gpu_arms=gpu_arms,

@@ -7,7 +7,7 @@ column is sorted by the first of its values.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal
 
 from bench.records.metrics import METRICS
@@ -132,14 +132,55 @@ def _share(section: Section, row: Row) -> str:
     return f"{significant(100 * share, 2)} %" if isinstance(share, float) else NOT_MEASURED
 
 
+def _first_step_values(section: Section, row: Row) -> Values:
+    found = _mean(section, [timings.first_step_s for timings in row.timed.values()])
+    return {"first_step_s": row.timing("first_step_s"), **_bounds(section, "first_step", found)}
+
+
+def _first_step(section: Section, row: Row) -> str:
+    return _seconds(section, [timings.first_step_s for timings in row.timed.values()])
+
+
 def _start_values(section: Section, row: Row) -> Values:
     parts = [row.timing("import_s"), row.timing("build_s")]
     known = [part for part in parts if part is not None]
-    return {"import_and_build_s": sum(known) if len(known) == 2 else None, "import_s": parts[0], "build_s": parts[1]}
+    found = _mean(section, [timings.import_s + timings.build_s for timings in row.timed.values()])
+    return {
+        "import_and_build_s": sum(known) if len(known) == 2 else None, "import_s": parts[0], "build_s": parts[1],
+        **_bounds(section, "import_and_build", found),
+    }  # fmt: skip
 
 
-def _seconds(value: object) -> str:
-    return duration(value) if isinstance(value, float) else NOT_MEASURED
+def _start(section: Section, row: Row) -> str:
+    if section.run.measurement > 1:
+        return _seconds(section, [timings.import_s + timings.build_s for timings in row.timed.values()])
+    parts = [row.timing("import_s"), row.timing("build_s")]
+    return NOT_MEASURED if None in parts else duration(sum(part or 0.0 for part in parts))
+
+
+def _mean(section: Section, values: Sequence[float]) -> Interval | None:
+    """The mean over processes with its interval; tables of the first measurement have medians."""
+    if not values or section.run.measurement == 1:
+        return None
+    found = intervals.mean(values)
+    return found._replace(low=None if found.low is None else max(found.low, 0.0))
+
+
+def _bounds(section: Section, name: str, found: Interval | None) -> Values:
+    if section.run.measurement == 1:
+        return {}
+    estimate, low, high = found[:3] if found else (None, None, None)
+    return {f"{name}_mean_s": estimate, f"{name}_low_s": low, f"{name}_high_s": high}
+
+
+def _seconds(section: Section, values: Sequence[float]) -> str:
+    """The mean over processes with its interval, or the median as the first measurement had it."""
+    found = _mean(section, values)
+    if found is None:
+        return duration(median(values)) if values else NOT_MEASURED
+    if found.low is None or found.high is None:
+        return f"{duration(found.estimate)}, n={found.n}"
+    return f"{duration(found.estimate)} ({duration(found.low)} to {duration(found.high)}), n={found.n}"
 
 
 def _bytes_value(found: Bytes) -> object:
@@ -152,12 +193,19 @@ def _memory_values(*names: str) -> Callable[[Section, Row], Values]:
 
 def _host(section: Section, row: Row) -> str:
     peak, imported = row.bytes_of("host_peak").bytes, row.bytes_of("host_import").bytes
-    return NOT_MEASURED if peak is None or imported is None else f"{mebibytes(peak)} ({mebibytes(imported)})"
+    if peak is None or imported is None:
+        return NOT_MEASURED
+    return f"{mebibytes(peak)} ({mebibytes(imported)}){_processes(section, row)}"
 
 
 def _device(section: Section, row: Row) -> str:
     peak = row.bytes_of("device_peak_allocated").bytes
-    return NOT_MEASURED if peak is None else mebibytes(peak)
+    return NOT_MEASURED if peak is None else mebibytes(peak) + _processes(section, row)
+
+
+def _processes(section: Section, row: Row) -> str:
+    """Of how many processes a figure of memory is; one, unless somebody measured more."""
+    return f", n={len(row.of('memory'))}" if section.run.measurement > 1 else ""
 
 
 def _quality_interval(section: Section, row: Row) -> Interval | None:
@@ -249,12 +297,10 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(_share_values, lambda _: "of the matrix rate", _share, "higher"),
     Figure(
-        lambda _, row: {"first_step_s": row.timing("first_step_s")},
-        lambda _: "first step", lambda _, row: _seconds(row.timing("first_step_s")), "lower",
+        _first_step_values, lambda _: "first step", _first_step, "lower",
     ),
     Figure(
-        _start_values, lambda _: "import + build",
-        lambda section, row: _seconds(_start_values(section, row)["import_and_build_s"]), "lower",
+        _start_values, lambda _: "import + build", _start, "lower",
     ),
     Figure(
         _memory_values("host_peak", "host_import", "host_peak_training"),

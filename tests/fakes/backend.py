@@ -6,7 +6,8 @@ A test names the misbehaviour in a file in the user's cache (the fixture `misbeh
 shell does not reach a measured process. It computes with the reference, in float64 whatever was asked, and tells the settings
 that were asked. Misbehaviours other than those of parity strike at update LATE of a session that is not the ladder's: every
 measurement makes more updates. `kills itself in <phase>` and `hangs in <phase>` strike when the worker tells that the phase
-begins (bench/process/phases.py). A test with several fakes at once makes a module for each (the fixture `fakes`).
+begins (bench/process/phases.py), `<misbehaviour> in its turn` whenever a worker is given its turn. A test with several fakes at
+once makes a module for each (the fixture `fakes`).
 """
 
 import contextlib
@@ -65,12 +66,27 @@ def open_session(
 ) -> "MisbehavingSession":
     """A session that misbehaves as named, or as the file in the cache says."""
     misbehaviour = misbehaviour or told()
+    strike, _, at = misbehaviour.partition(" in its ")
+    if at == "turn":
+        _strike_in_its_turn(STRIKES[strike])
     if misbehaviour == "raises in open":
         raise RuntimeError("no session today")
     if misbehaviour == "wrong learning rate":
         faster = dataclasses.replace(task.optimizer, learning_rate=1.1 * task.optimizer.learning_rate)
         task = dataclasses.replace(task, optimizer=faster)  # type: ignore[type-var]
     return MisbehavingSession(task, params, options, misbehaviour)
+
+
+def _strike_in_its_turn(strike: Callable[[], object]) -> None:
+    wait = phases.next_word
+
+    def next_word(told: str) -> bytes:
+        word = wait(told)
+        if word != phases.END:
+            strike()
+        return word
+
+    phases.next_word = next_word
 
 
 def told() -> str:
@@ -212,6 +228,7 @@ STRIKES: Mapping[str, Callable[[], object]] = {
     "exits without a record": lambda: os._exit(0),
     "kills itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfaults": lambda: ctypes.string_at(0),
+    "stops itself": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "hangs": _hang(ignores_sigterm=False),
     "hangs with a grandchild": _hang(ignores_sigterm=True),
     "leaves a daemon": _leave_a_daemon,

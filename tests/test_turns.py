@@ -1,0 +1,124 @@
+"""Rounds of real processes that take turns, and what a round is worth when one of them misbehaves."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from bench.process import turns
+from bench.process.execute import DEADLINES, PHASES_S
+from bench.process.launch import Deadlines
+from bench.records.record import Record
+from tests.conftest import assert_gone, started, wait_until
+from tests.fakes.backend import MISBEHAVIOUR
+from tests.fakes.campaign import FAKE, a_planned_cell, an_arm
+
+ROOT = Path(__file__).parent.parent
+TURNS = 5
+
+
+def a_round(folder: Path, *arms: Any, **limits: Any) -> dict[str, Record]:
+    """The records of a round of these arms, by the name of the arm; `limits` are the phases' deadlines."""
+    planned = [a_planned_cell(arm) for arm in arms]
+    run = planned[0][0]
+    cells = [msgspec.structs.replace(cell, position=place) for place, (_, cell) in enumerate(planned, start=1)]
+    deadlines = {**DEADLINES, "speed": Deadlines(120, {**PHASES_S, **limits}, grace_s=1.0)}
+    told: list[Record] = []
+    made = turns.execute_round(
+        run, cells, folder, turns=TURNS, data_dir=None, interpreters={}, ended=told.append, deadlines=deadlines
+    )
+    assert told == made
+    return {one.cell.arm.name: one for one in made}
+
+
+def assert_whole(done: Record, *, beside: int = 1) -> None:
+    assert (done.outcome.status, done.outcome.reason) == ("ok", None)
+    assert done.outcome.beside == beside
+    assert done.outcome.timings is not None
+    assert len(done.outcome.timings.blocks_s) == TURNS
+
+
+def workers() -> list[int]:
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+@pytest.mark.slow
+def test_every_arm_of_a_round_has_as_many_turns(tmp_path: Path) -> None:
+    for done in a_round(tmp_path, FAKE, an_arm("fast", backend=FAKE, mode="fast")).values():
+        assert_whole(done)
+    assert workers() == []
+
+
+FAULTS: Sequence[tuple[str, str, str]] = [
+    ("raises in its turn", "failed", "RuntimeError: the layer is broken"),
+    ("kills itself in its turn", "killed", "the process was ended by SIGKILL"),
+    ("exits in its turn", "failed", "the process exited with code 3"),
+    ("hangs in its turn", "timeout", "the deadline of the phase 'turn'"),
+    ("stops itself in its turn", "timeout", "the deadline of the phase 'turn'"),
+    ("kills itself", "killed", "the process was ended by SIGKILL"),  # before its turn
+    ("hangs", "timeout", "the deadline of the phase 'warm-up'"),
+    ("writes rubbish in its turn", "failed", "the process left no readable record"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(("misbehaviour", "status", "reason"), FAULTS)
+def test_one_that_misbehaves_is_left_out_of_the_rest_and_costs_the_other_nothing(
+    tmp_path: Path, fakes: Callable[[str], str], misbehaviour: str, status: str, reason: str, place: int
+) -> None:
+    bad = fakes(misbehaviour)
+    arms = [bad, FAKE] if place == 0 else [FAKE, bad]
+    made = a_round(tmp_path, *arms, turn=3.0, **{"warm-up": 20.0 if misbehaviour != "hangs" else 3.0})
+    assert made[bad].outcome.status == status
+    assert reason in str(made[bad].outcome.reason)
+    assert_whole(made[FAKE])
+    assert workers() == []
+
+
+@pytest.mark.slow
+def test_one_that_floods_its_output_slows_nobody_and_is_ok(tmp_path: Path, fakes: Callable[[str], str]) -> None:
+    made = a_round(tmp_path, FAKE, fakes("prints much in its turn"))
+    for done in made.values():
+        assert_whole(done)
+
+
+@pytest.mark.slow
+def test_a_record_that_one_could_not_write_ends_the_round_and_leaves_nothing_running(
+    tmp_path: Path, fakes: Callable[[str], str]
+) -> None:
+    with pytest.raises(OSError, match=r"a process could not write its record: .* File too large"):
+        a_round(tmp_path, fakes("fills the disk in its turn"), FAKE)
+    assert workers() == []
+    assert [path.name for path in (tmp_path / ".framework-bench-scratch").iterdir()] == []
+
+
+@pytest.mark.slow
+def test_a_parent_that_is_killed_in_a_round_takes_all_its_arms_along_and_the_round_is_run_again(
+    tmp_path: Path, misbehave: Callable[[str], None]
+) -> None:
+    misbehave("hangs in its turn")
+    command = [
+        sys.executable, "-m", "bench", "run", "--task", FAKE, "--arm", FAKE, "--arm", f"{FAKE}:fast", "--preset", "smoke",
+        "--rounds", "2", "--seeds", "1", "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    with started(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+        parent = psutil.Process(running.pid)
+        wait_until(lambda: len(parent.children()) == 2)
+        time.sleep(2)  # until one of them has its turn
+        children = parent.children()
+        running.send_signal(signal.SIGKILL)
+        running.wait(20)
+    assert_gone(*(child.pid for child in children))
+    (tmp_path / "cache" / MISBEHAVIOUR).write_text("ok")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "speed round 1 was running when the last run was killed; it runs again" in done.stderr
+    assert "tests.fakes.backend and tests.fakes.backend:fast" in done.stdout or "tie" in done.stdout
