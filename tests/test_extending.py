@@ -1,4 +1,4 @@
-"""README's "Add a task" and "Add a backend", followed to the letter: its code in a package, its commands in processes."""
+"""docs/extending.md, followed to the letter: its code in a package, its commands in processes."""
 
 import os
 import re
@@ -14,8 +14,7 @@ from bench.worker.parity import RUNGS
 from tests.conftest import BACKENDS_UNDER_TEST
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-HOW_TO = README[README.index("## Add a task") : README.index("## Limits")]
+HOW_TO = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 FILES = dict(re.findall(r"<code>(mypackage/\w+\.py)</code></summary>\n\n```python\n(.*?)```", HOW_TO, re.DOTALL))
 COMMANDS = re.findall(r"^PYTHONPATH=\. (framework-bench .*)$", HOW_TO, re.MULTILINE)
@@ -23,7 +22,7 @@ COMMANDS = re.findall(r"^PYTHONPATH=\. (framework-bench .*)$", HOW_TO, re.MULTIL
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A folder with the package that README writes."""
+    """A folder with the package that the page writes."""
     for name, content in FILES.items():
         path = tmp_path / "work" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +31,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def follow(command: str, folder: Path, *more: str) -> str:
-    """What a command of README's prints; it must end with 0."""
+    """What a command of the page prints; it must end with 0."""
     name, *words = command.split()
     assert name == "framework-bench"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
@@ -51,7 +50,7 @@ def the_command(*words: str) -> str:
 def test_the_how_to_has_two_files_and_a_proof_and_a_comparison_of_each() -> None:
     assert set(FILES) == {"mypackage/clusters.py", "mypackage/softmax.py"}
     assert [command.split()[1] for command in COMMANDS] == ["verify", "run"] * 2
-    for part in HOW_TO.split("\n## "):
+    for part in HOW_TO.split("\n## ")[1:]:
         numbers = [int(number) for number in re.findall(r"^(\d)\. ", part, re.MULTILINE)]
         assert numbers == list(range(1, len(numbers) + 1))
         assert len(numbers) >= 3

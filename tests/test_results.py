@@ -133,5 +133,10 @@ def test_published_records_are_complete_and_hold_nothing_private(folder):
         assert str(ROOT) not in text
 
 
-def test_the_readme_shows_the_table_of_its_records():
-    assert publish.filled(ROOT / "README.md") == (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "docs/tables.md"])
+def test_a_page_shows_the_tables_and_the_picture_of_its_records(name):
+    assert publish.filled(ROOT / name) == (ROOT / name).read_text(encoding="utf-8")
+    drawn = publish.pictures(ROOT / name)
+    assert (len(drawn) == 1) == (name == "README.md")
+    for path, content in drawn.items():
+        assert path.read_text(encoding="utf-8") == content

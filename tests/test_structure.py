@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -240,23 +241,42 @@ def test_ci_calls_the_command_that_the_readme_gives():
     assert command[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_readme_names_only_options_that_exist():
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_page_names_only_commands_and_options_that_exist(page):
     import click
 
     from bench.cli.commands import cli
 
     commands = {name: {o for p in command.params for o in p.opts} for name, command in cli.commands.items()}
-    for line in re.findall(r"framework-bench (\w[^\n`]*)", README):
-        name, *words = line.split()
+    text = page.read_text(encoding="utf-8")
+    for line in re.findall(r"framework-bench (\w[^\n`]*)", text):
+        name, *words = line.partition("#")[0].split()
         if name in commands:
-            options = {word for word in words if word.startswith("--")} - {"--help"}
+            options = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help"}
             assert options <= commands[name], line
+    for name in re.findall(r"^(?:\S*/)?framework-bench (\S+)", text, re.MULTILINE):
+        assert name in commands or name.startswith("-"), name
+    for module in re.findall(r"python -m (bench[\w.]*)", text):
+        assert find_spec(module), module
     assert isinstance(cli, click.Group)
 
 
-def test_readme_lists_every_top_level_folder_and_file_that_it_links_to():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_page_links_only_to_what_is_there(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_page_of_the_documentation_is_in_its_navigation_and_in_readme_or_index():
+    text = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"^  - (\w+\.md)$", text, re.MULTILINE)) == {page.name for page in PAGES[1:]}
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_supported_python_is_the_one_in_the_metadata():

@@ -58,6 +58,28 @@ def plots(section: Section, names: Sequence[str]) -> Iterator[Plot]:
             yield plot
 
 
+def overview(sections: Sequence[Section]) -> Plot:
+    """The speed of every ranked row relative to the fastest of its table, a panel for each table."""
+    names = sorted({row.name for section in sections for row in section.ranked})
+    with drawing():
+        figure = Figure(figsize=(WIDTH + 1.2, 1.3 + 0.25 * len(names)), layout="constrained")
+        panels = figure.subplots(1, len(sections), sharex=True, squeeze=False)[0]
+        for axes, section in zip(panels, sections, strict=True):
+            for place, row in enumerate(section.ranked):
+                found = section.verdicts.get((row.name, section.ranked[0].name))
+                ratio = found.ratio if found else intervals.Interval(1.0, None, None, 0)
+                known = ratio.low is not None and ratio.high is not None
+                sides = [[ratio.estimate - (ratio.low or 0)], [(ratio.high or 0) - ratio.estimate]] if known else None
+                colour = COLOURS[names.index(row.name) % len(COLOURS)]
+                axes.errorbar(ratio.estimate, place, xerr=sides, color=colour, marker="o", capsize=3, linestyle="")
+            _named(axes, [row.name for row in section.ranked])
+            axes.set_title(label(section.first.task), fontsize="medium")
+            axes.set_xlim(0, 1.1)
+            axes.set_xlabel("speed, fastest = 1")
+    told = " ".join(map(summary.conclusion, sections))
+    return Plot("overview", "Speed relative to the fastest", f"Dots with intervals. {told}", figure)
+
+
 def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
     """(name of a file, its content) of every plot; the number is the table's place in the report of the same records."""
     sections = grouping.sections(records)

@@ -1,22 +1,28 @@
-"""Published tables, made from their records: `python -m bench.report.publish README.md results`. No published figure is typed.
+"""Published tables, made from their records: `python -m bench.report.publish README.md docs/tables.md results`.
 
-In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the brief report of the records
-below FOLDER, which is relative to the page. In a folder of results, each run gets its table.md and table.csv, and README.md
-lists them all: the newest first, superseded ones too, and at the end corrections.md, which is kept by hand.
+No published figure is typed. In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the
+brief report of the records below FOLDER, which is relative to the page; between `<!-- overview: PICTURE FOLDER... -->` and
+`<!-- end of overview -->`, a sentence for each of several folders, a picture, which is drawn anew, and a small table. In a
+folder of results, each run gets its table.md and table.csv, and README.md lists them all: the newest first, superseded ones
+too, and at the end corrections.md, which is kept by hand.
 """
 
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import backends
 from bench.records import digest, files
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import facts, grouping, markdown, summary, table_csv
+from bench.report import facts, figures, grouping, markdown, plots, summary, table_csv
 from bench.report.grouping import Section
 
+OVERVIEW = re.compile(
+    r"(<!-- overview: (?P<picture>[\w./-]+) (?P<folders>[\w./ -]+) -->\n).*?(<!-- end of overview -->)", re.DOTALL
+)
 BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 HEAD = """\
@@ -36,7 +42,48 @@ def filled(page: Path) -> str:
     def table(block: re.Match[str]) -> str:
         return f"{block[1]}\n{markdown.brief(_records(page.parent / block['folder']))}\n{block[3]}"
 
-    return BLOCK.sub(table, page.read_text(encoding="utf-8"))
+    def overview(block: re.Match[str]) -> str:
+        return f"{block[1]}\n{_overview(_sections(page, block), block['picture'])}\n{block[4]}"
+
+    return OVERVIEW.sub(overview, BLOCK.sub(table, page.read_text(encoding="utf-8")))
+
+
+def pictures(page: Path) -> dict[Path, str]:
+    """The pictures of a page's overviews."""
+    blocks = OVERVIEW.finditer(page.read_text(encoding="utf-8"))
+    return {page.parent / block["picture"]: plots.svg(plots.overview(_sections(page, block))) for block in blocks}
+
+
+def _sections(page: Path, block: re.Match[str]) -> list[Section]:
+    folders = [page.parent / name for name in block["folders"].split()]
+    return [section for folder in folders for section in grouping.sections(_records(folder))]
+
+
+def _overview(sections: Sequence[Section], picture: str) -> str:
+    lines = [f"- {markdown.escape(summary.conclusion(section))}" for section in sections]
+    titles = ["task", "backend", "speed", "relative to the fastest", "quality"]
+    rows = [
+        [
+            section.first.task, row.name, f"{figures.speed(row)}, {section.first.unit}/s", figures.ratio(section, row),
+            f"{section.metric} {figures.quality(section, row)}",
+        ]
+        for section in sections
+        for row in section.rows
+    ]  # fmt: skip
+    lines += [
+        "",
+        f"![Speed of each framework relative to the fastest of its task]({picture})",
+        "",
+        markdown.table(titles, rows),
+        "",
+    ]
+    seen: dict[str, None] = {}
+    for section in sections:
+        started = min(one.outcome.started_utc for row in section.rows for one in row.records)[:10]
+        versions = {part: version for row in section.rows for part, version in sorted(row.versions.items())}
+        main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "tensorflow", "jax") if name in versions)
+        seen[f"Measured {started} with {main} on {dict(facts.machine(section))['Machine']}."] = None
+    return "\n".join([*lines, *map(markdown.escape, seen), ""])
 
 
 def tables(folder: Path) -> dict[Path, str]:
@@ -121,5 +168,6 @@ def command(section: Section) -> str:
 
 if __name__ == "__main__":
     for target in map(Path, sys.argv[1:]):
-        for path, text in (tables(target) if target.is_dir() else {target: filled(target)}).items():
+        made = tables(target) if target.is_dir() else {target: filled(target), **pictures(target)}
+        for path, text in made.items():
             files.write_bytes(path, text.encode())

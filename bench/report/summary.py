@@ -50,6 +50,26 @@ def sentences(section: Section) -> list[str]:
     return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
 
 
+def conclusion(section: Section) -> str:
+    """One sentence: how the fastest arm compares with each of the others, and whether they learned the same."""
+    task, ranked = section.first.task, section.ranked
+    if len(ranked) < 2:
+        return f"{task}: nothing is compared, for fewer than two rows passed parity and reached the target."
+    fastest, parts = ranked[0].name, []
+    for row in ranked[1:]:
+        found = section.verdicts.get((fastest, row.name))
+        if found is not None and found.decision == "faster":
+            parts.append(f"{with_interval(found.ratio)} times as fast as {row.name}")
+        else:
+            told = "a tie" if found is not None and found.decision == "tie" else "not decided"
+            parts.append(f"against {row.name} {told}" + (f" ({with_interval(found.ratio)})" if found else ""))
+    title = METRICS[section.metric].title if section.metric in METRICS else section.metric
+    decisions = {found.decision for found in section.equivalences.values()}
+    same = {"equivalent": "equivalent", "different": "different"}.get(decisions.pop() if len(decisions) == 1 else "")
+    learned = f"{title} {same or 'not decided to be equivalent'}" if section.equivalences else f"{title} not compared"
+    return f"{task}: {fastest} trains {' and '.join(parts)}; {learned}."
+
+
 def _disturbed(section: Section) -> list[str]:
     """What to do where disturbed rounds left something open; tables of the first measurement stay as they are."""
     rounds = {one.cell.round for row in section.rows for one in row.of("speed")}
