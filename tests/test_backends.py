@@ -37,12 +37,13 @@ def test_contract(name, part):
     assert " passed" in done.stdout
 
 
+LONG = pytest.param("gru_lm", marks=pytest.mark.exhaustive)
 LONGEST = pytest.param("bert_sentiment", marks=pytest.mark.exhaustive)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
-@pytest.mark.parametrize("task", ["mnist_mlp", "gru_lm", LONGEST])
+@pytest.mark.parametrize("task", ["mnist_mlp", LONG, LONGEST])
 def test_verify_climbs_every_rung_in_double_and_single_precision(name, task):
     done = in_child(
         name, "-m", "bench", "verify", "--task", task, "--backend", name, "--preset", "smoke", "--device", "cpu"

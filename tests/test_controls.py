@@ -30,6 +30,7 @@ def trained(task: str, folder: Path) -> list[Record]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not BACKEND, reason="no framework is under test")
 def test_shuffled_labels_are_not_ranked(tmp_path: Path) -> None:
     records = trained("tests.children.shuffled_labels", tmp_path)

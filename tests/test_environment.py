@@ -12,6 +12,7 @@ import pytest
 from backends import Entry
 from bench.campaign import parity_cache
 from bench.process import environment, execute
+from bench.process.launch import MARK
 from bench.process.phases import VARIABLE
 from bench.records import files
 from bench.records.record import Arm
@@ -88,8 +89,8 @@ def test_nothing_reaches_a_process_that_is_not_on_the_list(
     for name, value in {**HARMFUL, "SOME_VARIABLE_OF_THE_USER": "1", "DISPLAY": ":0"}.items():
         monkeypatch.setenv(name, value)
     found = measured(tmp_path, an_arm(tells))
-    python_sets = {"LC_CTYPE"}  # PEP 538, where the locale is C
-    unexpected = {name for name in found if not environment.ALLOWED.fullmatch(name)} - python_sets
+    expected = {"LC_CTYPE", MARK}  # PEP 538, where the locale is C; and by which its own children are known
+    unexpected = {name for name in found if not environment.ALLOWED.fullmatch(name)} - expected
     assert unexpected == set()
     assert not {name for name in found if name in HARMFUL}
     assert VARIABLE not in found  # the worker has taken it over
@@ -232,7 +233,7 @@ def test_an_arms_variables_are_in_its_records_and_its_row_and_the_shell_does_not
     assert "continuing: 6 of 8 processes are done" in done.error
 
     def ways(environments: list[dict[str, str]]) -> set[str]:
-        return {json.dumps({**env, "TMPDIR": ""}, sort_keys=True) for env in environments}
+        return {json.dumps({**env, "TMPDIR": "", MARK: ""}, sort_keys=True) for env in environments}
 
     again = told(tmp_path)
     assert len(again) == 2

@@ -502,7 +502,7 @@ def test_a_journal_names_no_machine_and_no_user(folder: Folder) -> None:
     folder.run()
     text = (folder.path / "journal.jsonl").read_text() + (folder.path / "plan.json").read_text()
     assert str(folder.path) not in text
-    assert Line.__struct_fields__ == ("event", "at", "cell", "key", "status")
+    assert Line.__struct_fields__ == ("event", "at", "cell", "key", "status", "sha256")
 
 
 # Killed and interrupted for real.

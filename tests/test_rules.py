@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from bench.checks import edits
-from bench.records import files, rules
-from bench.records.record import Bytes, Data, Disturbance, Ladder, Record, Target
+from bench.records import disturbed, files, proof, rules
+from bench.records.record import Bytes, Data, Disturbance, GpuState, Ladder, Record, Target
 from bench.report import grouping, markdown
 from tests.builders import a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing, changed, write_records
 from tests.test_report import FAST, SLOW, TWO, table_of
@@ -48,8 +48,8 @@ BROKEN: Sequence[tuple[Record, str]] = [
      "its window is not called disturbed, which its figures deny"),
     (a_record(disturbance=Disturbance(0.1, 0.0, 0.0, 0, 0, None, disturbed="no")),
      "its window is called disturbed, which its figures deny"),
-    (a_record(probe=None), "a speed without a probe of the precision"),
-    (a_record(disturbance=None), "a speed without a account of disturbances"),
+    (a_record(probe=None), "a speed without its probe of the precision"),
+    (a_record(disturbance=None), "a speed without its account of disturbances"),
     (a_record(settings={"device": "gpu", "precision": "bfloat16", "mode": "default"}),
      "device cpu was asked for, gpu was in force; precision float32 was asked for, bfloat16 was in force"),
     (a_record(settings={}), "mode default was asked for, None was in force"),
@@ -268,3 +268,64 @@ def test_an_edit_that_is_not_noticed_would_be_seen() -> None:
     timings = plain[at]["outcome"]["timings"]
     faster = timings | {"blocks_s": [0.01] * 10, "window_s": 0.1}
     assert edits.unnoticed(plain, before, edits.Edit(at, ("outcome", "timings"), faster))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        set_to("cell", "position", 10**12), set_to("cell", "round", 10**12),
+        set_to("cell", "ladders", [{"precision": "float32", "device": "cpu", "rungs": [], "height": 10**14}]),
+        set_to("outcome", "remarks", ["x" * 10**6]),
+        set_to("outcome", "disturbance", "siblings_share", -1.0),
+    ],
+)  # fmt: skip
+def test_absurd_numbers_and_texts_are_refused_at_once(spoil: Callable[[dict[str, Any]], object]) -> None:
+    plain = json.loads(files.encode(a_record()))
+    spoil(plain)
+    with pytest.raises(files.RecordError):
+        files.decode(json.dumps(plain).encode())
+
+
+@pytest.mark.parametrize("rung", [{"difference": -1.0}, {"tolerance": 1e300}])
+def test_a_rung_that_cannot_be_is_refused(rung: dict[str, float]) -> None:
+    plain = json.loads(files.encode(a_record(kind="parity", ladders=WHOLE)))
+    plain["outcome"]["ladders"][1]["rungs"][3].update(rung)
+    with pytest.raises(files.RecordError):
+        files.decode(json.dumps(plain).encode())
+
+
+def test_extremes_of_losses_are_compared() -> None:
+    tiny, huge = dict.fromkeys(range(10, 100, 10), 5e-324), dict.fromkeys(range(10, 100, 10), 1e150)
+    assert proof.losses_agree(tiny, huge, "float32")
+
+
+def test_a_reason_to_throttle_without_its_share_is_one_for_the_whole_window() -> None:
+    gpu = GpuState(None, None, None, ["heat"], None, throttled_shares={})
+    shares = dict.fromkeys(("others_share", "siblings_share", "stolen_share", "withheld_share"))
+    assert "heat" in str(disturbed.judge(**shares, own_share=None, gpu=gpu))
+
+
+def test_a_ladder_is_that_of_the_process_of_parity() -> None:
+    made = [one for one in a_run(TWO) if one.cell.kind != "parity"]
+    at = first_of(made, "speed")
+    ladders = msgspec.structs.replace(made[at].outcome, ladders=WHOLE)
+    made[at] = msgspec.structs.replace(made[at], outcome=ladders)
+    assert table_of(made)["fast"]["relative to the fastest"] == "not ranked: parity was not checked"
+
+
+def test_other_rungs_than_those_of_the_other_arms_are_told() -> None:
+    made = [*a_run(TWO), *a_row("third", SLOW)]
+    at = first_of(made, "parity")
+    low = [msgspec.structs.replace(one, rungs=one.rungs[:1], height=1) for one in WHOLE]
+    made[at] = changed(made[at], ladders=low)
+    assert "its ladder is another than that of the other arms" in rules.judged(made)[1][0]
+
+
+def test_a_round_that_did_other_work_than_the_others_of_its_arm_is_told() -> None:
+    made = a_run(TWO)
+    for at, one in enumerate(made):
+        if one.outcome.timings is not None:
+            fall = 2.0 if (one.cell.arm.name, one.cell.round) == ("slow", 3) else 1.0
+            losses = [(update, fall / update) for update in range(10, 110, 10)]
+            made[at] = changed(one, timings=msgspec.structs.replace(one.outcome.timings, losses=losses))
+    assert "in round 3, against another of its rounds" in table_of(made)["slow"]["relative to the fastest"]

@@ -15,7 +15,7 @@ from bench.campaign.plan import KINDS, TaskPlan, spare_rounds
 from bench.machine.signals import deferred
 from bench.process.execute import execute
 from bench.process.interpreters import Interpreter
-from bench.records import files
+from bench.records import digest, files
 from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan, Run
 
 # Until one was seen:
@@ -264,7 +264,7 @@ class Campaign:
         with deferred():  # or an interruption could hide that it is finished
             self._write(done)
             if done.cell.file_name in {cell.file_name for cell in self._running}:
-                self.journal.add("end", done.cell, status=done.outcome.status)
+                self.journal.add("end", done.cell, status=done.outcome.status, sha256=digest.of(files.encode(done)))
                 self._running = [cell for cell in self._running if cell.file_name != done.cell.file_name]
             self._finished.add(done.cell.file_name)  # only now: an interruption leaves no gap
             self._note(done)

@@ -27,6 +27,7 @@ class Line(Strict, frozen=True):
     cell: str = ""  # the name of its record's file; empty for a run
     key: str = ""
     status: str = ""  # of an end
+    sha256: str = ""  # of the record's file, at an end
 
 
 class Journal:
@@ -35,11 +36,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.jsonl"
 
-    def add(self, event: Event, cell: Cell | None = None, *, status: str = "") -> None:
+    def add(self, event: Event, cell: Cell | None = None, *, status: str = "", sha256: str = "") -> None:
         """Appends a line and waits for the disk; OSError if that does not take it."""
         line = Line(event, datetime.now(UTC).isoformat(timespec="microseconds"))
         if cell is not None:
-            line = msgspec.structs.replace(line, cell=cell.file_name, key=cell.key, status=status)
+            line = msgspec.structs.replace(line, cell=cell.file_name, key=cell.key, status=status, sha256=sha256)
         content = json.dumps(msgspec.to_builtins(line), allow_nan=False).encode() + b"\n"
         with self.path.open("ab+") as file:
             if file.tell() and not _ends_with_newline(file.fileno()):
@@ -55,12 +56,16 @@ class Journal:
         with self.path.open("rb") as file:
             content = file.read(files.MAX_BYTES)
         lines = []
-        for text in content.split(b"\n"):
+        for text in filter(None, content.split(b"\n")):
             try:
                 lines.append(files.decode(text, Line))
             except RecordError:
                 continue
         return lines
+
+    def ended(self) -> dict[str, Line]:
+        """Name of a record -> the last line about the end of its process."""
+        return {line.cell: line for line in self.lines() if line.event == "end"}
 
     def crashed(self) -> set[str]:
         """The names of the records whose processes were started and neither ended nor are known as crashed."""

@@ -145,7 +145,8 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
     """
     cells = list(cells)
     found = Found({}, [], [])
-    known = digest.stored(folder) or {}
+    known = {name: line.sha256 for name, line in Journal(folder).ended().items() if line.sha256}
+    known |= digest.stored(folder) or {}
     for place in (folder / "records", folder / files.SCRATCH):
         files.remove_halves(place)
     remove_temporary(folder)

@@ -7,6 +7,7 @@ person or a place. A finding is an objection. A gap is what could not be looked 
 """
 
 import itertools
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import backends
 from bench.campaign import plan, resume
 from bench.campaign.journal import Journal, Line
 from bench.records import digest, files, rules
@@ -23,7 +25,8 @@ from bench.records.text import printable
 from bench.report import grouping, markdown, table_csv, words
 
 PERSONAL = re.compile(
-    r"(?<![\w.])(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+|[\w.+-]+@[\w-]+\.[a-z]{2,}(?![\w-])"
+    r"(?<![\w.])(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+"
+    r"|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}\.[a-z]{2,}(?![\w-])"
 )
 """Folders of a person, and addresses of mail."""
 
@@ -48,9 +51,15 @@ def check(folder: Path) -> list[Finding]:
     found = [*_said("records", problems), *_said("records", broken)]
     if not records:
         found.append(("records", "there are none", False))
-    parts = (_digest(folder), _plan(folder, records), _order(records), _times(folder, records), _sections(judged),
-             _tables(folder, records), _privacy(folder))  # fmt: skip
-    found += itertools.chain(*parts)
+    looks: Sequence[Iterator[Said]] = (
+        _digest(folder, records), _plan(folder, records), _order(records), _times(folder, records), _copies(records),
+        _sections(judged), _tables(folder, records), _privacy(folder),
+    )  # fmt: skip
+    for look in looks:
+        try:
+            found += look
+        except OSError as error:
+            found.append(("files", f"{error.filename or folder} cannot be read: {error.strerror}", False))
     return [Finding(str(folder), about, printable(text), gap) for about, text, gap in found]
 
 
@@ -61,22 +70,29 @@ def _said(about: str, texts: Sequence[str]) -> list[Said]:
     return [(about, text, False) for text in texts]
 
 
-def _digest(folder: Path) -> Iterator[Said]:
+def _digest(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     if digest.stored(folder) is None:
-        began = (folder / "plan.json").exists()
-        why = "the run did not come to its end" if began else "the run is older than digests are, or was put together"
-        yield "digest", f"there is no {digest.NAME}: {why}", not began
+        yield (
+            "digest",
+            f"there is no {digest.NAME}: the run did not come to its end, or is older than digests",
+            _old(records),
+        )
+
+
+def _old(records: Sequence[Record]) -> bool:
+    """Whether the records are of a time when runs left neither plan nor journal beside them when they were published."""
+    return all(one.run.source is None for one in records)
 
 
 def _plan(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     """What the first start fixed, against the records."""
     try:
-        fixed = resume.stored(folder) if (folder / "plan.json").exists() else None
+        fixed = resume.stored(folder) if os.path.lexists(folder / "plan.json") else None
     except resume.Mismatch as error:
         yield "plan", f"it {error}", False
         return
     if fixed is None:
-        yield "plan", "there is no plan.json: what was asked for is not known", True
+        yield "plan", "there is no plan.json: what was asked for is not known", _old(records)
         return
     for one in records:
         name, run, cell = one.cell.file_name, one.run, one.cell
@@ -87,6 +103,11 @@ def _plan(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
             "Python": run.machine.python,
             "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
         }
+        facts |= {
+            f"{fact} of {cell.arm.name}": value
+            for fact, value in one.outcome.versions.items() if f"{fact} of {cell.arm.name}" in fixed.facts
+        }  # fmt: skip
+        facts["--set"] = ", ".join(f"{field}={value}" for field, value in cell.changes.items()) or "nothing"
         if run.id != fixed.run_id:
             yield "plan", f"{name} is of the run {run.id}, and plan.json of {fixed.run_id}", False
         for fact, value in facts.items():
@@ -108,8 +129,10 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
     for task in fixed.facts.get("--task", "").split(", "):
         rounds, seeds = (fixed.facts.get(f"--{name} of {task}", "") for name in ("rounds", "seeds"))
         wanted = [("parity", 1, 0), ("memory", 1, 0)]
-        wanted += [("speed", number + 1, 0) for number in range(int(rounds) if rounds.isdecimal() else 0)]
-        wanted += [("quality", 1, seed) for seed in range(int(seeds) if seeds.isdecimal() else 0)]
+        if not (_count(rounds) or rounds == "auto") or not _count(seeds):
+            yield "plan", f"plan.json has {rounds[:20]!r} rounds and {seeds[:20]!r} seeds of {task}", False
+        wanted += [("speed", number + 1, 0) for number in range(_count(rounds))]
+        wanted += [("quality", 1, seed) for seed in range(_count(seeds))]
         for arm, (kind, number, seed) in itertools.product(sorted(arms), wanted):
             if arm == CONTROL and kind in ("memory", "quality"):
                 continue  # it is only timed
@@ -117,6 +140,21 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             if one is None or one.outcome.status != "ok":
                 status = one.outcome.status if one else "no record"
                 yield "plan", f"{task} {arm}, {kind}, round {number}, seed {seed}: {status}", False
+
+
+def _count(told: str) -> int:
+    """A number of rounds or seeds; 0 for what is none."""
+    return int(told) if re.fullmatch(r"[1-9]\d{0,3}", told, re.ASCII) else 0
+
+
+def _copies(records: Sequence[Record]) -> Iterator[Said]:
+    """No two processes take the same time to the nanosecond."""
+    seen: dict[str, str] = {}
+    for one in records:
+        timings, quality = one.outcome.timings, one.outcome.quality
+        took = repr((timings.blocks_s, timings.first_step_s)) if timings else repr(quality.curve) if quality else ""
+        if took and (other := seen.setdefault(took, one.cell.file_name)) != one.cell.file_name:
+            yield "records", f"{one.cell.file_name} has the times of {other}", False
 
 
 def _order(records: Sequence[Record]) -> Iterator[Said]:
@@ -147,10 +185,18 @@ def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     """Whether the records' times agree with the journal's, and none ran while another was measured alone."""
     lines = Journal(folder).lines()
     if not lines:
-        yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", True
+        yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", _old(records)
     started = {line.cell: line for line in lines if line.event == "start"}
     ended = {line.cell: line for line in lines if line.event == "end"}
-    ran = [one for one in records if one.outcome.wall_s > 0 and one.outcome.started_utc]
+    there = {one.cell.file_name: one for one in records}
+    for name, line in ended.items():
+        if name not in there:
+            yield "records", f"{name}: the journal says that its process ended, and there is no record of it", False
+        elif line.sha256 and line.sha256 != digest.of((folder / "records" / name).read_bytes()):
+            yield "records", f"{name}: it is not what the journal says that its process left", False
+        elif line.key != there[name].cell.key:
+            yield "records", f"{name}: its key is another than in the journal", False
+    ran = [one for one in records if one.outcome.status not in ("skipped", "interrupted") and not _recalled(one)]
     for one in ran:
         name, at, wall_s = one.cell.file_name, _seconds(one.outcome.started_utc), one.outcome.wall_s
         if not lines:
@@ -169,6 +215,11 @@ def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
             continue
         if second_at + SLACK_S < first_at + first.outcome.wall_s:
             yield "times", f"{second.cell.file_name} began while {first.cell.file_name} was running", False
+
+
+def _recalled(record: Record) -> bool:
+    """Whether it is of a climb that was remembered, for which no process ran."""
+    return record.cell.kind == "parity" and record.outcome.settings.get("from cache") is True
 
 
 def _lies_between(at: float, wall_s: float, start: Line, end: Line) -> bool:
@@ -199,6 +250,13 @@ def _sections(judged: Sequence[Record]) -> Iterator[Said]:
                 continue
             if why := rules.parity_fault(row.arm, row.ladders):
                 yield "parity", f"{who}: {why}", False
+            elif row.excluded:
+                yield "ranking", f"{who} is not ranked: {row.excluded}", True
+            known = backends.BACKENDS.get(row.arm.backend)
+            if known and not set(known.distributions) & set(row.versions):
+                yield "records", f"{who}: its versions name none of {', '.join(known.distributions)}", False
+            if section.run.measurement > 1 and not row.losses:
+                yield "records", f"{who}: its windows hold no losses, which prove the work", False
             test = speeds[0].cell.selftest
             if test is None:
                 yield "self-test", f"{who}: there was none on this machine when the run began", True
@@ -222,10 +280,15 @@ def _tables(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
         path = folder / name
         if not path.is_file():
             yield "tables", f"there is no {name}", True
-        elif path.read_bytes() != form.render(list(records)).encode():
+        elif _start_of(path) != form.render(list(records)).encode():
             here = all(one.run.source == harness_hash() for one in records)
             newer = "" if here else ", by this version of framework-bench, which is another one than that of the run"
             yield "tables", f"{name} is not what is made of the records{newer}", False
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(files.MAX_BYTES)
 
 
 def _privacy(folder: Path) -> Iterator[Said]:
@@ -233,6 +296,6 @@ def _privacy(folder: Path) -> Iterator[Said]:
     told = (folder / name for name in (*resume.TABLES, "plan.json", "journal.jsonl"))
     paths = [*sorted((folder / "records").glob("*.json")), *told]
     for path in paths:
-        text = path.read_bytes()[: files.MAX_BYTES].decode(errors="replace") if path.is_file() else ""
+        text = _start_of(path).decode(errors="replace") if path.is_file() else ""
         if match := PERSONAL.search(text):
             yield "privacy", f"{path.relative_to(folder)} has {match[0]!r}", False

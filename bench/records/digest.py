@@ -5,10 +5,12 @@ can compute the hash anew.
 """
 
 import hashlib
+import io
 import re
 from pathlib import Path
 
 NAME = "records.sha256"
+MAX_BYTES = 2**24
 LINE = re.compile(r"(?P<hash>[0-9a-f]{64})  records/(?P<name>[^/\n]+\.json)")
 
 
@@ -26,7 +28,8 @@ def stored(folder: Path) -> dict[str, str] | None:
     """Name of a record -> its hash when the run ended; None where no digest can be read."""
     path = folder / NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            lines = file.read(MAX_BYTES).decode("utf-8").splitlines() if path.is_file() else None
     except (OSError, UnicodeDecodeError):
         return None
     found = [LINE.fullmatch(line) for line in lines or []]

@@ -52,6 +52,6 @@ def judge(
         return f"{gpu.other_processes} other process{'es' if gpu.other_processes > 1 else ''} on the GPU"
     throttles = [reason for reason in gpu.throttle_reasons or [] if reason != POWER_CAP]
     if gpu.throttled_shares is not None:
-        long = {reason: gpu.throttled_shares[reason] for reason in throttles}
+        long = {reason: gpu.throttled_shares.get(reason, 1.0) for reason in throttles}
         throttles = [f"{reason} for {share:.1%} of the window" for reason, share in long.items() if share > MOST_TAKEN]
     return f"the GPU throttled: {', '.join(throttles)}" if throttles else None

@@ -164,8 +164,12 @@ def exchange(folder: Path, cell: Cell) -> tuple[Path, Path]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     for name, value in pairs:
-        if len(name) > MAX_NAME or (isinstance(value, str) and len(value) > MAX_TEXT):
-            raise RecordError(f"a text of {max(len(name), len(str(value))):,} characters")
+        for text, most in (
+            (name, MAX_NAME),
+            *((one, MAX_TEXT) for one in (value if isinstance(value, list) else [value])),
+        ):
+            if isinstance(text, str) and len(text) > most:
+                raise RecordError(f"a text of {len(text):,} characters")
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
         raise RecordError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice")

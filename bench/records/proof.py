@@ -31,7 +31,7 @@ def losses_agree(first: Mapping[int, float], second: Mapping[int, float], precis
     common = [update for update in sorted(first.keys() & second.keys()) if first[update] > 0 and second[update] > 0]
     if len(common) < FEWEST:
         return f"losses of {len(common)} updates in common: at least {FEWEST} are needed to compare the work done"
-    ratios = [log(first[update] / second[update]) for update in common]
+    ratios = [log(first[update]) - log(second[update]) for update in common]
     apart, error = fmean(ratios), stdev(ratios) / sqrt(len(ratios))
     if abs(apart) <= bound + SIGMAS * error:
         return None

@@ -27,11 +27,13 @@ Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
 Label = Annotated[str, Meta(pattern=r"^[^\W_][\w.:=,+@/ -]{0,79}\Z")]  # of an arm
 Count = Annotated[int, Meta(ge=1)]
+Place = Annotated[int, Meta(ge=1, le=2_000)]  # a number of a round, a place in it, a rung
 Seconds = Annotated[float, Meta(ge=0, le=1e30)]  # sums and ratios of such figures stay floats
 Window = Annotated[float, Meta(ge=1e-9, le=1e30)]  # seconds that a rate is taken over
 Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
+Part = Annotated[float, Meta(ge=0, le=2)]  # a share by two clocks that need not agree
 
 NAME_BYTES = 100  # of an arm's label in the name of a file, which may have 255
 CONTROL = "control"  # name of an arm that is another one a second time, and only timed
@@ -77,8 +79,8 @@ class Rung(Strict, frozen=True):
 
     number: int
     name: str
-    difference: float | None  # None: the comparison itself failed, and `where` says how
-    tolerance: float
+    difference: Annotated[float, Meta(ge=0)] | None  # None: the comparison itself failed, and `where` says how
+    tolerance: Annotated[float, Meta(ge=0, le=10)]  # of a relative norm, or in standard errors
     where: str  # what was compared: a parameter's name, a step, a count
 
     @property
@@ -92,11 +94,11 @@ class Ladder(Strict, frozen=True):
     precision: str
     device: str
     rungs: list[Rung]
-    height: Count = FIRST_RUNGS  # rungs of the whole ladder, as it was when this one was climbed
+    height: Place = FIRST_RUNGS  # rungs of the whole ladder, as it was when this one was climbed
 
     @property
     def passed(self) -> bool:
-        whole = [rung.number for rung in self.rungs] == list(range(1, self.height + 1))
+        whole = len(self.rungs) == self.height and all(rung.number == at for at, rung in enumerate(self.rungs, start=1))
         return whole and all(rung.passed for rung in self.rungs)
 
 
@@ -156,13 +158,13 @@ class Disturbance(Strict, frozen=True):
     """What else the machine did during the window; see bench/worker/disturbance.py for the sources and the rule."""
 
     load: float | None  # processes that wanted to run, mean of the minute before the process started
-    others_share: float | None  # of the usable cores' time in the window, used by other processes
-    stolen_share: float | None  # of the usable cores' time in the window, taken by the hypervisor
+    others_share: Part | None  # of the usable cores' time in the window, used by other processes
+    stolen_share: Part | None  # of the usable cores' time in the window, taken by the hypervisor
     involuntary_switches: Annotated[int, Meta(ge=0)] | None
     major_page_faults: Annotated[int, Meta(ge=0)] | None
     cpu_mhz: float | None
-    siblings_share: float | None = None  # used by any process on the other threads of the same physical cores
-    withheld_share: float | None = None  # by a control group's quota; None without one
+    siblings_share: Part | None = None  # used by any process on the other threads of the same physical cores
+    withheld_share: Part | None = None  # by a control group's quota; None without one
     gpu: GpuState | None = None
     disturbed: str | None = None  # why the rule excludes this round; None where it does not
 
@@ -316,8 +318,8 @@ class Cell(Strict, frozen=True, kw_only=True):
     changes: dict[str, str] = {}  # of the task's fields, by `--set`
     unit: str  # what is counted per second
     arm: Arm
-    round: Count = 1
-    position: Count = 1  # place in the shuffled order of its round
+    round: Place = 1
+    position: Place = 1  # place in the shuffled order of its round
     seed: Annotated[int, Meta(ge=0)] = 0
     spec: dict[str, Any]
     data: Data

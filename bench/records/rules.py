@@ -19,7 +19,7 @@ import msgspec
 
 from bench.records import disturbed
 from bench.records.metrics import METRICS
-from bench.records.record import Arm, Cell, Disturbance, Ladder, Outcome, Record, Timings
+from bench.records.record import MEASUREMENT, Arm, Cell, Disturbance, Ladder, Outcome, Record, Timings
 
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
 MOST_APART = 0.01  # of a block, undone after it, where its steps take microseconds
@@ -28,6 +28,10 @@ HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core 
 MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
 FEW_ITEMS = 0.005  # more or fewer in a step, as a share
 PADDED_BATCHES = 2  # more of them may lie in one window than in another
+LOSS_EVERY, LAST_LOSS = 10, 500  # updates whose loss is kept: proof of the work that is timed (proof.py)
+SHARES = ("others_share", "siblings_share", "stolen_share", "withheld_share")
+TIMES = ("cpu_s", "unfinished_s", "barrier_s")
+LEAST_COUNTED_S = 0.5  # of a window whose processor times are known
 SETTINGS = ("device", "precision", "mode")
 """What a session reads back, and must be what the arm declares."""
 
@@ -54,6 +58,8 @@ def invalid(record: Record) -> list[str]:
     }  # fmt: skip
     if not figures[record.cell.kind]:
         return [f"status ok without figures of {record.cell.kind}"]
+    if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
+        return [f"there is no measurement version {record.run.measurement} that it could be of"]
     return [*_settings(record), *_parity(record), *_speed(record), *_memory(record), *_quality(record)]
 
 
@@ -129,6 +135,8 @@ def _speed(record: Record) -> Iterator[str]:
     if timings is None:
         return
     yield from timing_faults(timings)
+    if cell.block_steps is not None and timings.block_steps != cell.block_steps:
+        yield f"blocks of {timings.block_steps:,} steps, where {cell.block_steps:,} were asked for"
     steps = timings.block_steps * len(timings.blocks_s)
     if (most := most_items(cell)) is not None and timings.items > most * steps:
         yield f"{timings.items:,} {cell.unit} in {steps:,} steps of at most {most:,}"
@@ -142,22 +150,26 @@ def _speed(record: Record) -> Iterator[str]:
     if record.run.measurement > 1:
         for name, found in (("probe of the precision", probe), ("account of disturbances", outcome.disturbance)):
             if found is None:
-                yield f"a speed without a {name}"
+                yield f"a speed without its {name}"
     if record.run.measurement > 1 and outcome.disturbance is not None:
-        yield from _disturbance(outcome.disturbance)
+        cores = cell.arm.threads or record.run.machine.cores
+        own_share = (timings.cpu_s or 0.0) / (cores * timings.window_s)
+        yield from _disturbance(outcome.disturbance, own_share)
     updates = [update for update, _ in timings.losses]
     if updates != sorted(set(updates)):
         yield "the losses of the window are not in the order of their updates"
+    if updates and updates[-1] + LOSS_EVERY <= min(LAST_LOSS, steps):
+        yield f"losses up to update {updates[-1]}, and {steps:,} steps in the window alone"
 
 
-def _disturbance(found: Disturbance) -> Iterator[str]:
+def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
     """Whether a window is called disturbed exactly where its own figures say so."""
-    shares = {
-        name: getattr(found, name) for name in ("others_share", "siblings_share", "stolen_share", "withheld_share")
-    }
+    shares = {name: getattr(found, name) for name in SHARES}
     why = disturbed.judge(**shares, own_share=None, gpu=found.gpu)
     if (why is None) != (found.disturbed is None):
         yield f"its window is {'not ' if found.disturbed is None else ''}called disturbed, which its figures deny"
+    if (found.others_share or 0.0) + own_share > MOST_CPU:
+        yield f"others had {found.others_share:.0%} of the cores' time, and the process itself {own_share:.0%}"
 
 
 def most_items(cell: Cell) -> int | None:
@@ -217,7 +229,7 @@ def judged(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     """
     made = list(records)
     problems: list[str] = []
-    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed, _as_complete, _as_many_items):
+    for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed, _as_complete, _as_high, _as_many_items):
         broken = rule(made)
         problems += [f"{made[at].cell.file_name}: {why}" for at, why in sorted(broken.items())]
         made = [_without_figures(one, broken[at]) if at in broken else one for at, one in enumerate(made)]
@@ -282,7 +294,39 @@ def _as_complete(records: Sequence[Record]) -> dict[int, str]:
             without = [at for at in group if records[at].outcome.timings and not getattr(records[at].outcome, name)]
             if 2 * len(without) < len(group):
                 found |= dict.fromkeys(without, f"it has no {name}, which the others of its run have")
+        for name in (*SHARES, *TIMES):
+            told = {at: _told(records[at], name) for at in group if _is_counted(records[at])}
+            without = [at for at, share in told.items() if share is None]
+            if 2 * len(without) < len(told):
+                found = dict.fromkeys(without, f"it has no {name}, which the others of its run have") | found
     return found
+
+
+def _told(record: Record, name: str) -> float | None:
+    """A share of the disturbance or a time of the window; None where it is not told."""
+    part = record.outcome.disturbance if name in SHARES else record.outcome.timings
+    found: float | None = getattr(part, name, None)
+    return found
+
+
+def _is_counted(record: Record) -> bool:
+    return record.outcome.timings is not None and record.outcome.timings.window_s > LEAST_COUNTED_S
+
+
+def _as_high(records: Sequence[Record]) -> dict[int, str]:
+    """The ladders of a comparison are of the same rungs."""
+    groups = _grouped(records, lambda one: (one.run.id, one.cell.task, one.cell.preset))
+    climbs = {
+        key: [
+            at for at in group if records[at].cell.kind == "parity" and all(one.passed for one in records[at].ladders)
+        ]
+        for key, group in groups.items()
+    }
+
+    def rungs(one: Record) -> list[str]:
+        return [rung.name for ladder in one.outcome.ladders[-1:] for rung in ladder.rungs]
+
+    return _minorities(records, climbs, {"ladder": rungs}, "the other arms")
 
 
 def _as_many_items(records: Sequence[Record]) -> dict[int, str]:

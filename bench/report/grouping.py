@@ -51,7 +51,8 @@ class Row:
 
     @property
     def ladders(self) -> list[Ladder]:
-        return next((one.outcome.ladders for one in self.records if one.outcome.ladders), [])
+        """Those that its process of parity climbed."""
+        return next((one.outcome.ladders for one in self.records if one.cell.kind == "parity"), [])
 
     @property
     def timed(self) -> dict[int, Timings]:
@@ -330,6 +331,11 @@ def _section(records: Sequence[Record]) -> Section:
 def _prove_work(rows: Sequence[Row]) -> None:
     """Says of each row whose losses differ from those of half of the others or more that it did other work."""
     losses = {row.name: row.losses for row in rows if row.losses}
+    for row in rows:
+        for number, timings in row.timed.items():
+            why = row.losses and proof.losses_agree(dict(timings.losses), row.losses, row.arm.precision)
+            if why:
+                row.apart = f"in round {number}, against another of its rounds: {why}"
     for row in rows if losses else ():
         if row.name not in losses:
             row.apart = "its windows hold no losses, which prove the work" if row.timed else None
@@ -337,7 +343,7 @@ def _prove_work(rows: Sequence[Row]) -> None:
         others = [other for other in rows if other is not row and other.name in losses]
         against = [f"against {other.name}: {why}" for other in others if (why := _work_apart(row, other))]
         if against and 2 * len(against) >= len(others):
-            row.apart = against[0]
+            row.apart = row.apart or against[0]
 
 
 def _work_apart(row: Row, other: Row) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from backends.api import Session
 from bench.process import phases
+from bench.records.rules import LAST_LOSS, LOSS_EVERY
 from tasks import batching
 from tasks.spec import Batch, Evaluation, Preset
 
@@ -23,7 +24,6 @@ Clock = Callable[[], float]
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
 STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
 MAX_WARMUP_BLOCKS = 30
-LOSS_EVERY, LAST_LOSS = 10, 500  # updates: proof of the work that is timed (bench/records/proof.py)
 CURVE_POINTS = 50
 
 CHECKS = 5  # of the barrier
