@@ -33,7 +33,7 @@ Window = Annotated[float, Meta(ge=1e-9, le=1e30)]  # seconds that a rate is take
 Figure = Annotated[float, Meta(ge=-1e150, le=1e150)]  # its square stays a float
 Rate = Annotated[float, Meta(ge=1e-9, le=1e18)]  # items per second
 Share = Annotated[float, Meta(ge=0, le=1)]
-Part = Annotated[float, Meta(ge=0, le=2)]  # a share by two clocks that need not agree
+Part = Annotated[float, Meta(ge=0, le=1e6)]  # a share by two clocks that need not agree, of a group that may be larger
 
 NAME_BYTES = 100  # of an arm's label in the name of a file, which may have 255
 CONTROL = "control"  # name of an arm that is another one a second time, and only timed

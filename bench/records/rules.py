@@ -32,6 +32,7 @@ LOSS_EVERY, LAST_LOSS = 10, 500  # updates whose loss is kept: proof of the work
 SHARES = ("others_share", "siblings_share", "stolen_share", "withheld_share")
 TIMES = ("cpu_s", "unfinished_s", "barrier_s")
 LEAST_COUNTED_S = 0.5  # of a window whose processor times are known
+SLACK_BYTES = 8 * 2**20  # the kernel's counters of resident memory lag behind one another
 SETTINGS = ("device", "precision", "mode")
 """What a session reads back, and must be what the arm declares."""
 
@@ -168,7 +169,7 @@ def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
     why = disturbed.judge(**shares, own_share=None, gpu=found.gpu)
     if (why is None) != (found.disturbed is None):
         yield f"its window is {'not ' if found.disturbed is None else ''}called disturbed, which its figures deny"
-    if (found.others_share or 0.0) + own_share > MOST_CPU:
+    if found.others_share and found.others_share + own_share > MOST_CPU:
         yield f"others had {found.others_share:.0%} of the cores' time, and the process itself {own_share:.0%}"
 
 
@@ -191,7 +192,7 @@ def _memory(record: Record) -> Iterator[str]:
              ("device_peak_allocated", "device_peak_reserved"))  # fmt: skip
     for less, more in pairs:
         small, large = getattr(memory, less).bytes, getattr(memory, more).bytes
-        if small is not None and large is not None and small > large:
+        if small is not None and large is not None and small > large + SLACK_BYTES:
             yield f"{less.replace('_', ' ')} is more than {more.replace('_', ' ')}"
 
 
@@ -337,7 +338,7 @@ def _as_many_items(records: Sequence[Record]) -> dict[int, str]:
         steps = {at: timings.block_steps * len(timings.blocks_s) for at, timings in timed.items()}
         usual = median(timings.items / steps[at] for at, timings in timed.items()) if timed else 0.0
         for at, timings in timed.items():
-            most = usual * max(FEW_ITEMS, PADDED_BATCHES / steps[at])
+            most = usual * max(FEW_ITEMS, PADDED_BATCHES / min(steps.values()))
             if abs(timings.items / steps[at] - usual) > most:
                 found[at] = (
                     f"{timings.items / steps[at]:.4g} items in a step, where the others of its run have {usual:.4g}"
