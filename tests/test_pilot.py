@@ -16,7 +16,7 @@ from bench.records.files import RecordError
 from bench.records.record import Arm, Cell, Disturbance, Outcome, Record, RoundsPlan, Run
 from bench.report import grouping, markdown, table_csv, words
 from bench.stats import intervals, power
-from tests.builders import a_ladder, a_memory, a_quality, a_record, a_run, a_timing, changed
+from tests.builders import a_record, a_run, a_timing, changed, good_figures
 
 TASK = "tests.fakes.backend"
 QUIET = Disturbance(None, None, None, None, None, None)
@@ -133,12 +133,9 @@ def answer(
     run: Run, cell: Cell, folder: Path, *, data_dir: Path | None, interpreter: Interpreter | None = None
 ) -> Record:
     """In place of a process: what a good one would have said, at the speed of `noisy`."""
-    measured: dict[str, dict[str, Any]] = {
-        "parity": {"ladders": [a_ladder(precision="float64"), a_ladder()]},
-        "memory": {"memory": a_memory()},
-        "quality": {"quality": a_quality(0.95)},
-    }
-    found = measured.get(cell.kind) or {"timings": a_timing(noisy(cell))}
+    found = good_figures(cell)
+    if "timings" in found:
+        found["timings"] = a_timing(noisy(cell), block_steps=100)
     return Record(run=run, cell=cell, outcome=Outcome(status="ok", wall_s=2.0, **found))
 
 

@@ -468,8 +468,8 @@ def test_times_of_a_process_have_an_interval_over_processes() -> None:
             one = changed(one, timings=msgspec.structs.replace(one.outcome.timings, **times))
         made.append(one)
     table = table_of(made)
-    assert table["slow"]["import + build"] == "1.80 s (1.60 s to 2.00 s), n=5"
-    assert table["slow"]["first step"] == "600 ms (207 ms to 993 ms), n=5"
+    assert table["slow"]["import + build"] == "1.79 s (1.61 s to 2.00 s), n=5"
+    assert table["slow"]["first step"] == "521 ms (237 ms to 1.15 s), n=5"
 
 
 def test_memory_that_was_measured_is_shown() -> None:

@@ -159,9 +159,11 @@ def _start(section: Section, row: Row) -> str:
 
 
 def _mean(section: Section, values: Sequence[float]) -> Interval | None:
-    """The mean over processes with its interval; tables of the first measurement have medians."""
+    """The geometric mean over processes with its interval; tables of the first measurement have medians."""
     if not values or section.run.measurement == 1:
         return None
+    if min(values) > 0:
+        return intervals.geometric_mean(values)
     found = intervals.mean(values)
     return found._replace(low=None if found.low is None else max(found.low, 0.0))
 
@@ -174,7 +176,7 @@ def _bounds(section: Section, name: str, found: Interval | None) -> Values:
 
 
 def _seconds(section: Section, values: Sequence[float]) -> str:
-    """The mean over processes with its interval, or the median as the first measurement had it."""
+    """The geometric mean over processes with its interval, or the median as the first measurement had it."""
     found = _mean(section, values)
     if found is None:
         return duration(median(values)) if values else NOT_MEASURED
