@@ -54,6 +54,13 @@ def rewritten(folder: Path, edit: Callable[[Any], object], kind: str = "speed") 
     files.write_digest(folder)
 
 
+def rewritten_as(folder: Path, run_id: str) -> None:
+    """The id of the run in all its records, as it stands in JSON."""
+    for path in (folder / "records").iterdir():
+        path.write_text(re.sub(r'("id": )"[^"]*"', lambda found: f'{found[1]}"{run_id}"', path.read_text()))
+    files.write_digest(folder)
+
+
 def all_faster(folder: Path) -> None:
     """Every figure of the speed of an arm, a hundred times, all of which agree with each other."""
     for path in (folder / "records").glob("*-speed-*-tests.fakes.backend-fast-*.json"):
@@ -123,6 +130,7 @@ FORGERIES: dict[str, tuple[str, Edit]] = {
         "plan", lambda folder: rewritten(folder, lambda plain: plain["run"]["machine"].update(python="3.99.0")),
     ),
     "a plan that is none": ("plan", lambda folder: (folder / "plan.json").write_text("{}")),
+    "an id that is no text": ("plan", lambda folder: [rewritten_as(folder, "\\ud800")]),
     "another order": ("order", swapped),
     "two at one place": (
         "order",

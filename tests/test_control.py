@@ -62,6 +62,15 @@ def test_a_control_is_proven_and_timed_and_nothing_else() -> None:
     assert sorted(kinds) == ["parity", "speed", "speed", "speed"]
 
 
+def test_another_program_of_this_name_is_an_arm_like_any_other() -> None:
+    made = [*a_run(TWO), *a_row("third", FAST, name=CONTROL)]
+    (section,) = grouping.sections(made)
+    assert sorted(row.name for row in section.rows) == [CONTROL, "fast", "slow"]
+    assert section.control is None
+    cells = a_plan("a.a", an_arm(CONTROL, backend="b.b"), rounds=1, seeds=1).cells
+    assert {cell.kind for cell in cells if cell.arm.name == CONTROL} == {"parity", "speed", "memory", "quality"}
+
+
 def test_an_arm_alone_that_has_this_name_is_an_arm() -> None:
     (section,) = grouping.sections(a_row("fast", FAST, name=CONTROL))
     assert [row.name for row in section.rows] == [CONTROL]

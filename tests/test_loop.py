@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.records import rules, steadiness
+from bench.records import proof, rules, steadiness
 from bench.records.record import Timings
 from bench.worker import loop
 from bench.worker.loop import DISTINCT_BATCHES, Diverged
@@ -243,14 +243,15 @@ def test_a_compilation_inside_the_window_is_counted_and_one_before_it_is_not() -
         assert measured(session, preset, clock, blocks=2).compilations == expected
 
 
-def test_the_loss_of_every_tenth_update_is_fetched_when_the_window_has_closed() -> None:
+def test_the_losses_of_the_first_updates_and_of_every_tenth_are_fetched_when_the_window_has_closed() -> None:
     clock = Clock()
     preset = a_preset(clock, endless(a_batch()), warmup_steps=2)
     session = RecordingSession(clock, losses=(float(update) for update in count(1)))
-    window = measured(session, preset, clock, blocks=4, block_steps=5)
-    assert window.losses == [(10, 10.0), (20, 20.0), (30, 30.0)]  # of 1 + 2 + 3 * 5 + 4 * 5
+    window = measured(session, preset, clock, blocks=4, block_steps=15)
+    updates = [*range(1, 51), *range(60, 101, 10)]  # of 1 + 2 + 3 * 15 + 4 * 15
+    assert window.losses == [(update, float(update)) for update in updates]
     first = clock.calls.index("fetch")
-    assert clock.calls[first:] == ["fetch"] * 3
+    assert clock.calls[first:] == ["fetch"] * len(updates)
     assert clock.calls[first - 1] == "clock"
 
 
@@ -265,7 +266,7 @@ def test_no_loss_is_kept_after_the_last_one_that_counts() -> None:
 def test_a_loss_that_is_no_number_is_told_with_its_update() -> None:
     clock = Clock()
     session = RecordingSession(clock, losses=(1.0 if update < 15 else float("nan") for update in count(1)))
-    with pytest.raises(Diverged, match="the training loss was nan at update 20"):
+    with pytest.raises(Diverged, match="the training loss was nan at update 15"):
         measured(session, a_preset(clock, endless(a_batch()), warmup_steps=0), clock, blocks=3, block_steps=5)
 
 
@@ -441,3 +442,14 @@ def test_evaluation_never_trains() -> None:
     clock = Clock()
     loop.evaluate(RecordingSession(clock), list(islice(endless(a_batch()), 3)))
     assert "train" not in clock.calls
+
+
+def test_a_window_of_few_slow_steps_leaves_losses_enough_to_prove_its_work() -> None:
+    """BERT at its published size does 26 updates in all: as many blocks of one step, and a short warm-up."""
+    kept = loop._Losses()
+    for update in range(1, 27):
+        kept.note(1.0 / update)
+    assert len(kept.handles) >= proof.FEWEST
+    for update in range(27, 1001):
+        kept.note(1.0 / update)
+    assert [update for update in kept.handles if update > 50] == list(range(60, 501, 10))

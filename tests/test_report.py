@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.live import Live
 
+from bench.cli import progress
 from bench.cli.progress import Lines, Screen
 from bench.records import files
 from bench.records.record import Bytes, Data, Disturbance, Probe, Quality, Record, Status, Target
@@ -424,6 +425,26 @@ def test_a_round_that_was_interrupted_counts_for_nobody() -> None:
     )
     assert {row.name: len(row.throughputs) for row in only_section(made).rows} == {"fast": 4, "slow": 4}
     assert [row.excluded for row in only_section(made).rows] == [None, None]
+    assert "Disturbed" not in markdown.render(made)
+
+
+def test_a_conclusion_says_different_where_one_pair_is() -> None:
+    target = Target("accuracy", at_least=0.5, margin=0.02)
+    learned = {"fast": [0.95, 0.951, 0.949], "slow": [0.95, 0.949, 0.951], "third": [0.80, 0.801, 0.799]}
+    made = []
+    for name, values in learned.items():
+        made += a_row(name, FAST if name == "fast" else SLOW, accuracies=values, target=target)
+    assert summary.conclusion(only_section(made)).endswith("; test accuracy different.")
+    told = summary.conclusion(only_section([one for one in made if one.cell.arm.name != "third"]))
+    assert re.fullmatch(
+        r"mnist_mlp: fast trains 2\.0\d+ \(1\.9\d+-2\.0\d+\) times as fast as slow; test accuracy equivalent\.", told
+    )
+
+
+def test_a_growing_table_leaves_a_round_out_until_it_is_whole() -> None:
+    made = [one for one in a_run(TWO) if (one.cell.arm.name, one.cell.kind, one.cell.round) != ("slow", "speed", 5)]
+    assert {one.cell.round for one in progress._whole(made) if one.cell.kind == "speed"} == {1, 2, 3, 4}
+    assert progress._whole(a_run(TWO)) == a_run(TWO)
 
 
 @pytest.mark.parametrize("missing", ["first_step_s", "host_peak", "device_peak_allocated"])

@@ -498,6 +498,17 @@ def test_a_line_that_is_none_is_passed_over(tmp_path: Path, text: bytes) -> None
     assert [line.event for line in journal.lines()] == ["run"]
 
 
+def test_a_process_that_began_again_has_no_end_in_the_journal(folder: Folder) -> None:
+    """Its record may be newer than the end that is known: it is not taken for an edited one."""
+    folder.run()
+    journal = Journal(folder.path)
+    name = next(iter(journal.ended()))
+    (cell,) = [one.cell for one in on_disk(folder.path) if one.cell.file_name == name]
+    assert journal.ended()[name].sha256
+    journal.add("start", cell)
+    assert name not in journal.ended()
+
+
 def test_a_journal_names_no_machine_and_no_user(folder: Folder) -> None:
     folder.run()
     text = (folder.path / "journal.jsonl").read_text() + (folder.path / "plan.json").read_text()

@@ -64,8 +64,9 @@ class Journal:
         return lines
 
     def ended(self) -> dict[str, Line]:
-        """Name of a record -> the last line about the end of its process."""
-        return {line.cell: line for line in self.lines() if line.event == "end"}
+        """Name of a record -> the line about the end of its process, where none began after it."""
+        last = {line.cell: line for line in self.lines()}
+        return {name: line for name, line in last.items() if line.event == "end"}
 
     def crashed(self) -> set[str]:
         """The names of the records whose processes were started and neither ended nor are known as crashed."""

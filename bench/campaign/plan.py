@@ -15,7 +15,7 @@ from bench.campaign import parity_cache, selftests
 from bench.machine import describe
 from bench.process.interpreters import Interpreter
 from bench.records import limits
-from bench.records.record import CONTROL, Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target
+from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target, control_of
 from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
@@ -75,7 +75,8 @@ class TaskPlan:
         """The processes of one kind, in their order, each with its key."""
         if kind not in self.choice.kinds or (kind == "pilot" and self.choice.effect is None):
             return []
-        compared = [arm for arm in self.choice.arms if arm.name != CONTROL]
+        control = control_of(self.choice.arms)
+        compared = [arm for arm in self.choice.arms if arm != control]
         made: Mapping[Kind, Iterable[Cell]] = {
             "parity": (self.cell(arm, kind="parity") for arm in self.choice.arms),
             "pilot": self._rounds("pilot", PILOT_ROUNDS, seed=f"{self.run.id}/{self.name}/pilot"),
@@ -158,7 +159,9 @@ def seed_of_order(run: Run, task: str) -> str:
 
 def orders(arms: Sequence[Any], seed: str) -> Iterator[list[Any]]:
     """The arms in the order of each round, drawn from the seed."""
-    rng = random.Random(seed)
+    rng = random.Random(
+        seed.encode(errors="surrogatepass")
+    )  # the same as of the text, whatever somebody's record has in it
     while True:
         yield rng.sample(arms, len(arms))
 

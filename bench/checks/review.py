@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +19,11 @@ import backends
 from bench.campaign import plan, resume
 from bench.campaign.journal import Journal, Line
 from bench.records import digest, files, rules
-from bench.records.record import CONTROL, Record
+from bench.records.record import Record, control_of
 from bench.records.source import harness_hash
 from bench.records.text import printable
 from bench.report import grouping, markdown, table_csv, words
+from bench.report.grouping import Row, Section
 
 PERSONAL = re.compile(
     r"(?<![\w.])(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+"
@@ -125,7 +126,10 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
     there: dict[tuple[str, str, str, int, int], Record] = {
         (one.cell.task, one.cell.arm.name, one.cell.kind, one.cell.round, one.cell.seed): one for one in records
     }
-    arms = {one.cell.arm.name for one in records if one.cell.kind == "parity"}  # the others were not installed
+    arms = {
+        one.cell.arm.name: one.cell.arm for one in records if one.cell.kind == "parity"
+    }  # others were not installed
+    control = control_of(arms.values())
     for task in fixed.facts.get("--task", "").split(", "):
         rounds, seeds = (fixed.facts.get(f"--{name} of {task}", "") for name in ("rounds", "seeds"))
         wanted = [("parity", 1, 0), ("memory", 1, 0)]
@@ -134,7 +138,7 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
         wanted += [("speed", number + 1, 0) for number in range(_count(rounds))]
         wanted += [("quality", 1, seed) for seed in range(_count(seeds))]
         for arm, (kind, number, seed) in itertools.product(sorted(arms), wanted):
-            if arm == CONTROL and kind in ("memory", "quality"):
+            if arms[arm] == control and kind in ("memory", "quality"):
                 continue  # it is only timed
             one = there.get((task, arm, kind, number, seed))
             if one is None or one.outcome.status != "ok":
@@ -182,12 +186,19 @@ def _order(records: Sequence[Record]) -> Iterator[Said]:
 
 
 def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
-    """Whether the records' times agree with the journal's, and none ran while another was measured alone."""
-    lines = Journal(folder).lines()
-    if not lines:
+    """Whether the records and their times agree with the journal's, and none ran while another was measured alone."""
+    journal = Journal(folder)
+    ran = [one for one in records if one.outcome.status not in ("skipped", "interrupted") and not _recalled(one)]
+    if not journal.lines():
         yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", _old(records)
-    started = {line.cell: line for line in lines if line.event == "start"}
-    ended = {line.cell: line for line in lines if line.event == "end"}
+    else:
+        yield from _left(folder, records, journal.ended())
+        yield from _confirmed(ran, journal)
+    yield from _apart(one for one in ran if not one.outcome.beside)
+
+
+def _left(folder: Path, records: Sequence[Record], ended: Mapping[str, Line]) -> Iterator[Said]:
+    """Whether there is every record that a process left, as it left it."""
     there = {one.cell.file_name: one for one in records}
     for name, line in ended.items():
         if name not in there:
@@ -196,11 +207,14 @@ def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
             yield "records", f"{name}: it is not what the journal says that its process left", False
         elif line.key != there[name].cell.key:
             yield "records", f"{name}: its key is another than in the journal", False
-    ran = [one for one in records if one.outcome.status not in ("skipped", "interrupted") and not _recalled(one)]
+
+
+def _confirmed(ran: Sequence[Record], journal: Journal) -> Iterator[Said]:
+    """Whether each process began and ended when its record says so."""
+    started = {line.cell: line for line in journal.lines() if line.event == "start"}
+    ended = journal.ended()
     for one in ran:
         name, at, wall_s = one.cell.file_name, _seconds(one.outcome.started_utc), one.outcome.wall_s
-        if not lines:
-            continue
         if name not in started or name not in ended:
             yield "times", f"{name}: the journal has no start and end of it", False
         elif at is None or not _lies_between(at, wall_s, started[name], ended[name]):
@@ -208,8 +222,12 @@ def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
             yield "times", f"{name}: {told}, which is not what the journal says", False
         elif ended[name].status != one.outcome.status:
             yield "times", f"{name}: {one.outcome.status}, where the journal says {ended[name].status}", False
-    alone = sorted((one for one in ran if not one.outcome.beside), key=lambda one: one.outcome.started_utc)
-    for first, second in itertools.pairwise(alone):
+
+
+def _apart(alone: Iterable[Record]) -> Iterator[Said]:
+    """Whether none of the processes that were alone began before another had ended."""
+    in_order = sorted(alone, key=lambda one: one.outcome.started_utc)
+    for first, second in itertools.pairwise(in_order):
         first_at, second_at = _seconds(first.outcome.started_utc), _seconds(second.outcome.started_utc)
         if first_at is None or second_at is None or first.run.id != second.run.id:
             continue
@@ -236,42 +254,54 @@ def _seconds(told: str) -> float | None:
 
 
 def _sections(judged: Sequence[Record]) -> Iterator[Said]:
-    """Parity, self-tests and physical limits of every arm that was measured."""
+    """What a report says of each comparison and of each arm that was measured, and a reviewer objects to."""
     for section in grouping.sections(judged):
-        if section.control is None:
-            yield "control", f"{section.first.task}: there was no arm that was timed twice (run --control)", True
-        elif section.control_verdict is None or section.control_verdict.decision in ("faster", "slower"):
-            told = section.control_verdict.decision if section.control_verdict else "not measured"
-            yield "control", f"{section.first.task}: the same program against itself: {told}", False
+        yield from _control(section)
         for row in section.rows:
-            who = f"{section.first.task} {row.name}"
-            speeds = row.of("speed")
-            if not speeds:
-                continue
-            if why := rules.parity_fault(row.arm, row.ladders):
-                yield "parity", f"{who}: {why}", False
-            elif row.excluded:
-                yield "ranking", f"{who} is not ranked: {row.excluded}", True
-            known = backends.BACKENDS.get(row.arm.backend)
-            if known and not set(known.distributions) & set(row.versions):
-                yield "records", f"{who}: its versions name none of {', '.join(known.distributions)}", False
-            if section.run.measurement > 1 and not row.losses:
-                yield "records", f"{who}: its windows hold no losses, which prove the work", False
-            test = speeds[0].cell.selftest
-            if test is None:
-                yield "self-test", f"{who}: there was none on this machine when the run began", True
-            else:
-                yield from (("self-test", f"{who}: {fault}", False) for fault in words.selftest_faults(test))
-            rate, reached = section.matrix_rate, row.flops_per_second
-            if rate is not None and reached is not None and reached > MOST_OF_RATE * rate[0]:
-                yield (
-                    "limits",
-                    f"{who}: {reached:.3g} operations a second, where matrix products reach {rate[0]:.3g}",
-                    False,
-                )
-            shortest = min(min(t.blocks_s) for t in row.timed.values()) if row.timed else LEAST_BLOCK_S
-            if shortest < LEAST_BLOCK_S:
-                yield "limits", f"{who}: a block of {shortest:.3g} s is too short to be timed", False
+            if row.of("speed"):
+                found = (*_proven(section, row), *_tested(row), *_limits(section, row))
+                yield from ((about, f"{section.first.task} {row.name}{text}", gap) for about, text, gap in found)
+
+
+def _control(section: Section) -> Iterator[Said]:
+    verdict = section.control_verdict
+    if section.control is None:
+        yield "control", f"{section.first.task}: there was no arm that was timed twice (run --control)", True
+    elif verdict is None or verdict.decision in ("faster", "slower"):
+        told = verdict.decision if verdict else "not measured"
+        yield "control", f"{section.first.task}: the same program against itself: {told}", False
+
+
+def _proven(section: Section, row: Row) -> Iterator[Said]:
+    """Whether an arm is proven to be what it says; the reason why another one is not ranked is told."""
+    if why := rules.parity_fault(row.arm, row.ladders):
+        yield "parity", f": {why}", False
+    elif row.excluded:
+        yield "ranking", f" is not ranked: {row.excluded}", True
+    known = backends.BACKENDS.get(row.arm.backend)
+    if known and not set(known.distributions) & set(row.versions):
+        yield "records", f": its versions name none of {', '.join(known.distributions)}", False
+    if section.run.measurement > 1 and not row.losses:
+        yield "records", ": its windows hold no losses, which prove the work", False
+
+
+def _tested(row: Row) -> Iterator[Said]:
+    test = row.of("speed")[0].cell.selftest
+    if test is None:
+        yield "self-test", ": there was none on this machine when the run began", True
+    else:
+        yield from (("self-test", f": {fault}", False) for fault in words.selftest_faults(test))
+
+
+def _limits(section: Section, row: Row) -> Iterator[Said]:
+    """What no machine and no clock can do."""
+    rate, reached = section.matrix_rate, row.flops_per_second
+    if rate is not None and reached is not None and reached > MOST_OF_RATE * rate[0]:
+        told = f"{reached:.3g} operations a second, where matrix products reach {rate[0]:.3g}"
+        yield "limits", f": {told}", False
+    shortest = min((seconds for timings in row.timed.values() for seconds in timings.blocks_s), default=LEAST_BLOCK_S)
+    if shortest < LEAST_BLOCK_S:
+        yield "limits", f": a block of {shortest:.3g} s is too short to be timed", False
 
 
 def _tables(folder: Path, records: Sequence[Record]) -> Iterator[Said]:

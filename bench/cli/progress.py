@@ -3,6 +3,7 @@
 The screen changes only between processes: while one is measured, this one sleeps.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
@@ -85,7 +86,7 @@ class Screen:
 
     def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
         running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
-        tables = [terminal.short_table(section) for section in grouping.sections(self.records)]
+        tables = [terminal.short_table(section) for section in grouping.sections(_whole(self.records))]
         self.live.update(Group(*tables, running), refresh=True)
 
     def planned(self, task: str, rounds: RoundsPlan) -> None:
@@ -93,3 +94,12 @@ class Screen:
 
     def finished(self, finished: Record) -> None:
         self.records.append(finished)
+
+
+def _whole(records: Sequence[Record]) -> list[Record]:
+    """The records without those of a round that still runs: an arm is not behind because its record comes a moment later."""
+    speeds = Counter((one.cell.task, one.cell.round) for one in records if one.cell.kind == "speed")
+    most = {task: max(count for (name, _), count in speeds.items() if name == task) for task, _ in speeds}
+    last = {task: max(number for name, number in speeds if name == task) for task in most}
+    growing = {(task, last[task]) for task in most if speeds[task, last[task]] < most[task]}
+    return [one for one in records if one.cell.kind != "speed" or (one.cell.task, one.cell.round) not in growing]

@@ -5,7 +5,6 @@ can compute the hash anew.
 """
 
 import hashlib
-import io
 import re
 from pathlib import Path
 
@@ -27,10 +26,12 @@ def text(folder: Path) -> str:
 def stored(folder: Path) -> dict[str, str] | None:
     """Name of a record -> its hash when the run ended; None where no digest can be read."""
     path = folder / NAME
+    if not path.is_file():
+        return None
     try:
-        with path.open("rb") if path.is_file() else io.BytesIO() as file:
-            lines = file.read(MAX_BYTES).decode("utf-8").splitlines() if path.is_file() else None
+        with path.open("rb") as file:
+            lines = file.read(MAX_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
-    found = [LINE.fullmatch(line) for line in lines or []]
-    return None if lines is None else {match["name"]: match["hash"] for match in found if match}
+    found = [LINE.fullmatch(line) for line in lines]
+    return {match["name"]: match["hash"] for match in found if match}

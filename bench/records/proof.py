@@ -1,8 +1,8 @@
 """Proof of work: the training losses inside the windows of two arms say whether both did the updates they were timed for.
 
-The loss of every tenth update is kept (bench/worker/loop.py). Both arms see the same batches in the same order from the same
-initial weights, so that the losses after one update differ by rounding alone where there is no dropout, and by the masks where
-there is.
+The losses of the first 50 updates and of every tenth after them are kept (bench/worker/loop.py). Both arms see the same batches
+in the same order from the same initial weights, so that the losses after one update differ by rounding alone where there is no
+dropout, and by the masks where there is.
 
 What can be claimed: with d the logarithm of the ratio of two losses of the same update, the mean of d over the window is 0 but
 for rounding and chance. It is called apart from 0 where it exceeds BOUND by more than SIGMAS of its standard errors. The

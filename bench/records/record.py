@@ -5,7 +5,7 @@ The parent writes the first two before the process starts, and the process only 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -297,6 +297,13 @@ class Arm(Strict, frozen=True):
         way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
         has_label = self.name != way and ":" not in self.name  # no label has a colon, which ends it
         return f"{self.name}={way}" if has_label else way
+
+
+def control_of(arms: Iterable[Arm]) -> Arm | None:
+    """The arm that is another one of these a second time, under the name of a control; None where there is none."""
+    named = {arm.name: arm for arm in arms}
+    control = named.pop(CONTROL, None)
+    return control if control is not None and any(arm.way == control.way for arm in named.values()) else None
 
 
 class Run(Strict, frozen=True):

@@ -28,7 +28,11 @@ HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core 
 MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
 FEW_ITEMS = 0.005  # more or fewer in a step, as a share
 PADDED_BATCHES = 2  # more of them may lie in one window than in another
-LOSS_EVERY, LAST_LOSS = 10, 500  # updates whose loss is kept: proof of the work that is timed (proof.py)
+EACH_LOSS, LOSS_EVERY, LAST_LOSS = (
+    50,
+    10,
+    500,
+)  # up to the first of each update, then of every tenth: proof of work (proof.py)
 SHARES = ("others_share", "siblings_share", "stolen_share", "withheld_share")
 TIMES = ("cpu_s", "unfinished_s", "barrier_s")
 LEAST_COUNTED_S = 0.5  # of a window whose processor times are known
@@ -90,9 +94,9 @@ def cores_fault(timings: Timings, allowed: int) -> str | None:
     return f"{cpu_s / timings.window_s:.1f} cores were busy for this process, which may use {allowed}"
 
 
-def settings_faults(arm: Arm, settings: Mapping[str, object]) -> Iterator[str]:
-    """What was in force and was not asked for."""
-    wanted: dict[str, object] = {name: getattr(arm, name) for name in SETTINGS}
+def settings_faults(arm: Arm, settings: Mapping[str, object], names: Iterable[str] = SETTINGS) -> Iterator[str]:
+    """What was in force and was not asked for; `names` are those that must have been read back."""
+    wanted: dict[str, object] = {name: getattr(arm, name) for name in names}
     if arm.threads is not None:
         wanted["cores"] = arm.threads
     for name, value in wanted.items():
@@ -116,13 +120,12 @@ def parity_fault(arm: Arm, ladders: Sequence[Ladder]) -> str | None:
 def _settings(record: Record) -> Iterator[str]:
     if record.cell.kind == "parity":
         return
-    settings = record.outcome.settings
+    arm, settings = record.cell.arm, record.outcome.settings
     if record.run.measurement > 1:
-        yield from settings_faults(record.cell.arm, settings)
+        yield from settings_faults(arm, settings)
     else:  # whose sessions did not yet say everything
-        known = {name: value for name, value in settings.items() if name in SETTINGS}
-        yield from settings_faults(record.cell.arm, {**{name: getattr(record.cell.arm, name) for name in SETTINGS},
-                                                     "cores": record.cell.arm.threads, **known})  # fmt: skip
+        arm = arm if "cores" in settings else msgspec.structs.replace(arm, threads=None)
+        yield from settings_faults(arm, settings, [name for name in SETTINGS if name in settings])
 
 
 def _parity(record: Record) -> Iterator[str]:
@@ -131,11 +134,15 @@ def _parity(record: Record) -> Iterator[str]:
 
 
 def _speed(record: Record) -> Iterator[str]:
-    outcome, cell = record.outcome, record.cell
-    timings, probe = outcome.timings, outcome.probe
-    if timings is None:
-        return
-    yield from timing_faults(timings)
+    timings = record.outcome.timings
+    if timings is not None:
+        yield from timing_faults(timings)
+        yield from _work(record.cell, timings)
+        yield from _way(record, timings)
+
+
+def _work(cell: Cell, timings: Timings) -> Iterator[str]:
+    """Whether a window can hold what it says that it does."""
     if cell.block_steps is not None and timings.block_steps != cell.block_steps:
         yield f"blocks of {timings.block_steps:,} steps, where {cell.block_steps:,} were asked for"
     steps = timings.block_steps * len(timings.blocks_s)
@@ -144,23 +151,27 @@ def _speed(record: Record) -> Iterator[str]:
     length = cell.spec.get("max_length")
     if timings.tokens is not None and isinstance(length, int) and timings.tokens > length * timings.items:
         yield f"{timings.tokens:,} tokens in {timings.items:,} {cell.unit} of at most {length}"
-    if why := cores_fault(timings, cell.arm.threads or record.run.machine.cores):
-        yield why
-    if probe is not None and (why := probe_fault(cell.arm.precision, probe.error)):
-        yield why
-    if record.run.measurement > 1:
-        for name, found in (("probe of the precision", probe), ("account of disturbances", outcome.disturbance)):
-            if found is None:
-                yield f"a speed without its {name}"
-    if record.run.measurement > 1 and outcome.disturbance is not None:
-        cores = cell.arm.threads or record.run.machine.cores
-        own_share = (timings.cpu_s or 0.0) / (cores * timings.window_s)
-        yield from _disturbance(outcome.disturbance, own_share)
     updates = [update for update, _ in timings.losses]
     if updates != sorted(set(updates)):
         yield "the losses of the window are not in the order of their updates"
     if updates and updates[-1] + LOSS_EVERY <= min(LAST_LOSS, steps):
         yield f"losses up to update {updates[-1]}, and {steps:,} steps in the window alone"
+
+
+def _way(record: Record, timings: Timings) -> Iterator[str]:
+    """Whether it was measured in the way that was asked for, on a machine that was watched."""
+    outcome, arm, recorded = record.outcome, record.cell.arm, record.run.measurement > 1
+    cores = arm.threads or record.run.machine.cores
+    if why := cores_fault(timings, cores):
+        yield why
+    if outcome.probe is not None and (why := probe_fault(arm.precision, outcome.probe.error)):
+        yield why
+    if outcome.probe is None and recorded:
+        yield "a speed without its probe of the precision"
+    if outcome.disturbance is None and recorded:
+        yield "a speed without its account of disturbances"
+    if outcome.disturbance is not None and recorded:
+        yield from _disturbance(outcome.disturbance, (timings.cpu_s or 0.0) / (cores * timings.window_s))
 
 
 def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Records grouped into sections that may be compared: same run, task, preset, spec, machine and measurement version.
 
 A row is an arm: one backend in one declared way of using it. An arm takes part in a ratio only if it climbed the whole ladder
-of parity and its quality reached the target; a round that was disturbed (the rule is in bench/worker/disturbance.py) only is
+of parity and its quality reached the target; a round that was disturbed (the rule is in bench/records/disturbed.py) only is
 shown.
 """
 
@@ -13,7 +13,7 @@ from itertools import combinations
 from statistics import fmean, median
 
 from bench.records import proof, rules, steadiness
-from bench.records.record import CONTROL, Arm, Bytes, Cell, Ladder, Record, Run, Timings
+from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings, control_of
 from bench.stats import equivalence, intervals, verdict
 
 GIB = 2**30
@@ -25,7 +25,8 @@ class Row:
 
     arm: Arm
     records: list[Record] = field(default_factory=list)
-    disturbed: frozenset[int] = frozenset()  # rounds that take part in no figure of speed
+    disturbed: frozenset[int] = frozenset()  # rounds in which something else had the machine
+    unfinished: frozenset[int] = frozenset()  # rounds that an interruption ended
     rounds: int = 0  # complete and undisturbed ones of the comparison
     apart: str | None = None  # why the losses of its windows show other work than those of the others
 
@@ -56,11 +57,11 @@ class Row:
 
     @property
     def timed(self) -> dict[int, Timings]:
-        """Round -> timings of the speed processes that count: without the disturbed rounds."""
+        """Round -> timings of the speed processes that count: without the disturbed and the unfinished rounds."""
         return {
             one.cell.round: one.outcome.timings
             for one in self.of("speed")
-            if one.outcome.timings is not None and one.cell.round not in self.disturbed
+            if one.outcome.timings is not None and one.cell.round not in self.disturbed | self.unfinished
         }
 
     @property
@@ -159,7 +160,7 @@ class Row:
         if self.throughputs:
             return self._incomplete()
         if self.of("speed"):
-            return "every round was disturbed"
+            return "every round was disturbed" if self.disturbed else "no round came to its end"
         return self.not_ok[0].outcome.reason if self.not_ok else "no speed was measured"
 
     def _incomplete(self) -> str | None:
@@ -314,15 +315,20 @@ def _section(records: Sequence[Record]) -> Section:
     disturbed = frozenset(
         one.cell.round for one in watched if one.outcome.disturbance and one.outcome.disturbance.disturbed
     )
-    unfinished = {one.cell.round for one in records if (one.cell.kind, one.outcome.status) == ("speed", "interrupted")}
+    stopped = (one for one in records if (one.cell.kind, one.outcome.status) == ("speed", "interrupted"))
+    unfinished = frozenset(one.cell.round for one in stopped)
     for row in rows.values():
-        row.disturbed = disturbed | unfinished  # the whole round: its figures are compared with each other
+        row.disturbed, row.unfinished = (
+            disturbed,
+            unfinished,
+        )  # whole rounds: their figures are compared with each other
     rounds = {number for row in rows.values() for number in row.timed}
     for row in rows.values():
         row.rounds = len(rounds)
     _prove_work(list(rows.values()))
     ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.name))
-    control = next((row for row in ordered if row.name == CONTROL and len(ordered) > 1), None)
+    twice = control_of(row.arm for row in ordered)
+    control = next((row for row in ordered if row.arm == twice), None)
     ordered = [row for row in ordered if row is not control]
     measured = next((one for one in records if one.outcome.status == "ok"), records[0])
     return Section(measured.run, measured.cell, ordered, control)

@@ -17,7 +17,7 @@ import backends
 from bench.records import digest, files
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import facts, figures, grouping, markdown, plots, summary, table_csv
+from bench.report import facts, figures, grouping, markdown, plots, summary, table_csv, words
 from bench.report.grouping import Section
 
 OVERVIEW = re.compile(
@@ -60,12 +60,14 @@ def _sections(page: Path, block: re.Match[str]) -> list[Section]:
 
 
 def _overview(sections: Sequence[Section], picture: str) -> str:
-    lines = [f"- {markdown.escape(summary.conclusion(section))}" for section in sections]
-    titles = ["task", "backend", "speed", "relative to the fastest", "quality"]
+    told = [text for section in sections for text in (*summary.failed_control(section), summary.conclusion(section))]
+    told += [f"{section.first.task}: {text}" for section in sections for text in _missed(section)]
+    lines = [f"- {markdown.escape(text)}" for text in told]
+    titles = ["task", "backend", "speed", "relative to the fastest", "quality", "parity"]
     rows = [
         [
             section.first.task, row.name, f"{figures.speed(row)}, {section.first.unit}/s", figures.ratio(section, row),
-            f"{section.metric} {figures.quality(section, row)}",
+            f"{section.metric} {figures.quality(section, row)}", figures.parity(row),
         ]
         for section in sections
         for row in section.rows
@@ -82,7 +84,8 @@ def _overview(sections: Sequence[Section], picture: str) -> str:
         started = min(one.outcome.started_utc for row in section.rows for one in row.records)[:10]
         versions = {part: version for row in section.rows for part, version in sorted(row.versions.items())}
         main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "tensorflow", "jax") if name in versions)
-        seen[f"Measured {started} with {main} on {dict(facts.machine(section))['Machine']}."] = None
+        way = f"{section.common('precision') or 'several precisions'} on the {section.common('device') or 'devices named'}"
+        seen[f"Measured {started} in {way}, with {main}, on {dict(facts.machine(section))['Machine']}."] = None
     return "\n".join([*lines, *map(markdown.escape, seen), ""])
 
 
@@ -97,6 +100,14 @@ def tables(folder: Path) -> dict[Path, str]:
             made[run / digest.NAME] = digest.text(run)
     made[folder / "README.md"] = _index(folder, runs)
     return made
+
+
+def _missed(section: Section) -> list[str]:
+    """What the self-tests of a table's arms did not see."""
+    tests = [(row.name, one.cell.selftest) for row in section.rows for one in row.of("speed")[:1] if one.cell.selftest]
+    return [
+        f"the self-test of {name} failed: {fault}." for name, test in tests for fault in words.selftest_faults(test)
+    ]
 
 
 def _records(run: Path) -> list[Record]:

@@ -45,7 +45,7 @@ def sentences(section: Section) -> list[str]:
                 texts.append(_sentence(first, row.name, other.name, found))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    texts = [*_disturbed(section), *_failed_control(section), *texts]
+    texts = [*_disturbed(section), *failed_control(section), *texts]
     pairs = section.equivalences.items()
     return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
 
@@ -65,8 +65,8 @@ def conclusion(section: Section) -> str:
             parts.append(f"against {row.name} {told}" + (f" ({with_interval(found.ratio)})" if found else ""))
     title = METRICS[section.metric].title if section.metric in METRICS else section.metric
     decisions = {found.decision for found in section.equivalences.values()}
-    same = {"equivalent": "equivalent", "different": "different"}.get(decisions.pop() if len(decisions) == 1 else "")
-    learned = f"{title} {same or 'not decided to be equivalent'}" if section.equivalences else f"{title} not compared"
+    same = "equivalent" if decisions == {"equivalent"} else "not decided to be equivalent"
+    learned = f"{title} {'different' if 'different' in decisions else same if decisions else 'not compared'}"
     return f"{task}: {fastest} trains {' and '.join(parts)}; {learned}."
 
 
@@ -83,7 +83,8 @@ def _disturbed(section: Section) -> list[str]:
     ]
 
 
-def _failed_control(section: Section) -> list[str]:
+def failed_control(section: Section) -> list[str]:
+    """What must stand before every verdict of a table whose control failed."""
     found, same = section.control_verdict, section.controlled
     if found is None or same is None or found.decision not in ("faster", "slower"):
         return []

@@ -15,7 +15,7 @@ import numpy as np
 
 from backends.api import Session
 from bench.process import phases
-from bench.records.rules import LAST_LOSS, LOSS_EVERY
+from bench.records.rules import EACH_LOSS, LAST_LOSS, LOSS_EVERY
 from tasks import batching
 from tasks.spec import Batch, Evaluation, Preset
 
@@ -102,7 +102,7 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
 
     Copying a batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or
-    as many as take about `turns.block_s` after the warm-up. Of every LOSS_EVERY-th update, from the first one on, the loss is
+    as many as take about `turns.block_s` after the warm-up. Of the first updates, and then of every LOSS_EVERY-th, the loss is
     kept as a handle and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not
     finite.
     """
@@ -151,7 +151,7 @@ class _Losses:
 
     def note(self, loss: Any) -> None:
         self.updates += 1
-        if self.updates % LOSS_EVERY == 0 and self.updates <= LAST_LOSS:
+        if self.updates <= EACH_LOSS or (self.updates % LOSS_EVERY == 0 and self.updates <= LAST_LOSS):
             self.handles[self.updates] = loss
 
     def fetched(self, session: Session) -> list[tuple[int, float]]:
