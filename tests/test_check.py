@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from bench.campaign import plan
 from bench.checks import review
 from bench.records import digest, files
+from bench.records.record import Arm, Outcome, Record
 from tests.test_cli import FAKE, NAME, Done, bench
 
 __all__ = ["bench"]  # the fixture
@@ -164,7 +166,7 @@ def test_a_run_that_came_to_its_end_has_no_finding(folder: Path, bench: Callable
     done = bench("check", folder)
     assert done.code == 0, done.out
     *gaps, last = done.out.splitlines()
-    assert {line.split(": ")[1] for line in gaps} == {"self-test", "control"}
+    assert {line.split(": ")[1] for line in gaps} == {"self-test", "control", "task"}
     assert last == "1 folder, 0 findings"
     subprocess.run(["sha256sum", "--check", "--quiet", digest.NAME], cwd=folder, check=True, timeout=60)
 
@@ -176,6 +178,55 @@ def test_a_forgery_is_found(folder: Path, bench: Callable[..., Done], name: str)
     forge(folder)
     assert what in about(folder)
     assert bench("check", folder).code == 1
+
+
+def declared(folder: Path, edit: Callable[[Any], object] = lambda plain: None) -> list[tuple[str, bool]]:
+    """What is said of the task of a record as a run would make it, and then edited."""
+    choice = plan.Choice(tasks=["mnist_mlp"], arms=[Arm(name="jax", backend="jax")], preset="smoke", run_id="one")
+    (task_plan,) = plan.make(choice)
+    record = Record(run=task_plan.run, cell=task_plan.template, outcome=Outcome(status="failed", reason="of a test"))
+    plain = json.loads(files.encode(record))
+    edit(plain)
+    path = folder / "records" / record.cell.file_name
+    path.parent.mkdir()
+    path.write_bytes(files.encode(plain))
+    return [(one.text, one.gap) for one in review.check(folder) if one.about == "task"]
+
+
+def test_a_task_that_is_the_presets_has_no_finding(tmp_path: Path) -> None:
+    assert declared(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "edit"),
+    {
+        "batch_size": lambda plain: plain["cell"]["spec"].update(batch_size=64),
+        "model": lambda plain: plain["cell"]["spec"]["model"].update(widths=[784, 64, 10]),
+        "train_steps": lambda plain: plain["cell"]["spec"].update(train_steps=9),
+        "data": lambda plain: plain["cell"]["spec"]["data"].update(sha256="0" * 64),
+        "unit": lambda plain: plain["cell"].update(unit="pixels"),
+        "target": lambda plain: plain["cell"]["target"].update(at_least=0.1),
+        "more": lambda plain: plain["cell"]["spec"].update(more=1),
+    }.items(),
+)
+def test_a_task_that_is_not_the_presets_is_a_finding(tmp_path: Path, field: str, edit: Callable[[Any], object]) -> None:
+    assert declared(tmp_path, edit) == [(f"mnist_mlp, preset smoke: its {field} is not that of the preset", False)]
+
+
+def test_a_task_of_another_version_or_with_other_data_is_a_gap(tmp_path: Path) -> None:
+    def older(plain: Any) -> None:
+        plain["run"]["source"] = "0" * 64
+        plain["cell"]["spec"]["batch_size"] = 64
+
+    ((told, is_gap),) = declared(tmp_path, older)
+    assert is_gap
+    assert told.endswith("in this version of framework-bench, which is not that of the run")
+
+
+def test_changes_that_no_task_takes_are_a_finding(tmp_path: Path) -> None:
+    ((told, is_gap),) = declared(tmp_path, lambda plain: plain["cell"].update(changes={"batch_size": "-1"}))
+    assert not is_gap
+    assert "batch_size" in told
 
 
 @pytest.mark.slow

@@ -13,9 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 import backends
+import tasks
 from bench.campaign import plan, resume
 from bench.campaign.journal import Journal, Line
 from bench.records import digest, files, rules
@@ -24,6 +27,7 @@ from bench.records.source import harness_hash
 from bench.records.text import printable
 from bench.report import grouping, markdown, table_csv, words
 from bench.report.grouping import Row, Section
+from tasks.spec import Preset, SpecError, describe_task
 
 PERSONAL = re.compile(
     r"(?<![\w.])(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+"
@@ -40,21 +44,21 @@ class Finding(NamedTuple):
     """Something to object to, or a gap."""
 
     folder: str
-    about: str  # in a word: records, digest, plan, order, times, parity, self-test, limits, tables, privacy
+    about: str  # in a word: records, digest, plan, task, order, times, parity, self-test, limits, tables, privacy
     text: str
     gap: bool = False
 
 
-def check(folder: Path) -> list[Finding]:
-    """All findings about the folder of a run."""
+def check(folder: Path, data_dir: Path | None = None) -> list[Finding]:
+    """All findings about the folder of a run; `data_dir` has the data sets of its tasks, where they are to be read."""
     records, problems = files.read_folder(folder)
     judged, broken = rules.judged(records)
     found = [*_said("records", problems), *_said("records", broken)]
     if not records:
         found.append(("records", "there are none", False))
     looks: Sequence[Iterator[Said]] = (
-        _digest(folder, records), _plan(folder, records), _order(records), _times(folder, records), _copies(records),
-        _sections(judged), _tables(folder, records), _privacy(folder),
+        _digest(folder, records), _plan(folder, records), _tasks(records, data_dir), _order(records),
+        _times(folder, records), _copies(records), _sections(judged), _tables(folder, records), _privacy(folder),
     )  # fmt: skip
     for look in looks:
         try:
@@ -149,6 +153,44 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
 def _count(told: str) -> int:
     """A number of rounds or seeds; 0 for what is none."""
     return int(told) if re.fullmatch(r"[1-9]\d{0,3}", told, re.ASCII) else 0
+
+
+def _tasks(records: Sequence[Record], data_dir: Path | None) -> Iterator[Said]:
+    """Whether tasks of this project have the sizes, the target and the data that their presets have here."""
+    firsts = {(one.cell.task, one.cell.preset, one.cell.spec_hash, repr(one.cell.target)): one for one in records}
+    for one in firsts.values():
+        cell = one.cell
+        name = f"{cell.task}, preset {cell.preset}"
+        if cell.task not in tasks.TASKS or cell.preset not in tasks.PRESETS:
+            yield "task", f"{name}: it is not one of framework-bench's own", True
+            continue
+        needs = tasks.DATA_SETS.get((cell.task, cell.preset))
+        if needs is not None and data_dir is None:
+            yield "task", f"{name}: whether it is this project's, which takes {needs} to see (--data-dir)", True
+            continue
+        try:
+            preset = tasks.load(cell.task, cell.preset, data_dir=data_dir, changes=cell.changes)
+            declared = _declared(preset)
+        except SpecError as error:
+            yield "task", f"{name}: {error}", False
+            continue
+        told = {**cell.spec, "unit": cell.unit, "target": msgspec.to_builtins(cell.target)}
+        is_same = one.run.source == harness_hash()
+        newer = "" if is_same else " in this version of framework-bench, which is not that of the run"
+        for field in sorted(declared.keys() | told.keys()):
+            if told.get(field) != declared.get(field):
+                yield "task", f"{name}: its {field} is not that of the preset{newer}", not is_same
+
+
+def _declared(preset: Preset) -> dict[str, Any]:
+    """What a record tells of a preset's task, as it reads from JSON."""
+    wanted = preset.target
+    target = {
+        "metric": wanted.metric, "at_least": wanted.at_least, "at_most": wanted.at_most, "margin": wanted.margin
+    }  # fmt: skip
+    declared = {**describe_task(preset.task), "unit": preset.task.unit, "target": target}
+    told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(declared))
+    return told
 
 
 def _copies(records: Sequence[Record]) -> Iterator[Said]:

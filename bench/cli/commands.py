@@ -169,15 +169,17 @@ def compare(before: Path, after: Path, fail_on: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
+@click.option("--data-dir", type=FilePath(file_okay=False, exists=True), envvar="FRAMEWORK_BENCH_DATA",
+              help="A folder of data sets, to compare tasks with their presets.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
-def check(paths: tuple[Path, ...], as_json: bool) -> None:
+def check(paths: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None:
     """Looks for what is wrong with the results in folders, as a reviewer would, and prints a line for each finding.
 
     What could not be looked at is told too, and is no finding. Exit code 1 if there is a finding.
     """
     from bench.checks import review
 
-    found = [finding for path in paths for finding in review.check(path)]
+    found = [finding for path in paths for finding in review.check(path, data_dir)]
     objections = [one for one in found if not one.gap]
     if as_json:
         click.echo(json.dumps([one._asdict() for one in found], indent=1))

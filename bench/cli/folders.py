@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
     """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
-    from bench.records import files, rules
+    from bench.records import digest, files, rules
 
     found: dict[bytes, Record] = {}
     sound = True
@@ -25,6 +25,10 @@ def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
             click.echo(problem, err=True)
         if not records:
             raise UserError(f"no records below {folder / 'records'}: give the folder that `framework-bench run` wrote")
+        if digest.stored(folder) is None and any(one.run.source for one in records):  # older runs left none
+            click.echo(
+                f"{folder}: there is no {digest.NAME}: the run has not ended, or what it left was changed", err=True
+            )
         found |= {files.encode(one): one for one in records}
         sound = sound and not problems
     broken = rules.judged(found.values())[1]
