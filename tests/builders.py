@@ -8,7 +8,7 @@ import msgspec
 
 from bench.records import files
 from bench.records.record import (
-    FIRST_RUNGS,
+    RUNGS,
     Arm,
     Bytes,
     Cell,
@@ -27,7 +27,6 @@ from bench.records.record import (
     Timings,
 )  # fmt: skip
 
-NAMES = ("parameters", "forward", "loss", "gradients", "one update", "trajectory", "evaluation")
 IMPORTED, PEAK = Bytes(100 * 2**20), Bytes(300 * 2**20)
 NO_ALLOCATOR = Bytes(None, "the framework keeps no allocator figures on a CPU")
 MACHINE = Machine("A CPU", 2, 8 * 2**30, None, None, "Linux 6.1 x86_64", "3.11.7")
@@ -39,7 +38,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part of a record -> the fields that a flat fact of that name belongs to. "name" is the arm's."""
 
 
-def a_ladder(*, passed: int = FIRST_RUNGS, precision: str = "float32", device: str = "cpu") -> Ladder:
+def a_ladder(*, passed: int = len(RUNGS), precision: str = "float32", device: str = "cpu") -> Ladder:
     """The rungs up to the first one that was not passed."""
     rungs = [
         Rung(
@@ -49,9 +48,9 @@ def a_ladder(*, passed: int = FIRST_RUNGS, precision: str = "float32", device: s
             tolerance=1e-6,
             where="dense_0/kernel",
         )
-        for number, name in enumerate(NAMES, start=1)
+        for number, name in enumerate(RUNGS, start=1)
     ]
-    return Ladder(precision, device, rungs[: passed + 1])
+    return Ladder(precision, device, rungs[: passed + 1], height=len(RUNGS))
 
 
 def changed(record: Record, **facts: Any) -> Record:

@@ -21,6 +21,8 @@ __all__ = ["bench"]  # the fixture
 
 Edit = Callable[[Path], object]
 
+PUBLISHED = Path(__file__).parent.parent / "results" / "2026-11-22-mnist_mlp-standard-cpu-3"
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -104,6 +106,76 @@ def pasted(folder: Path) -> None:
     files.write_digest(folder)
 
 
+def forged(edit: Callable[[Any], object], *, arm: str = "", kind: str = "") -> Edit:
+    """Edits the records of an arm and a kind, or leaves out those of which `edit` says False, in all that tells of them."""
+
+    def forge(folder: Path) -> None:
+        told: dict[str, str | None] = {}  # name of a record -> its new hash
+        for path in sorted((folder / "records").iterdir()):
+            plain = json.loads(path.read_bytes())
+            if arm not in ("", plain["cell"]["arm"]["name"]) or kind not in ("", plain["cell"]["kind"]):
+                continue
+            if edit(plain) is False:
+                path.unlink()
+                told[path.name] = None
+            else:
+                path.write_bytes(files.encode(plain))
+                told[path.name] = digest.of(path.read_bytes())
+        files.write_digest(folder)
+        lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+        kept = [line for line in lines if told.get(line["cell"], "") is not None]
+        for line in kept:
+            if line["event"] == "end" and line["cell"] in told:
+                line["sha256"] = told[line["cell"]]
+        (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    return forge
+
+
+def exchanged(folder: Path) -> None:
+    """Rounds 1 and 2 of an arm, in all that tells of them."""
+    names = {path.name: path for path in (folder / "records").glob("*-speed-*-tests.fakes.backend-fast-*.json")}
+    one, other, *_ = sorted(names)
+    plain = {name: json.loads(names[name].read_bytes()) for name in (one, other)}
+    places = [{key: plain[name]["cell"][key] for key in ("round", "position")} for name in (one, other)]
+    plain[one]["cell"] |= places[1]
+    plain[other]["cell"] |= places[0]
+    names[one].write_bytes(files.encode(plain[other]))
+    names[other].write_bytes(files.encode(plain[one]))
+    text = (folder / "journal.jsonl").read_text()
+    text = text.replace(one, "?").replace(other, one).replace("?", other)
+    (folder / "journal.jsonl").write_text(text)
+    forged(lambda plain: None)(folder)
+
+
+def longer(plain: Any) -> None:
+    """A window that lasts as long as a thousand of its processes, where the others' is what it was."""
+    timings = plain["outcome"]["timings"]
+    timings["blocks_s"] = [1000 * plain["outcome"]["wall_s"] for _ in timings["blocks_s"]]
+    timings["window_s"] = sum(timings["blocks_s"])
+
+
+def shortened(plain: Any) -> None:
+    """Ladders of one rung."""
+    for ladder in plain["outcome"]["ladders"] or plain["cell"]["ladders"]:
+        ladder |= {"rungs": ladder["rungs"][:1], "height": 1}
+
+
+def loosened(plain: Any) -> None:
+    """A rung that would not have been passed."""
+    for ladder in plain["outcome"]["ladders"] or plain["cell"]["ladders"]:
+        ladder["rungs"][3] |= {"difference": 0.7, "tolerance": 1.0}
+
+
+def ended_twice(folder: Path) -> None:
+    """A record that was edited, and a line of the journal more that says so."""
+    rewritten(folder, lambda plain: plain["outcome"]["timings"].update(barrier_s=0.5))
+    path = folder / "journal.jsonl"
+    line = next(line for line in map(json.loads, path.read_text().splitlines()) if line["cell"] == first(folder).name)
+    line |= {"event": "end", "status": "ok", "sha256": digest.of(first(folder).read_bytes())}
+    path.write_text(f"{path.read_text()}{json.dumps(line)}\n")
+
+
 FORGERIES: dict[str, tuple[str, Edit]] = {
     "a record edited": ("records", lambda folder: first(folder).write_bytes(first(folder).read_bytes() + b" ")),
     "a record added": ("records", lambda folder: shutil.copy(first(folder), folder / "records" / "more.json")),
@@ -130,6 +202,45 @@ FORGERIES: dict[str, tuple[str, Edit]] = {
     "another source": ("plan", lambda folder: rewritten(folder, lambda plain: plain["run"].update(source="0" * 64))),
     "another Python": (
         "plan", lambda folder: rewritten(folder, lambda plain: plain["run"]["machine"].update(python="3.99.0")),
+    ),
+    "the winner left out": ("plan", forged(lambda plain: False, arm=f"{NAME}:fast")),
+    "rounds of an arm exchanged": ("times", exchanged),
+    "a window longer than its process": ("records", forged(longer, arm=NAME, kind="speed")),
+    "ladders of one rung": ("records", forged(shortened)),
+    "a tolerance of a hundred percent": ("records", forged(loosened)),
+    "another target": ("plan", forged(lambda plain: plain["cell"]["target"].update(at_least=0.0))),
+    "another preset": ("plan", forged(lambda plain: plain["cell"].update(preset="full"))),
+    "another environment": ("plan", forged(lambda plain: plain["cell"]["arm"].update(environment={"A": "b"}))),
+    "another GPU": ("plan", forged(lambda plain: plain["run"]["machine"].update(gpu="a card"))),
+    "more in the window": (
+        "losses",
+        forged(
+            lambda plain: plain["outcome"]["timings"].update(
+                losses=[[update, 1.2 * loss] for update, loss in plain["outcome"]["timings"]["losses"]]
+            ),
+            arm=NAME, kind="speed",
+        ),
+    ),
+    "an end too many": ("times", ended_twice),
+    "a journal without hashes": (
+        "times",
+        lambda folder: (folder / "journal.jsonl").write_text(
+            re.sub(r'"sha256": "[0-9a-f]+"', '"sha256": ""', (folder / "journal.jsonl").read_text())
+        ),
+    ),
+    "as if it were old": (
+        "plan",
+        lambda folder: (
+            forged(lambda plain: plain["run"].update(source=None, harness=None))(folder),
+            (folder / "plan.json").unlink(), (folder / "journal.jsonl").unlink(),
+        ),
+    ),
+    "tasks without end": (
+        "plan",
+        lambda folder: (folder / "plan.json").write_text(
+            json.dumps({**(told := json.loads((folder / "plan.json").read_text())),
+                        "facts": told["facts"] | {"--task": ", " * 5000, "--rounds of ": "9999", "--seeds of ": "9999"}})
+        ),
     ),
     "a plan that is none": ("plan", lambda folder: (folder / "plan.json").write_text("{}")),
     "an id that is no text": ("plan", lambda folder: [rewritten_as(folder, "\\ud800")]),
@@ -159,6 +270,30 @@ FORGERIES: dict[str, tuple[str, Edit]] = {
         "privacy", lambda folder: rewritten(folder, lambda plain: plain["outcome"].update(remarks=["ask me@example.org"])),
     ),
 }  # fmt: skip
+
+
+def of_an_older_version(folder: Path) -> Path:
+    """A copy of a published folder that has neither plan nor journal."""
+    return Path(shutil.copytree(PUBLISHED, folder / "older"))
+
+
+def test_rounds_of_an_older_folder_are_not_to_be_chosen(tmp_path: Path) -> None:
+    folder = of_an_older_version(tmp_path)
+    for path in (folder / "records").glob("*-speed-round02-*.json"):
+        path.unlink()
+    files.write_digest(folder)
+    assert "order" in about(folder)
+
+
+def test_rounds_of_an_older_folder_are_not_to_be_exchanged(tmp_path: Path) -> None:
+    folder = of_an_older_version(tmp_path)
+    one, other = (next((folder / "records").glob(f"*-speed-round0{number}-jax.json")) for number in (1, 2))
+    plain = {path: json.loads(path.read_bytes()) for path in (one, other)}
+    kept = {path: {key: plain[path][key] for key in ("round", "position")} for path in (one, other)}
+    one.write_bytes(files.encode(plain[other] | kept[one]))
+    other.write_bytes(files.encode(plain[one] | kept[other]))
+    files.write_digest(folder)
+    assert "times" in about(folder)
 
 
 @pytest.mark.slow
@@ -235,7 +370,7 @@ def test_findings_are_told_to_programs(folder: Path, bench: Callable[..., Done])
     done = bench("check", folder, folder, "--json")
     assert done.code == 1
     found = json.loads(done.out)
-    assert {one["about"] for one in found if not one["gap"]} == {"plan", "records", "tables"}
+    assert {one["about"] for one in found if not one["gap"]} == {"order", "plan", "records", "tables"}
     assert all(one["folder"] == str(folder) for one in found)
 
 

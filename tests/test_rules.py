@@ -14,7 +14,7 @@ import pytest
 
 from bench.checks import edits
 from bench.records import disturbed, files, proof, rules
-from bench.records.record import Bytes, Data, Disturbance, GpuState, Ladder, Record, Target
+from bench.records.record import RUNGS, Bytes, Data, Disturbance, GpuState, Ladder, Record, Rung, Target
 from bench.report import grouping, markdown
 from tests.builders import a_ladder, a_memory, a_quality, a_record, a_row, a_run, a_timing, changed, write_records
 from tests.test_report import FAST, SLOW, TWO, table_of
@@ -33,7 +33,17 @@ def trained(**changes: Any) -> Record:
     return a_record(kind="quality", spec={"task": "mnist_mlp", "train_steps": 100}, quality=quality)
 
 
+def told(**facts: Any) -> Record:
+    """One of a version that told its source."""
+    return a_record(source="a" * 64, **facts)
+
+
+def with_rungs(ladder: Ladder, rungs: Sequence[Rung], height: int = len(RUNGS)) -> Ladder:
+    return Ladder(ladder.precision, ladder.device, list(rungs), height)
+
+
 WHOLE = [a_ladder(precision="float64"), a_ladder()]
+LOOSE = Rung(number=4, name="gradients", difference=0.7, tolerance=1.0, where="dense_0/kernel")
 TWICE = Ladder("float32", "cpu", [a_ladder().rungs[0]] * 7)
 
 BROKEN: Sequence[tuple[Record, str]] = [
@@ -66,6 +76,19 @@ BROKEN: Sequence[tuple[Record, str]] = [
     (a_record(kind="parity", ladders=[a_ladder(precision="float64"), TWICE]), "parity failed"),
     (a_record(kind="memory", memory=a_memory(peak=Bytes(2**60))), "more than the machine has"),
     (a_record(kind="memory", memory=a_memory(imported=Bytes(2**30))), "host import is more than host peak"),
+    (trained(metrics={"accuracy": 0.9, "confusion_00": 5.0, "confusion_01": 5.0, "confusion_10": 0.0, "confusion_11": 90.0}),
+     "an accuracy of 0.9000, where 95 of 100 were right"),
+    (told(precision="FP32"), "there is no precision 'FP32'"),
+    (told(spec={"data": {"name": "mnist"}}), "its data set is another than that of its spec"),
+    (told(wall_s=1.5), "what it did took 2.85 s, in a process of 1.5 s"),
+    (told(timings=msgspec.structs.replace(a_timing(1000), cpu_s=0.0)), "no processor time in a window of 1 s"),
+    (told(kind="quality", wall_s=0.05), "what it did took 1.1 s, in a process of 0.05 s"),
+    (told(kind="parity", ladders=[with_rungs(ladder, ladder.rungs[:7], height=7) for ladder in WHOLE]),
+     "its ladder in float64 has not the 10 rungs that there are"),
+    (told(kind="parity", ladders=[with_rungs(ladder, [*ladder.rungs[:3], LOOSE, *ladder.rungs[4:]]) for ladder in WHOLE]),
+     "a tolerance of 1 on rung 4 in float64, never above 1e-05"),
+    (a_record(measurement=1, disturbance=Disturbance(0.1, 0.0, 0.0, 0, 0, None, disturbed="busy")),
+     "its window is called disturbed, which its figures deny"),
     (a_record(status="killed", reason=""), "status killed without a reason"),
     (a_record(kind="quality", quality=None), "status ok without figures of quality"),
 ]  # fmt: skip
@@ -329,3 +352,12 @@ def test_a_round_that_did_other_work_than_the_others_of_its_arm_is_told() -> Non
             losses = [(update, fall / update) for update in range(10, 110, 10)]
             made[at] = changed(one, timings=msgspec.structs.replace(one.outcome.timings, losses=losses))
     assert "in round 3, against another of its rounds" in table_of(made)["slow"]["relative to the fastest"]
+
+
+def test_what_is_faster_than_the_machines_matrix_products_is_not_ranked() -> None:
+    (section,) = grouping.sections(a_run(TWO, step_flops=10**9))  # 10 and 5 of 50 GFLOP/s
+    assert [row.name for row in section.ranked] == ["fast", "slow"]
+    made = a_run(TWO, step_flops=10**10)
+    (section,) = grouping.sections(made)
+    assert [row.name for row in section.ranked] == ["slow"]
+    assert "operations a second, where matrix products reach 5e+10" in markdown.render(made)

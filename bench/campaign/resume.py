@@ -16,7 +16,7 @@ from bench.machine import locks
 from bench.process.execute import remove_temporary
 from bench.records import digest, files
 from bench.records.files import RecordError
-from bench.records.record import Cell, Outcome, Record, Strict
+from bench.records.record import Arm, Cell, Outcome, Record, Strict
 from bench.records.text import printable
 
 TABLES = ("table.md", "table.csv")
@@ -109,7 +109,7 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
     found = {
         "--task": ", ".join(choice.tasks),
         "--preset": choice.preset,
-        "--set": ", ".join(f"{name}={value}" for name, value in choice.changes.items()) or "nothing",
+        "--set": set_text(choice.changes),
         "the arms": ", ".join(arm.name for arm in choice.arms),
         "--cool-down": str(choice.cool_down_s),
         "--energy": str(choice.energy),
@@ -124,16 +124,30 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
         found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.rounds)
         found[f"--seeds of {plan.name}"] = str(plan.seeds)
         found[f"the spec of {plan.name}"] = plan.template.spec_hash
+        found[f"the target of {plan.name}"] = target_text(plan.template)
     for arm in choice.arms:
         interpreter = choice.interpreters.get(arm.name)
-        way = {**arm.way, "environment": " ".join(f"{name}={value}" for name, value in arm.environment.items()) or None}
-        found |= {f"{name} of {arm.name}": str(value) for name, value in way.items()}
+        found |= {f"{name} of {arm.name}": value for name, value in way_texts(arm).items()}
         for name, version in parity_cache.versions(arm.backend, interpreter).items():
             found[f"{name} of {arm.name}"] = version
         for plan in plans:
             source = parity_cache.source_hash(plan.name, arm.backend, interpreter and interpreter.origin)
             found[f"the source code of {plan.name} in {arm.name}"] = source
     return found
+
+
+def set_text(changes: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in changes.items()) or "nothing"
+
+
+def target_text(cell: Cell) -> str:
+    """The quality to be reached, the margin of equivalence, and what is counted."""
+    return f"{cell.target}, margin {cell.target.margin}, in {cell.unit}"
+
+
+def way_texts(arm: Arm) -> dict[str, str]:
+    way = {**arm.way, "environment": " ".join(f"{name}={value}" for name, value in arm.environment.items()) or None}
+    return {name: str(value) for name, value in way.items()}
 
 
 def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:

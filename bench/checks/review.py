@@ -7,6 +7,7 @@ person or a place. A finding is an objection. A gap is what could not be looked 
 """
 
 import itertools
+import json
 import os
 import re
 from collections import defaultdict
@@ -35,9 +36,9 @@ PERSONAL = re.compile(
 )
 """Folders of a person, and addresses of mail."""
 
-MOST_OF_RATE = 1.5  # of the rate of matrix products: caches favour a model's smaller ones, never by half
 LEAST_BLOCK_S = 1e-4  # a block that a clock of microseconds can time
 SLACK_S = 2.0  # between a time that is kept in seconds and another clock's
+MOST_FINDINGS = 200  # of a kind: who has read so many needs no more
 
 
 class Finding(NamedTuple):
@@ -62,7 +63,7 @@ def check(folder: Path, data_dir: Path | None = None) -> list[Finding]:
     )  # fmt: skip
     for look in looks:
         try:
-            found += look
+            found += itertools.islice(look, MOST_FINDINGS)
         except OSError as error:
             found.append(("files", f"{error.filename or folder} cannot be read: {error.strerror}", False))
     return [Finding(str(folder), about, printable(text), gap) for about, text, gap in found]
@@ -80,13 +81,16 @@ def _digest(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
         yield (
             "digest",
             f"there is no {digest.NAME}: the run did not come to its end, or is older than digests",
-            _old(records),
+            _old(folder, records),
         )
 
 
-def _old(records: Sequence[Record]) -> bool:
+def _old(folder: Path, records: Sequence[Record]) -> bool:
     """Whether the records are of a time when runs left neither plan nor journal beside them when they were published."""
-    return all(one.run.source is None for one in records)
+    if any(one.run.source is not None for one in records):
+        return False
+    paths = (path for one in records for path in (folder / "records" / name for name in one.cell.file_names))
+    return all(json.loads(path.read_bytes())["schema"] < 3 for path in paths if path.exists())
 
 
 def _plan(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
@@ -97,32 +101,37 @@ def _plan(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
         yield "plan", f"it {error}", False
         return
     if fixed is None:
-        yield "plan", "there is no plan.json: what was asked for is not known", _old(records)
+        yield "plan", "there is no plan.json: what was asked for is not known", _old(folder, records)
         return
     for one in records:
-        name, run, cell = one.cell.file_name, one.run, one.cell
-        facts = {
-            "the spec of " + cell.task: cell.spec_hash,
-            "the version of the measurement": str(run.measurement),
-            "the source code of framework-bench": str(run.source)[:12],
-            "Python": run.machine.python,
-            "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
-        }
-        facts |= {
-            f"{fact} of {cell.arm.name}": value
-            for fact, value in one.outcome.versions.items() if f"{fact} of {cell.arm.name}" in fixed.facts
-        }  # fmt: skip
-        facts["--set"] = ", ".join(f"{field}={value}" for field, value in cell.changes.items()) or "nothing"
+        name, run = one.cell.file_name, one.run
         if run.id != fixed.run_id:
             yield "plan", f"{name} is of the run {run.id}, and plan.json of {fixed.run_id}", False
-        for fact, value in facts.items():
+        for fact, value in _facts(one, fixed).items():
             if fixed.facts.get(fact) != value:
-                yield (
-                    "plan",
-                    f"{name}: {fact} is {value}, and was {fixed.facts.get(fact, 'not known')} at the start",
-                    False,
-                )
+                was = fixed.facts.get(fact, "not known")
+                yield "plan", f"{name}: {fact} is {value}, and was {was} at the start", False
     yield from _complete(fixed, records)
+
+
+def _facts(record: Record, fixed: resume.Fixed) -> dict[str, str]:
+    """What plan.json must say, by the names that it has there, if it is the plan of this record."""
+    run, cell, arm = record.run, record.cell, record.cell.arm
+    facts = {
+        "--preset": cell.preset,
+        "--set": resume.set_text(cell.changes),
+        "the spec of " + cell.task: cell.spec_hash,
+        "the target of " + cell.task: resume.target_text(cell),
+        "the version of the measurement": str(run.measurement),
+        "the source code of framework-bench": str(run.source)[:12],
+        "Python": run.machine.python,
+        "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
+        "the GPU": f"{run.machine.gpu}, {run.machine.gpu_driver}",
+    }
+    if record.outcome.status != "skipped":  # one that could not take part is in no plan
+        facts |= {f"{fact} of {arm.name}": value for fact, value in resume.way_texts(arm).items()}
+    known = {f"{fact} of {arm.name}": value for fact, value in record.outcome.versions.items()}
+    return facts | {fact: value for fact, value in known.items() if fact in fixed.facts}
 
 
 def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
@@ -130,24 +139,36 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
     there: dict[tuple[str, str, str, int, int], Record] = {
         (one.cell.task, one.cell.arm.name, one.cell.kind, one.cell.round, one.cell.seed): one for one in records
     }
-    arms = {
-        one.cell.arm.name: one.cell.arm for one in records if one.cell.kind == "parity"
-    }  # others were not installed
-    control = control_of(arms.values())
-    for task in fixed.facts.get("--task", "").split(", "):
+    arms = {one.cell.arm.name: one.cell.arm for one in records}
+    planned = sorted(fact.removeprefix("backend of ") for fact in fixed.facts if fact.startswith("backend of "))
+    control = control_of(arms[name] for name in planned if name in arms)
+    for task in dict.fromkeys(fixed.facts.get("--task", "").split(", ")):
         rounds, seeds = (fixed.facts.get(f"--{name} of {task}", "") for name in ("rounds", "seeds"))
-        wanted = [("parity", 1, 0), ("memory", 1, 0)]
         if not (_count(rounds) or rounds == "auto") or not _count(seeds):
             yield "plan", f"plan.json has {rounds[:20]!r} rounds and {seeds[:20]!r} seeds of {task}", False
-        wanted += [("speed", number + 1, 0) for number in range(_count(rounds))]
+        speeds = [one for one in records if (one.cell.task, one.cell.kind) == (task, "speed")]
+        least = _count(rounds) or max(
+            (one.cell.rounds_plan.rounds for one in speeds if one.cell.rounds_plan), default=1
+        )
+        yield from _as_many_rounds(task, least, speeds)
+        wanted = [("parity", 1, 0), ("memory", 1, 0)]
+        wanted += [("speed", number, 0) for number in range(1, max([least, *(one.cell.round for one in speeds)]) + 1)]
         wanted += [("quality", 1, seed) for seed in range(_count(seeds))]
-        for arm, (kind, number, seed) in itertools.product(sorted(arms), wanted):
-            if arms[arm] == control and kind in ("memory", "quality"):
+        for arm, (kind, number, seed) in itertools.product(planned, wanted):
+            if control is not None and arm == control.name and kind in ("memory", "quality"):
                 continue  # it is only timed
             one = there.get((task, arm, kind, number, seed))
             if one is None or one.outcome.status != "ok":
                 status = one.outcome.status if one else "no record"
                 yield "plan", f"{task} {arm}, {kind}, round {number}, seed {seed}: {status}", False
+
+
+def _as_many_rounds(task: str, least: int, speeds: Sequence[Record]) -> Iterator[Said]:
+    """Whether there are no more rounds than were planned and had to be replaced."""
+    disturbed = {one.cell.round for one in speeds if one.outcome.disturbance and one.outcome.disturbance.disturbed}
+    last = max((one.cell.round for one in speeds), default=least)
+    if last > least + min(len(disturbed), plan.spare_rounds(least)):
+        yield "plan", f"{task}: {last} rounds, where {least} were planned and {len(disturbed)} disturbed", False
 
 
 def _count(told: str) -> int:
@@ -215,9 +236,14 @@ def _order(records: Sequence[Record]) -> Iterator[Said]:
         taken[one.cell.position] = one.cell.arm.name
     for run, task in {(one.run.id, one.cell.task): (one.run, one.cell.task) for one in speeds}.values():
         orders = {number: taken for (id_, name, number), taken in placed.items() if (id_, name) == (run.id, task)}
+        if missing := sorted(set(range(1, max(orders) + 1)) - set(orders)):
+            yield "order", f"{task}: there is nothing of round {missing[0]}", False
+        arms = max(len(taken) for taken in orders.values())
+        if any(sorted(taken) != list(range(1, arms + 1)) for taken in orders.values()):
+            yield "order", f"{task}: not every round has an arm at each of the {arms} places", False
+            continue
         if run.measurement == 1:
             continue  # drawn in another way
-        arms = max(position for taken in orders.values() for position in taken)
         drawn = plan.orders(range(arms), plan.seed_of_order(run, task))
         listed: dict[int, str] = {}  # place in the list of arms -> its name, as the rounds say
         for number, order in enumerate(itertools.islice(drawn, max(orders)), start=1):
@@ -232,11 +258,13 @@ def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     journal = Journal(folder)
     ran = [one for one in records if one.outcome.status not in ("skipped", "interrupted") and not _recalled(one)]
     if not journal.lines():
-        yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", _old(records)
+        yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", _old(folder, records)
     else:
         yield from _left(folder, records, journal.ended())
         yield from _confirmed(ran, journal)
+        yield from _in_turn(journal.lines(), digested=not _old(folder, records))
     yield from _apart(one for one in ran if not one.outcome.beside)
+    yield from _round_by_round([one for one in ran if one.cell.kind == "speed"])
 
 
 def _left(folder: Path, records: Sequence[Record], ended: Mapping[str, Line]) -> Iterator[Said]:
@@ -249,6 +277,25 @@ def _left(folder: Path, records: Sequence[Record], ended: Mapping[str, Line]) ->
             yield "records", f"{name}: it is not what the journal says that its process left", False
         elif line.key != there[name].cell.key:
             yield "records", f"{name}: its key is another than in the journal", False
+
+
+def _in_turn(lines: Sequence[Line], *, digested: bool) -> Iterator[Said]:
+    """Whether each start has at most one end, no end is without a start, and no line is older than the one before it."""
+    running: set[str] = set()
+    latest = 0.0
+    for line in lines:
+        at = _seconds(line.at)
+        if at is None or at + SLACK_S < latest:
+            yield "times", f"the journal has a line of {line.at} after a later one", False
+        latest = max(latest, at or 0.0)
+        if line.event == "start":
+            running.add(line.cell)
+        elif line.event in ("end", "crash") and line.cell not in running:
+            yield "times", f"{line.cell}: the journal has an end of it that no start precedes", False
+        elif line.event in ("end", "crash"):
+            running.remove(line.cell)
+        if line.event == "end" and digested and line.status == "ok" and not line.sha256:
+            yield "times", f"{line.cell}: the journal has no hash of what its process left", False
 
 
 def _confirmed(ran: Sequence[Record], journal: Journal) -> Iterator[Said]:
@@ -264,6 +311,26 @@ def _confirmed(ran: Sequence[Record], journal: Journal) -> Iterator[Said]:
             yield "times", f"{name}: {told}, which is not what the journal says", False
         elif ended[name].status != one.outcome.status:
             yield "times", f"{name}: {one.outcome.status}, where the journal says {ended[name].status}", False
+
+
+def _round_by_round(speeds: Sequence[Record]) -> Iterator[Said]:
+    """Whether the processes of each round ran together: in the order of their places, and none of another round meanwhile."""
+    spans: dict[tuple[str, str, int], list[tuple[int, float, float]]] = defaultdict(list)
+    for one in speeds:
+        if (at := _seconds(one.outcome.started_utc)) is not None:
+            place = (one.run.id, one.cell.task, one.cell.round)
+            spans[place].append((one.cell.position, at, at + one.outcome.wall_s))
+    for (_, task, number), span in spans.items():
+        starts = [start for _, start, _ in sorted(span)]
+        if any(second + SLACK_S < first for first, second in itertools.pairwise(starts)):
+            yield "times", f"{task}, round {number}: its processes did not start in the order of their places", False
+    whole = [
+        (min(start for _, start, _ in span), max(end for *_, end in span), *place) for place, span in spans.items()
+    ]
+    for first, second in itertools.pairwise(sorted(whole)):
+        if first[2] == second[2] and second[0] + SLACK_S < first[1]:
+            told = f"{second[3]}, round {second[4]} began before round {first[4]} of {first[3]} had ended"
+            yield "times", told, False
 
 
 def _apart(alone: Iterable[Record]) -> Iterator[Said]:
@@ -318,6 +385,8 @@ def _proven(section: Section, row: Row) -> Iterator[Said]:
     """Whether an arm is proven to be what it says; the reason why another one is not ranked is told."""
     if why := rules.parity_fault(row.arm, row.ladders):
         yield "parity", f": {why}", False
+    elif row.apart:
+        yield "losses", f" did other work than it was proven to do: {row.apart}", False
     elif row.excluded:
         yield "ranking", f" is not ranked: {row.excluded}", True
     known = backends.BACKENDS.get(row.arm.backend)
@@ -328,19 +397,19 @@ def _proven(section: Section, row: Row) -> Iterator[Said]:
 
 
 def _tested(row: Row) -> Iterator[Said]:
-    test = row.of("speed")[0].cell.selftest
-    if test is None:
+    tests = {files.encode(test): test for one in row.of("speed") if (test := one.cell.selftest) is not None}
+    if not tests:
         yield "self-test", ": there was none on this machine when the run began", True
-    else:
+    for test in tests.values():
         yield from (("self-test", f": {fault}", False) for fault in words.selftest_faults(test))
 
 
 def _limits(section: Section, row: Row) -> Iterator[Said]:
     """What no machine and no clock can do."""
-    rate, reached = section.matrix_rate, row.flops_per_second
-    if rate is not None and reached is not None and reached > MOST_OF_RATE * rate[0]:
-        told = f"{reached:.3g} operations a second, where matrix products reach {rate[0]:.3g}"
-        yield "limits", f": {told}", False
+    if row.beyond:
+        yield "limits", f": {row.beyond}", False
+    if row.arm.device == "gpu" and section.run.machine.gpu is None:
+        yield "limits", ": it ran on the GPU of a machine that has none", False
     shortest = min((seconds for timings in row.timed.values() for seconds in timings.blocks_s), default=LEAST_BLOCK_S)
     if shortest < LEAST_BLOCK_S:
         yield "limits", f": a block of {shortest:.3g} s is too short to be timed", False

@@ -37,6 +37,12 @@ Part = Annotated[float, Meta(ge=0, le=1e6)]  # a share by two clocks that need n
 
 NAME_BYTES = 100  # of an arm's label in the name of a file, which may have 255
 CONTROL = "control"  # name of an arm that is another one a second time, and only timed
+RUNGS = (
+    "parameters", "forward", "loss", "gradients", "one update", "trajectory", "evaluation",
+    "dropout", "full size", "long run",
+)  # fmt: skip
+"""The ladder of parity (bench/worker/parity.py)."""
+
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 

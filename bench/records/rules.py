@@ -19,7 +19,7 @@ import msgspec
 
 from bench.records import disturbed
 from bench.records.metrics import METRICS
-from bench.records.record import MEASUREMENT, Arm, Cell, Disturbance, Ladder, Outcome, Record, Timings
+from bench.records.record import MEASUREMENT, RUNGS, Arm, Cell, Disturbance, Ladder, Outcome, Record, Timings
 
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
 MOST_APART = 0.01  # of a block, undone after it, where its steps take microseconds
@@ -37,6 +37,7 @@ SHARES = ("others_share", "siblings_share", "stolen_share", "withheld_share")
 TIMES = ("cpu_s", "unfinished_s", "barrier_s")
 LEAST_COUNTED_S = 0.5  # of a window whose processor times are known
 SLACK_BYTES = 8 * 2**20  # the kernel's counters of resident memory lag behind one another
+START_S = 1.0  # by which the parts of a process may last longer than the whole, on two clocks
 SETTINGS = ("device", "precision", "mode")
 """What a session reads back, and must be what the arm declares."""
 
@@ -47,6 +48,9 @@ PROBE_BOUNDS: Mapping[str, tuple[float, float]] = {
     "tf32": (5e-6, 1e-3),
     "bfloat16": (1e-3, 3e-2),
 }
+
+LOOSEST: Mapping[str, float] = {"float64": 1e-5, "float32": 1e-2, "tf32": 0.1, "bfloat16": 0.5}
+"""Precision -> no tolerance of a relative norm on the ladder (bench/worker/parity.py) is larger."""
 
 
 # One record.
@@ -65,7 +69,8 @@ def invalid(record: Record) -> list[str]:
         return [f"status ok without figures of {record.cell.kind}"]
     if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
         return [f"there is no measurement version {record.run.measurement} that it could be of"]
-    return [*_settings(record), *_parity(record), *_speed(record), *_memory(record), *_quality(record)]
+    looks = (_asked, _settings, _parity, _speed, _memory, _quality)
+    return [why for look in looks for why in look(record)]
 
 
 def timing_faults(timings: Timings) -> Iterator[str]:
@@ -117,6 +122,20 @@ def parity_fault(arm: Arm, ladders: Sequence[Ladder]) -> str | None:
     return None
 
 
+def _asked(record: Record) -> Iterator[str]:
+    """Whether what was asked for is possible; records without a source are older than some of it."""
+    run, cell = record.run, record.cell
+    if run.source is None:
+        return
+    if cell.arm.precision not in PROBE_BOUNDS:
+        yield f"there is no precision {cell.arm.precision!r}"
+    data = cell.spec.get("data")
+    if isinstance(data, dict) and any(
+        data.get(name) != value for name, value in msgspec.to_builtins(cell.data).items()
+    ):
+        yield "its data set is another than that of its spec"
+
+
 def _settings(record: Record) -> Iterator[str]:
     if record.cell.kind == "parity":
         return
@@ -129,16 +148,35 @@ def _settings(record: Record) -> Iterator[str]:
 
 
 def _parity(record: Record) -> Iterator[str]:
-    if record.cell.kind == "parity" and (why := parity_fault(record.cell.arm, record.outcome.ladders)):
+    if record.cell.kind != "parity":
+        return
+    if why := parity_fault(record.cell.arm, record.outcome.ladders):
         yield why
+    for ladder in record.outcome.ladders if record.run.source is not None else ():
+        if ladder.height != len(RUNGS) or any(
+            rung.name != RUNGS[rung.number - 1] for rung in ladder.rungs[: len(RUNGS)]
+        ):
+            yield f"its ladder in {ladder.precision} has not the {len(RUNGS)} rungs that there are"
+        for rung in ladder.rungs:
+            if rung.name != "dropout" and rung.tolerance > (most := LOOSEST.get(ladder.precision, 0.0)):
+                yield f"a tolerance of {rung.tolerance:g} on rung {rung.number} in {ladder.precision}, never above {most:g}"
 
 
 def _speed(record: Record) -> Iterator[str]:
     timings = record.outcome.timings
     if timings is not None:
         yield from timing_faults(timings)
+        parts = ("import_s", "build_s", "first_step_s", "warmup_s", "window_s")
+        yield from _too_long(record, sum(getattr(timings, part) for part in parts))
         yield from _work(record.cell, timings)
         yield from _way(record, timings)
+
+
+def _too_long(record: Record, parts_s: float) -> Iterator[str]:
+    """Whether the parts of a process last longer than the process, as its parent saw it."""
+    whole_s = record.outcome.wall_s
+    if whole_s and record.run.source is not None and parts_s > whole_s + START_S:
+        yield f"what it did took {parts_s:.4g} s, in a process of {whole_s:.4g} s"
 
 
 def _work(cell: Cell, timings: Timings) -> Iterator[str]:
@@ -170,8 +208,12 @@ def _way(record: Record, timings: Timings) -> Iterator[str]:
         yield "a speed without its probe of the precision"
     if outcome.disturbance is None and recorded:
         yield "a speed without its account of disturbances"
-    if outcome.disturbance is not None and recorded:
-        yield from _disturbance(outcome.disturbance, (timings.cpu_s or 0.0) / (cores * timings.window_s))
+    counts = record.run.source is not None and arm.device == "cpu" and timings.window_s > LEAST_COUNTED_S
+    if counts and timings.cpu_s == 0:
+        yield f"no processor time in a window of {timings.window_s:.4g} s"
+    if outcome.disturbance is not None:
+        own_share = (timings.cpu_s or 0.0) / (cores * timings.window_s)
+        yield from _disturbance(outcome.disturbance, own_share) if recorded else _disturbed_once(outcome.disturbance)
 
 
 def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
@@ -182,6 +224,12 @@ def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
         yield f"its window is {'not ' if found.disturbed is None else ''}called disturbed, which its figures deny"
     if found.others_share and found.others_share + own_share > MOST_CPU:
         yield f"others had {found.others_share:.0%} of the cores' time, and the process itself {own_share:.0%}"
+
+
+def _disturbed_once(found: Disturbance) -> Iterator[str]:
+    """The same where the limit was another one: something must have been lost at least."""
+    if found.disturbed and found.gpu is None and not any(getattr(found, name) for name in SHARES):
+        yield "its window is called disturbed, which its figures deny"
 
 
 def most_items(cell: Cell) -> int | None:
@@ -226,6 +274,20 @@ def _quality(record: Record) -> Iterator[str]:
             yield f"{name} {value:g} is no share"
     if quality.train_s <= 0 or quality.evaluate_s < 0:
         yield "a training that took no time"
+    yield from _too_long(record, quality.train_s + quality.evaluate_s)
+    yield from _counted(quality.metrics)
+
+
+def _counted(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Whether the accuracy is that of the confusion matrix, where there is one of two classes."""
+    counts = {(i, j): metrics.get(f"confusion_{i}{j}") for i in (0, 1) for j in (0, 1)}
+    known = [count for count in counts.values() if count is not None]
+    accuracy = metrics.get("accuracy")
+    if len(known) < len(counts) or accuracy is None or sum(known) <= 0:
+        return
+    right = (counts[0, 0] or 0.0) + (counts[1, 1] or 0.0)
+    if abs(right / sum(known) - accuracy) > ROUNDING:
+        yield f"an accuracy of {accuracy:.4f}, where {right:g} of {sum(known):g} were right"
 
 
 # Records that lie together.

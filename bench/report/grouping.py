@@ -17,6 +17,7 @@ from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings,
 from bench.stats import equivalence, intervals, verdict
 
 GIB = 2**30
+MOST_OF_RATE = 1.5  # of the rate of matrix products: caches favour a model's smaller ones, never by half
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Row:
     unfinished: frozenset[int] = frozenset()  # rounds that an interruption ended
     rounds: int = 0  # complete and undisturbed ones of the comparison
     apart: str | None = None  # why the losses of its windows show other work than those of the others
+    beyond: str | None = None  # why no program can be as fast on this machine
 
     @property
     def name(self) -> str:
@@ -154,7 +156,7 @@ class Row:
     @property
     def excluded(self) -> str | None:
         """Why this row takes part in no ratio; None if it does."""
-        return self._not_timed() or self._not_proven() or self.apart or self._not_learned()
+        return self._not_timed() or self._not_proven() or self.apart or self.beyond or self._not_learned()
 
     def _not_timed(self) -> str | None:
         if self.throughputs:
@@ -326,6 +328,7 @@ def _section(records: Sequence[Record]) -> Section:
     for row in rows.values():
         row.rounds = len(rounds)
     _prove_work(list(rows.values()))
+    _bound(list(rows.values()))
     ordered = sorted(rows.values(), key=lambda row: (row.excluded is not None, -_speed(row), row.name))
     twice = control_of(row.arm for row in ordered)
     control = next((row for row in ordered if row.arm == twice), None)
@@ -350,6 +353,15 @@ def _prove_work(rows: Sequence[Row]) -> None:
         against = [f"against {other.name}: {why}" for other in others if (why := _work_apart(row, other))]
         if against and 2 * len(against) >= len(others):
             row.apart = row.apart or against[0]
+
+
+def _bound(rows: Sequence[Row]) -> None:
+    """Says of each row that is faster than the machine's own matrix products that this cannot be."""
+    rate = max((row.matrix_rate for row in rows if row.matrix_rate), default=None)
+    for row in rows:
+        reached = row.flops_per_second
+        if rate is not None and reached is not None and reached > MOST_OF_RATE * rate:
+            row.beyond = f"{reached:.3g} operations a second, where matrix products reach {rate:.3g}"
 
 
 def _work_apart(row: Row, other: Row) -> str | None:

@@ -26,15 +26,11 @@ import numpy as np
 import backends
 from backends.api import Backend, Options, Session, Unsupported
 from backends.reference.adamw import adamw
-from bench.records.record import Ladder, Rung
+from bench.records.record import RUNGS, Ladder, Rung
 from bench.worker import dropout, loop
 from bench.worker.comparison import Comparison, norm, size
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
-RUNGS = (
-    "parameters", "forward", "loss", "gradients", "one update", "trajectory", "evaluation",
-    "dropout", "full size", "long run",
-)  # fmt: skip
 TRAJECTORY_STEPS = 20
 LONG_RUN = 100  # updates of a session in all
 WARMUP, SCHEDULE_END = 10, 90  # of a learning rate that changes, in the ladder
