@@ -13,7 +13,7 @@ import backends
 import tasks
 from backends.api import Options
 from backends.reference.session import ReferenceSession, draw_losses
-from bench import dropout, parity
+from bench.worker import dropout, parity
 from tasks.spec import Batch, Params, Task
 from tests.drawing import Subject
 

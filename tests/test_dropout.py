@@ -18,6 +18,7 @@ from backends.reference.session import ReferenceSession
 from bench.worker import dropout, parity
 from bench.worker.comparison import Comparison
 from tasks.spec import Array, Batch, Task
+from tests import false_alarms
 from tests.drawing import DrawingSession, Subject
 
 pytestmark = pytest.mark.slow  # whole ladders
@@ -334,3 +335,8 @@ def test_losses_that_come_again_are_found_at_their_lag(lag: int) -> None:
     found = dropout.repeats("", repeated, samples=2)
     assert not found.passed
     assert f" {lag} steps before" in found.where or lag == 2
+
+
+def test_a_right_dropout_is_not_called_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    false_alarms.main("gru_lm", 2)
+    assert capsys.readouterr().out.startswith("gru_lm: 0 false alarms in 2 climbs")
