@@ -17,12 +17,13 @@ import pytest
 
 import backends
 from backends import Entry
+from bench.campaign.journal import Journal
 from bench.cli import commands, running
 from bench.machine import locks
-from bench.records import files
+from bench.records import digest, files
 from bench.records.record import Cell, Outcome, Record
 from bench.worker.parity import RUNGS
-from tests.builders import a_record, a_run, a_timing, write_records
+from tests.builders import a_record, a_run, a_timing, changed, write_records
 from tests.conftest import TEST_BACKENDS_VARIABLE, assert_gone, backends_under_test, started, wait_until
 from tests.fakes.campaign import FAKE as NAME
 from tests.fakes.campaign import Answers, campaigns, good
@@ -202,6 +203,20 @@ def test_an_output_that_cannot_be_written_is_refused(bench: Callable[..., Done],
     line = refusal(bench("run", *FAKE, "--output", output))
     assert output in line
     assert Path("file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("name", [locks.NAME, "records", ".framework-bench-scratch"])
+def test_a_link_in_an_empty_folder_leads_nowhere(bench: Callable[..., Done], name: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/file").write_text("mine")
+    Path("run").mkdir()
+    Path("run", name).symlink_to("../mine/file" if name == locks.NAME else "../mine")
+    Path("made.json").write_bytes(files.encode({"framework_bench": {"records": [a_record()]}}))
+    for command in (("run", *FAKE), ("import", "made.json")):
+        line = refusal(bench(*command, "--output", "run"))
+        assert f"--output run holds '{name}', which is a link" in line
+    assert everything_below(Path("mine")) == {"mine/file": b"mine"}
+    assert [path.name for path in Path("run").iterdir()] == [name]
 
 
 Misbehave = Callable[[str], None]
@@ -682,6 +697,43 @@ def test_a_comparison_ends_with_the_code_that_was_asked_for(bench: Callable[...,
     done = bench("compare", "before", "same")
     assert (done.code, len(done.error.splitlines())) == (1, 1)
     assert "mnist" in done.out
+
+
+def test_what_records_say_does_nothing_to_a_terminal(bench: Callable[..., Done]) -> None:
+    a_folder("before", a_run(TWO_ROUNDS, task="x\x1b[2J", id="1"))
+    lost = [
+        changed(one, status="failed", reason="why\x1b[2J", timings=None) if one.cell.kind == "speed" else one
+        for one in a_run({"alpha": [100.0, 101.0]}, task="x\x1b[2J", id="3")
+    ]
+    a_folder("lost", lost)
+    done = bench("compare", "before", "lost", "--fail-on", "slower")
+    assert done.code == 1
+    assert "why?[2J" in done.error
+    assert "--fail-on slower: x [2J beta (preset quick) is missing" in done.error
+    assert "\x1b" not in done.error
+    broken = [a_record(task="x\x1b[2J", round=number, step_flops=number) for number in (1, 2)]
+    a_folder("broken", broken)
+    for command in (("report", "broken"), ("compare", "broken", "broken")):
+        done = bench(*command)
+        assert "x?" in done.error
+        assert "\x1b" not in done.error
+
+
+def test_a_report_leaves_out_what_is_not_as_the_journal_says(bench: Callable[..., Done]) -> None:
+    """Though the digest was made anew."""
+    made = a_run(TWO_ROUNDS)
+    folder = a_folder("one", made)
+    for one in made:
+        Journal(folder).add("end", one.cell, status="ok", sha256=digest.of(files.encode(one)))
+    files.write_digest(folder)
+    assert bench("report", "one").error == ""
+    name = made[1].cell.file_name
+    files.write(folder / "records" / name, changed(made[1], timings=a_timing(200)))
+    files.write_digest(folder)
+    done = bench("report", "one")
+    assert done.code == 1
+    assert f"{name}: not a record: it was changed after the run had ended (journal.jsonl)\n" in done.error
+    assert "not ranked: 1 of 2 rounds" in done.out
 
 
 # The suite's own choice of frameworks (tests/conftest.py).

@@ -21,7 +21,7 @@ from bench.records.files import RecordError
 from bench.records.record import Record
 from bench.report import markdown, table_csv
 from bench.worker.parity import RUNGS
-from tests.builders import a_record, a_run
+from tests.builders import a_record, a_run, changed
 from tests.fakes.campaign import FAKE
 
 ROOT = Path(__file__).parent.parent
@@ -324,6 +324,17 @@ def test_anything_else_is_refused_in_one_line_and_nothing_is_written(
     assert any(part in error for part in said.split("|"))
     assert error[:-1].isprintable()
     assert [path.name for path in Path().iterdir()] == ["bad.json"]
+
+
+def test_import_tells_what_breaks_a_rule(
+    command: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.json").write_bytes(a_file([*GOOD[:-1], changed(GOOD[-1], unit="giraffes")]))
+    with pytest.raises(SystemExit, match="1"):
+        command("import", "bad.json", "--output", "made")
+    said = capsys.readouterr()
+    assert f"{GOOD[-1].cell.file_name}: its unit is another than that of the others of its run\n" in said.err
+    assert said.out.startswith(f"{len(GOOD)} records")
 
 
 def test_import_overwrites_nothing(command: Callable[..., tuple[int, str, str]]) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from bench.records import files, history
+from bench.records import digest, files, history
 from bench.records.files import MAX_BYTES, RecordError
 from bench.records.record import SCHEMA, Arm, Bytes, Memory, Quality, Record, Rung, Status, Target, Timings
 from tasks.spec import hash_json
@@ -440,6 +440,27 @@ def test_content_is_measured_before_it_is_parsed() -> None:
     assert files.decode(FIRST.encode() + b" " * (MAX_BYTES - len(FIRST.encode())))
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("[" * 16 + "]" * 16, "nested more than 16 levels deep"),
+        ("[" * 980 + "]" * 980, "nested"),
+        (json.dumps([0] * 10_000), "more than 10,000 values"),
+        (json.dumps([[]] * 1_000_001), "more than 1,000,000 values"),
+    ],
+    ids=["deep", "deeper", "long", "longer"],
+)
+def test_a_spec_that_nobody_could_hash_or_show_is_refused(spec: str, said: str) -> None:
+    whole = json.dumps(plain("cell.spec", {"x": "@"}))
+    assert said in refusal(whole.replace('"@"', spec).encode())
+    for good in ("[" * 15 + "]" * 15, json.dumps([0] * 9_999)):
+        assert files.decode(whole.replace('"@"', good).encode())
+
+
+def test_a_measurement_that_never_was_is_refused() -> None:
+    refusal(json.dumps(plain("run.measurement", 0)).encode())
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
 def test_nesting_without_end_is_refused(opening: str) -> None:
     assert "nested too deeply" in refusal(opening.encode() * 100_000)
@@ -532,6 +553,22 @@ def test_a_line_about_a_file_shows_no_control_characters_of_its_name(tmp_path: P
     _, problems = files.read_folder(tmp_path)
     assert len(problems) == 1
     assert problems[0].isprintable()
+
+
+def test_what_cannot_be_a_record_is_not_in_the_digest_and_is_named(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "run", [a_record()]) / "records"
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json")).write_text("{}")
+    (folder / "two\nlines.json").write_text("{}")
+    (folder / "pipe.json").mkdir()
+    with (folder / "zz.json").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    before = files.read_folder(tmp_path / "run")[1]
+    files.write_digest(tmp_path / "run")
+    (line,) = (tmp_path / "run" / digest.NAME).read_text().splitlines()
+    assert a_record().cell.file_name in line
+    records, problems = files.read_folder(tmp_path / "run")
+    assert (len(records), len(problems), len(before)) == (1, 4, 4)
+    assert all(problem.isprintable() for problem in problems)
 
 
 def test_a_folder_without_records_is_empty(tmp_path: Path) -> None:

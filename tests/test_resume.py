@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ import pytest
 from bench.campaign import cooldown, parity_cache, resume
 from bench.campaign.journal import Journal, Line
 from bench.machine import locks
-from bench.records import files
+from bench.process.execute import remove_temporary
+from bench.records import digest, files
 from bench.records.record import Arm, Cell, Outcome, Record, Target
 from tests.builders import a_cell
 from tests.children.quick_runs import QuickRuns
@@ -124,10 +126,13 @@ class Folder:
         resume.compare(earlier, plans)
         if earlier is None:
             resume.fix(self.path, plans)
-        found = resume.find(self.path, plans[0].cells, retry_failed=retry_failed)
+        found = resume.find(self.path, plans[0].cells, run_id=plans[0].run.id, retry_failed=retry_failed)
         answers = Answers(self.answer)
         self.ran = answers.ran
-        running = a_campaign(self.path, *plans, execute=answers, kept=found.kept, cool_down=self.cool_down)
+        running = a_campaign(
+            self.path, *plans, execute=answers, kept=found.kept, cool_down=self.cool_down,
+            before_first=lambda: (self.path / digest.NAME).unlink(missing_ok=True),
+        )  # fmt: skip
         running.start()
         assert len(running.records) == len(on_disk(self.path)) == 5 * len(chosen)
         return found
@@ -282,6 +287,164 @@ def test_an_interrupted_retry_does_not_lose_why_it_failed(folder: Folder) -> Non
     with pytest.raises(KeyboardInterrupt):
         folder.run(retry_failed=True)
     assert files.read(folder.file("quality-seed0-b.b")).outcome.reason == "broken"
+    folder.answer = good
+    assert folder.run().aside == []  # nor is it taken for an edited one
+    assert files.read(folder.file("quality-seed0-b.b")).outcome.reason == "broken"
+
+
+def test_what_is_skipped_after_it_had_failed_is_not_taken_for_an_edited_record(folder: Folder) -> None:
+    folder.answer = failing("speed-round01-b.b", "speed-round02-b.b", "memory-round01-b.b", "quality-seed0-b.b")
+    folder.run()
+    folder.file("parity-round01-b.b").unlink()
+    shutil.rmtree(folder.path.parent / "cache")
+    folder.answer = failing("parity-round01-b.b")
+    folder.run(retry_failed=True)
+    assert files.read(folder.file("quality-seed0-b.b")).outcome.status == "skipped"
+    assert files.read_folder(folder.path, more={"journal.jsonl": Journal(folder.path).hashes()})[1] == []
+    assert folder.run().aside == []
+
+
+def forge(folder: Folder, cell: str, edit: Callable[[Any], object], *, in_journal: bool = True) -> None:
+    """Edits a record, and makes the digest anew, and the journal's hash."""
+    path = folder.file(cell)
+    plain = json.loads(path.read_bytes())
+    planned = files.read(path).cell
+    edit(plain)
+    path.write_bytes(files.encode(plain))
+    files.write_digest(folder.path)
+    if in_journal:
+        Journal(folder.path).add("end", planned, status="ok", sha256=digest.of(path.read_bytes()))
+
+
+def made_faster(plain: Any) -> None:
+    timings = plain["outcome"]["timings"]
+    timings["blocks_s"] = [seconds / 2 for seconds in timings["blocks_s"]]
+    timings["window_s"] /= 2
+
+
+def test_a_record_has_the_hash_of_the_journal_and_that_of_the_digest(folder: Folder) -> None:
+    folder.run()
+    forge(folder, "speed-round01-a.a", made_faster, in_journal=False)
+    (line,) = folder.run().aside
+    assert "it was changed after the run had ended (journal.jsonl)" in line
+    assert sorted(map(which, folder.ran)) == [("a.a", "speed", 1, 0), ("b.b", "speed", 1, 0)]
+    files.write_digest(folder.path)
+    path = folder.file("memory-round01-a.a")
+    path.write_bytes(path.read_bytes() + b"\n")
+    (folder.path / "journal.jsonl").write_bytes(b"")
+    (line,) = folder.run().aside
+    assert "it was changed after the run had ended (records.sha256)" in line
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda plain: plain["run"].update(id="forged"),
+        lambda plain: plain["cell"].update(unit="giraffes"),
+        lambda plain: plain["cell"].update(spec={**plain["cell"]["spec"], "more": 1}),
+        lambda plain: plain["cell"]["target"].update(at_least=0.0),
+        lambda plain: plain["cell"].update(step_flops=7),
+        lambda plain: plain["cell"]["data"].update(description="other data"),
+    ],
+    ids=["run", "unit", "spec", "target", "operations", "data"],
+)
+def test_a_record_of_another_question_is_made_again_whatever_its_key(
+    folder: Folder, edit: Callable[[Any], object]
+) -> None:
+    folder.run()
+    forge(folder, "memory-round01-b.b", edit)
+    (line,) = folder.run().aside
+    assert "a record of another comparison" in line
+    assert [which(cell) for cell in folder.ran] == [("b.b", "memory", 1, 0)]
+    assert folder.run().aside == folder.ran == []
+
+
+def test_what_breaks_a_rule_beside_the_others_is_made_again(folder: Folder) -> None:
+    folder.run()
+    forge(folder, "quality-seed0-b.b", lambda plain: plain["run"]["machine"].update(cpu="Another CPU"))
+    (line,) = folder.run().aside
+    assert "quality-seed0-b.b" in line
+    assert "its machine is another than that of the others of its run; moved to " in line
+    assert [which(cell) for cell in folder.ran] == [("b.b", "quality", 1, 0)]
+    assert folder.run().aside == folder.ran == []
+
+
+# Links.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".framework-bench.lock", "journal.jsonl", "plan.json", "table.md", "records.sha256", "notes", "records", "logs",
+        "corrupt", ".framework-bench-scratch", "records/one.json", "logs/one.log", "corrupt/one.1.json",
+        ".framework-bench-scratch/answer-one.json", ".framework-bench-scratch/temporary-0/x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_link_in_a_runs_folder_is_refused_by_name(folder: Folder, tmp_path: Path, name: str, is_new: bool) -> None:
+    if not is_new:
+        folder.run()
+    path, mine = folder.path / name, tmp_path / "mine"
+    mine.mkdir()
+    if name.endswith("/x"):  # which leads to nothing, and is no name of the program's own either
+        path = folder.path / ".framework-bench-scratch" / "temporary-0.x"
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(mine)
+    with pytest.raises(resume.Mismatch, match=f"holds '{path.relative_to(folder.path)}', which is a link"):
+        resume.stored(folder.path)
+
+
+def test_a_folder_that_is_a_link_itself_is_a_runs_folder(folder: Folder, tmp_path: Path) -> None:
+    folder.run()
+    (tmp_path / "link").symlink_to(folder.path)
+    assert resume.stored(tmp_path / "link") == resume.stored(folder.path)
+
+
+def test_only_a_temporary_folder_with_the_links_token_is_removed(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    scratch = folder.path / files.SCRATCH
+    scratch.mkdir()
+    for name in ("framework-bench-anything", "framework-bench-3k_x9a2b", "elsewhere"):
+        (tmp_path / name).mkdir()
+    links = {
+        "temporary-0": "framework-bench-anything", "temporary-3k_x9a2b": "framework-bench-3k_x9a2b",
+        "temporary-1": "elsewhere", "temporary-2": "mine/../framework-bench-2",
+    }  # fmt: skip
+    (tmp_path / "framework-bench-2").mkdir()
+    for link, target in links.items():
+        (scratch / link).symlink_to(f"{tmp_path}/{target}")
+    remove_temporary(folder.path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"framework-bench-anything", "framework-bench-2", "elsewhere"} <= left
+    assert "framework-bench-3k_x9a2b" not in left
+    assert list(scratch.iterdir()) == []
+
+
+def test_neither_a_lock_nor_a_journal_is_written_through_a_link(tmp_path: Path) -> None:
+    """Though it was put there after the folder had been looked at."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / locks.NAME).symlink_to(mine)
+    (tmp_path / "journal.jsonl").symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic links"), locks.folder(tmp_path):
+        pass
+    with pytest.raises(OSError, match="symbolic links"):
+        Journal(tmp_path).add("run")
+    told: list[str] = []
+    with locks.device("cpu", purpose="", tell=told.append):
+        pass
+    (lock,) = (tmp_path / "cache" / "framework-bench" / "locks").iterdir()
+    lock.unlink()
+    lock.symlink_to(mine)
+    with locks.device("cpu", purpose="", tell=told.append):
+        pass
+    assert [line.partition(":")[0] for line in told] == ["nothing keeps other runs from the cpu"]
+    assert mine.read_text() == "mine"
 
 
 # What was asked.
@@ -496,6 +659,27 @@ def test_a_line_that_is_none_is_passed_over(tmp_path: Path, text: bytes) -> None
     journal.path.write_bytes(text + b"\n")
     journal.add("run")
     assert [line.event for line in journal.lines()] == ["run"]
+
+
+def test_a_journal_of_something_else_is_not_read_to_its_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add("run")
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole + b"0\n" * 1_000 + whole)
+    assert len(journal.lines()) == 2
+    journal.path.write_bytes(whole + b"0\n" * 2**22 + whole)
+    began = time.monotonic()
+    assert len(journal.lines()) == 1
+    assert time.monotonic() - began < 10
+
+
+def test_a_process_that_was_killed_before_its_line_has_its_records_hash_in_the_journal(folder: Folder) -> None:
+    folder.run()
+    path = folder.file("memory-round01-a.a")
+    Journal(folder.path).add("start", files.read(path).cell)
+    folder.run()
+    assert folder.ran == []
+    assert Journal(folder.path).ended()[path.name].sha256 == digest.of(path.read_bytes())
 
 
 def test_a_process_that_began_again_has_no_end_in_the_journal(folder: Folder) -> None:

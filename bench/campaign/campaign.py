@@ -77,6 +77,7 @@ class Campaign:
         self.choice, self.run = plans[0].choice, plans[0].run
         self.records: list[Record] = []
         self.journal = Journal(folder)
+        self._told = set(self.journal.hashes())  # names of the records whose hash the journal has
         self._kept = kept or {}  # name of the file -> record of an earlier run
         self._execute = execute
         self._execute_round = None if self.choice.energy else execute_round
@@ -262,21 +263,26 @@ class Campaign:
 
     def _keep(self, done: Record) -> None:
         with deferred():  # or an interruption could hide that it is finished
-            self._write(done)
-            if done.cell.file_name in {cell.file_name for cell in self._running}:
-                self.journal.add("end", done.cell, status=done.outcome.status, sha256=digest.of(files.encode(done)))
-                self._running = [cell for cell in self._running if cell.file_name != done.cell.file_name]
-            self._finished.add(done.cell.file_name)  # only now: an interruption leaves no gap
+            is_written, name = self._write(done), done.cell.file_name
+            # A process that never began may replace one that did: its hash is another now.
+            if name in {cell.file_name for cell in self._running} or (is_written and name in self._told):
+                sha256 = digest.of(files.encode(done)) if is_written else ""
+                self.journal.add("end", done.cell, status=done.outcome.status, sha256=sha256)
+                self._running = [cell for cell in self._running if cell.file_name != name]
+            self._finished.add(name)  # only now: an interruption leaves no gap
             self._note(done)
         self.progress.finished(done)
         if self._running:
             self._tell_started(self._running[0])
 
-    def _write(self, done: Record) -> None:
+    def _write(self, done: Record) -> bool:
+        """Whether the record's file is of this run: where it was only interrupted, that of an earlier one stays."""
         path = self.folder / "records" / done.cell.file_name
-        if done.outcome.status != "interrupted" or not path.exists():  # which an earlier run left
+        is_written = done.outcome.status != "interrupted" or not path.exists()
+        if is_written:
             files.write(path, done)
         self.records.append(done)
+        return is_written
 
     def _note(self, done: Record) -> None:
         """What is to be known of a finished process later: how long it took, and how many steps its blocks have."""

@@ -9,18 +9,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from bench.campaign import journal as journals
 from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
 from bench.campaign.plan import TaskPlan
 from bench.machine import locks
-from bench.process.execute import remove_temporary
-from bench.records import digest, files
+from bench.process.execute import LINK, remove_temporary
+from bench.records import digest, files, rules
 from bench.records.files import RecordError
 from bench.records.record import Arm, Cell, Outcome, Record, Strict
 from bench.records.text import printable
 
 TABLES = ("table.md", "table.csv")
 """The files that a run writes beside its records, and again whenever they have changed."""
+
+FOLDERS = ("records", "logs", "corrupt", files.SCRATCH)
+"""The folders that a run makes inside its own."""
 
 
 class Mismatch(ValueError):
@@ -44,6 +50,7 @@ class Found(NamedTuple):
 
 def stored(folder: Path) -> Fixed | None:
     """What the first start fixed, None for a new folder; Mismatch if the folder cannot be continued."""
+    refuse_links(folder)
     for name in ("plan.json", "journal.jsonl"):
         if (folder / name).exists() and not (
             folder / name
@@ -63,6 +70,23 @@ def stored(folder: Path) -> Fixed | None:
     except RecordError as error:
         raise Mismatch(f"holds a plan.json that cannot be read: {error}") from None
     return fixed
+
+
+def refuse_links(folder: Path) -> None:
+    """Mismatch if anything in a run's folder is a symbolic link: what a run writes or removes would be somebody else's.
+
+    The program's own links to temporary folders may be there; remove_temporary sees where they lead.
+    """
+    for path in (folder, *(folder / name for name in FOLDERS)):
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            own = path.name == files.SCRATCH and LINK.fullmatch(entry.name)
+            if entry.is_symlink() and not own:
+                name = Path(entry.path).relative_to(folder)
+                raise Mismatch(printable(f"holds {str(name)!r}, which is a link: nothing in a run's folder may be one"))
 
 
 def foreign(folder: Path) -> str | None:
@@ -150,21 +174,21 @@ def way_texts(arm: Arm) -> dict[str, str]:
     return {name: str(value) for name, value in way.items()}
 
 
-def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
+def find(folder: Path, cells: Iterable[Cell], *, run_id: str, retry_failed: bool) -> Found:
     """Looks through the records of an earlier run; moves aside what is no record of these cells, and closes the journal.
 
-    What is ok is kept, and so is what failed, unless `retry_failed`. What was interrupted is not, nor what was skipped for a
-    parity that is to be climbed again. A round is kept whole or not at all: its arms are compared with each other, and half of
-    it would be paired with another day's half.
+    A record is that of a cell if its run and all that was asked are the same, and if its file is what the journal and the
+    digest say. What breaks a rule beside the others is moved aside too. What is ok is kept, and so is what failed, unless
+    `retry_failed`. What was interrupted is not, nor what was skipped for a parity that is to be climbed again. A round is kept
+    whole or not at all: its arms are compared with each other, and half of it would be paired with another day's half.
     """
     cells = list(cells)
     found = Found({}, [], [])
-    known = {name: line.sha256 for name, line in Journal(folder).ended().items() if line.sha256}
-    known |= digest.stored(folder) or {}
+    journal = Journal(folder)
+    hashes = {digest.NAME: digest.stored(folder) or {}, journals.NAME: journal.hashes()}
     for place in (folder / "records", folder / files.SCRATCH):
         files.remove_halves(place)
     remove_temporary(folder)
-    journal = Journal(folder)
     crashed = journal.crashed()
     fallen: set[tuple[str, str]] = set()
     for cell in cells:
@@ -172,9 +196,9 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
         for left in files.exchange(folder, cell):
             left.unlink(missing_ok=True)
         try:
-            done = _read(folder / "records" / name, cell, known)
+            done = _read(folder / "records" / name, cell, run_id, files.of_file(name, hashes))
         except RecordError as error:
-            found.aside.append(f"{error}; moved to {_move_aside(folder / 'records' / name, folder / 'corrupt')}")
+            found.aside.append(f"{error}; moved to {_move_aside(folder, name)}")
             done = None
         if done is not None and _is_kept(
             done.outcome, retry_failed=retry_failed, fell=(cell.task, cell.arm.name) in fallen
@@ -182,8 +206,12 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
             found.kept[name] = done
             if cell.kind == "parity" and done.outcome.status != "ok":
                 fallen.add((cell.task, cell.arm.name))
-        if name in crashed and name in found.kept:
-            journal.add("end", cell, status=found.kept[name].outcome.status)  # killed between the record and its line
+    _move_broken(folder, found)
+    for cell in cells:
+        name = cell.file_name
+        if name in crashed and name in found.kept:  # killed between the record and its line
+            sha256 = digest.of((folder / "records" / name).read_bytes())
+            journal.add("end", cell, status=found.kept[name].outcome.status, sha256=sha256)
         elif name in crashed:
             journal.add("crash", cell)
             found.crashed.append(cell)
@@ -192,6 +220,15 @@ def find(folder: Path, cells: Iterable[Cell], *, retry_failed: bool) -> Found:
         if _round(cell) in broken:
             found.kept.pop(cell.file_name, None)
     return found
+
+
+def _move_broken(folder: Path, found: Found) -> None:
+    """Moves aside what breaks a rule about records that lie together: it would take part in nothing."""
+    for (name, one), judged in zip(list(found.kept.items()), rules.judged(found.kept.values())[0], strict=True):
+        if judged is not one:
+            del found.kept[name]
+            why = printable(f"{folder / 'records' / name}: {judged.outcome.reason}")
+            found.aside.append(f"{why}; moved to {_move_aside(folder, name)}")
 
 
 def _round(cell: Cell) -> tuple[str, str, int] | None:
@@ -205,17 +242,24 @@ def _is_kept(outcome: Outcome, *, retry_failed: bool, fell: bool) -> bool:
     return outcome.status == "ok" or (outcome.status != "interrupted" and not retry_failed)
 
 
-def _read(path: Path, cell: Cell, known: Mapping[str, str]) -> Record | None:
+def _read(path: Path, cell: Cell, run_id: str, known: Mapping[str, str]) -> Record | None:
     """The record that an earlier run left of a cell, or None; RecordError if it is none, or that of something else."""
     if not os.path.lexists(path):
         return None
-    done = files.read(path, sha256=known.get(path.name))
-    if done.cell.key != cell.key:
+    done = files.read(path, known=known)
+    if done.run.id != run_id or _asked(done.cell) != _asked(cell):
         raise RecordError(printable(f"{path}: a record of another comparison"))
     return done
 
 
-def _move_aside(path: Path, folder: Path) -> Path:
+def _asked(cell: Cell) -> bytes:
+    """What a process was asked, as it reads from JSON, without what is known only when it starts."""
+    return files.encode(msgspec.structs.replace(cell, ladders=[], block_steps=None, selftest=None, rounds_plan=None))
+
+
+def _move_aside(folder: Path, name: str) -> Path:
+    """Moves a record of a run's folder to DIR/corrupt."""
+    path, folder = folder / "records" / name, folder / "corrupt"
     folder.mkdir(exist_ok=True)
     number = 1
     while os.path.lexists(to := folder / f"{path.stem}.{number}{path.suffix}"):

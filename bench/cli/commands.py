@@ -13,6 +13,7 @@ import click
 from bench.cli import folders
 from bench.cli.options import FilePath, OneOf, Rounds, UserError, common_options
 from bench.machine import signals
+from bench.records.text import printable
 
 FORMATS = {
     "markdown": "bench.report.markdown", "csv": "bench.report.table_csv", "latex": "bench.report.latex",
@@ -162,7 +163,7 @@ def compare(before: Path, after: Path, fail_on: tuple[str, ...]) -> None:
     click.echo(comparing.render(found), nl=False)
     objections = comparing.objections(found, fail_on)
     for text in objections:
-        click.echo(f"--fail-on {text}", err=True)
+        click.echo(printable(f"--fail-on {text}"), err=True)
     if objections or not (first_sound and second_sound):
         raise SystemExit(1)
 
@@ -212,6 +213,8 @@ def import_(file: Path, output: Path | None) -> None:
         raise click.ClickException(f"{error.strerror}: {folder}") from error
     folders.write_tables(folder, digested=True)
     click.echo(f"{len(found)} records; their tables: framework-bench report {folder}")
+    if not folders.read((folder,))[1]:  # which tells what breaks a rule
+        raise SystemExit(1)
 
 
 @cli.command()

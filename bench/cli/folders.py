@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
     """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
+    from bench.campaign import journal
     from bench.records import digest, files, rules
+    from bench.records.text import printable
 
     found: dict[bytes, Record] = {}
     sound = True
     for folder in folders:
-        records, problems = files.read_folder(folder)
+        records, problems = files.read_folder(folder, more={journal.NAME: journal.Journal(folder).hashes()})
         for problem in problems:
             click.echo(problem, err=True)
         if not records:
@@ -33,7 +35,7 @@ def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
         sound = sound and not problems
     broken = rules.judged(found.values())[1]
     for problem in broken:
-        click.echo(problem, err=True)
+        click.echo(printable(problem), err=True)
     return list(found.values()), sound and not broken
 
 
@@ -53,7 +55,10 @@ def new(folder: Path) -> Path:
     from bench.campaign import resume
 
     try:
+        resume.refuse_links(folder)
         found = resume.foreign(folder)
+    except resume.Mismatch as error:
+        raise UserError(f"--output {folder} {error}; name a new folder") from error
     except OSError as error:
         raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
     if found or (folder / "plan.json").exists():

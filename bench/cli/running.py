@@ -63,7 +63,7 @@ def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool
 def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_failed: bool) -> tuple[Campaign, bool]:
     """Runs what is not done in a folder that is this run's own."""
     possible = [cell for task_plan in plans for cell in task_plan.possible]
-    found = resume.find(folder, possible, retry_failed=retry_failed)
+    found = resume.find(folder, possible, run_id=plans[0].run.id, retry_failed=retry_failed)
     if continued:
         planned = [pilot.with_known_rounds(task_plan, found.kept) for task_plan in plans]
         names = {cell.file_name for task_plan in planned for cell in task_plan.cells}

@@ -18,6 +18,7 @@ from typing import IO
 import platformdirs
 
 from bench.machine import nvml
+from bench.records import files
 from bench.records.text import printable
 
 NAME = ".framework-bench.lock"
@@ -58,7 +59,7 @@ def device(name: str, *, purpose: str, tell: Callable[[str], object]) -> Iterato
 
 
 def _open(path: Path) -> IO[bytes]:
-    return path.open("a+b", buffering=0)
+    return open(path, "a+b", buffering=0, opener=files.no_link)  # through a link it would empty somebody's file
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-import secrets
+import re
 import shutil
 import sys
 import tempfile
@@ -39,6 +39,9 @@ DEADLINES: Mapping[Kind, launch.Deadlines] = {
 }
 
 TEMPORARY = "framework-bench-"
+LINK = re.compile(r"temporary-(\w+)")
+"""The name of a link in the scratch folder: it leads to the temporary folder that has the same token in its name."""
+
 HARNESS_ONLY = ("matplotlib", "pandas", "scipy", "sklearn")
 """Installed for the tables, the data and the reference, and imported by Keras wherever it finds them."""
 
@@ -113,10 +116,11 @@ def started(
 def _temporary(scratch: Path) -> Iterator[Path]:
     """A folder for a process's temporary files, among those of all programs: in the run's own its paths could be too long.
 
-    A link in the scratch folder leads to it, so that a later run finds what a killed one left.
+    A link in the scratch folder leads to it, so that a later run finds what a killed one left. Both names end with the same
+    random token, or a link that somebody else put there could lead to any folder.
     """
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as name:
-        link = scratch / f"temporary-{secrets.token_hex(8)}"
+        link = scratch / f"temporary-{Path(name).name.removeprefix(TEMPORARY)}"
         link.symlink_to(name)
         try:
             yield Path(name)
@@ -127,9 +131,9 @@ def _temporary(scratch: Path) -> Iterator[Path]:
 def remove_temporary(folder: Path) -> None:
     """Removes the temporary folders of processes whose run was killed."""
     for link in (folder / files.SCRATCH).glob("temporary-*"):
-        if link.is_symlink():
+        if (match := LINK.fullmatch(link.name)) and link.is_symlink():
             target = link.readlink()
-            if target.name.startswith(TEMPORARY) and target.parent == Path(tempfile.gettempdir()):
+            if target == Path(tempfile.gettempdir(), TEMPORARY + match[1]):
                 shutil.rmtree(target, ignore_errors=True)
             link.unlink()
 

@@ -8,8 +8,9 @@ import hashlib
 import re
 from pathlib import Path
 
+from bench.records.limits import MAX_BYTES
+
 NAME = "records.sha256"
-MAX_BYTES = 2**24
 LINE = re.compile(r"(?P<hash>[0-9a-f]{64})  records/(?P<name>[^/\n]+\.json)")
 
 
@@ -18,9 +19,14 @@ def of(content: bytes) -> str:
 
 
 def text(folder: Path) -> str:
-    """The digest of the records below a folder."""
-    paths = sorted(path for path in (folder / "records").glob("*.json") if path.is_file())
+    """The digest of the records below a folder; what cannot be one is left out, and is named where records are read."""
+    paths = sorted(path for path in (folder / "records").glob("*.json") if _can_be_a_record(path))
     return "".join(f"{of(path.read_bytes())}  records/{path.name}\n" for path in paths)
+
+
+def _can_be_a_record(path: Path) -> bool:
+    """Whether it is a regular file that is not too large, with a name that fits on a line of UTF-8."""
+    return path.name.isprintable() and path.is_file() and path.stat().st_size <= MAX_BYTES
 
 
 def stored(folder: Path) -> dict[str, str] | None:

@@ -9,16 +9,18 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.records import digest, history, rules
+from bench.records import digest, history, limits, rules
 from bench.records.record import SCHEMA, Cell, Outcome, Record
 from bench.records.text import printable
 
-MAX_BYTES = 16 * 2**20
+MAX_BYTES = limits.MAX_BYTES
+MAX_VALUES = 1_000_000  # empty ones take much more memory than bytes of the file
 MAX_INTEGER = 2**63 - 1
 MAX_NAME, MAX_TEXT = 300, 20_000  # characters; what is shown is not longer than what is read
 
@@ -42,6 +44,8 @@ def decode(content: bytes, kind: type[Any] = Record) -> Any:
     """The value of type `kind` in strict JSON; RecordError says what is wrong with it."""
     if len(content) > MAX_BYTES:
         raise RecordError(f"larger than {MAX_BYTES:,} bytes")
+    if content.count(b",") > MAX_VALUES:
+        raise RecordError(f"more than {MAX_VALUES:,} values")
     try:
         plain = json.loads(
             content.decode("utf-8"),  # json would guess other encodings
@@ -74,9 +78,9 @@ def check(record: Record) -> None:
         raise RecordError(printable("; ".join(found)))
 
 
-def read(path: Path, *, sha256: str | None = None) -> Record:
-    """The record in a file; RecordError names the file."""
-    record: Record = read_as(path, Record, what="a record", sha256=sha256)
+def read(path: Path, *, known: Mapping[str, str] | None = None) -> Record:
+    """The record in a file, which has every hash that is `known`, by the file that has it; RecordError names the file."""
+    record: Record = read_as(path, Record, what="a record", known=known)
     return record
 
 
@@ -86,28 +90,31 @@ def read_outcome(path: Path) -> Outcome:
     return outcome
 
 
-def read_as(path: Path, kind: type[Any], *, what: str, sha256: str | None = None) -> Any:
-    """The value of type `kind` in a file, whose content has the hash, if one is given; RecordError names the file."""
+def read_as(path: Path, kind: type[Any], *, what: str, known: Mapping[str, str] | None = None) -> Any:
+    """The value of type `kind` in a file, whose content has the `known` hashes; RecordError names the file."""
     try:
         if path.exists() and not path.is_file():  # to open a pipe would wait for somebody who writes
             raise RecordError("no regular file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        if sha256 is not None and digest.of(content) != sha256:
-            raise RecordError(f"it was changed after the run had ended ({digest.NAME})")
+        for place, sha256 in (known or {}).items():
+            if digest.of(content) != sha256:
+                raise RecordError(f"it was changed after the run had ended ({place})")
         return decode(content, kind)
     except (OSError, RecordError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise RecordError(printable(f"{path}: not {what}: {why}")) from None
 
 
-def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
+def read_folder(folder: Path, *, more: Mapping[str, Mapping[str, str]] | None = None) -> tuple[list[Record], list[str]]:
     """All records below `folder/records`, in the order of their file names, and a line for each file that is not one.
 
-    Where the run has ended, they are those that it left.
+    Where the run has ended, they are those that it left: they have the digest's hashes, and those of `more` files, each of
+    which has hashes by the names of the records.
     """
     records, problems = [], []
     known = digest.stored(folder)
+    hashes = {digest.NAME: known or {}, **(more or {})}
     paths = sorted((folder / "records").glob("*.json"))
     for name in sorted(set(known or ()) - {path.name for path in paths}):
         problems.append(printable(f"{folder / 'records' / name}: it is gone since the run ended ({digest.NAME})"))
@@ -115,13 +122,18 @@ def read_folder(folder: Path) -> tuple[list[Record], list[str]]:
         try:
             if known is not None and path.name not in known:
                 raise RecordError(printable(f"{path}: it was added after the run had ended ({digest.NAME})"))
-            found = read(path, sha256=known[path.name] if known is not None else None)
+            found = read(path, known=of_file(path.name, hashes))
             if path.name not in found.cell.file_names:
                 raise RecordError(printable(f"{path}: not the record that its name says, but {found.cell.file_name}"))
             records.append(found)
         except RecordError as error:
             problems.append(str(error))
     return records, problems
+
+
+def of_file(name: str, hashes: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The hashes that files have of one record, by the file."""
+    return {place: there[name] for place, there in hashes.items() if name in there}
 
 
 def write_digest(folder: Path) -> None:
@@ -146,6 +158,11 @@ def write_bytes(path: Path, content: bytes, *, via: Path | None = None) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def no_link(name: str, flags: int) -> int:
+    """An opener of a file that is no symbolic link: OSError for one."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def remove_halves(folder: Path) -> None:

@@ -43,6 +43,7 @@ RUNGS = (
 )  # fmt: skip
 """The ladder of parity (bench/worker/parity.py)."""
 
+MOST_DEEP, MOST_VALUES = 16, 10_000  # of a spec
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
 
@@ -319,7 +320,7 @@ class Run(Strict, frozen=True):
     machine: Machine
     harness: str | None = None  # version of framework-bench; None where it was not recorded
     source: str | None = None  # sha256 of its source code
-    measurement: int = MEASUREMENT
+    measurement: Count = MEASUREMENT
 
 
 class Cell(Strict, frozen=True, kw_only=True):
@@ -345,6 +346,9 @@ class Cell(Strict, frozen=True, kw_only=True):
     selftest: SelfTest | None = None  # the latest one of this arm on this machine, when the run began
     rounds_plan: RoundsPlan | None = None  # None where the number of rounds was given
 
+    def __post_init__(self) -> None:
+        _bound(self.spec)
+
     @property
     def spec_hash(self) -> str:
         return hash_json(self.spec)
@@ -360,6 +364,22 @@ class Cell(Strict, frozen=True, kw_only=True):
     def file_names(self) -> tuple[str, str]:
         """The name of its record, and the one that it had before an arm could be more than a backend."""
         return self.file_name, self.file_name.replace(f"-{self.arm.hash[:8]}.json", ".json")
+
+
+def _bound(spec: Any) -> None:
+    """SpecError for a spec that is so deep or so long that nobody could hash or show it; not recursive for the same reason."""
+    level, values = [spec], 0
+    for _ in range(MOST_DEEP):
+        level = [
+            part for one in level if isinstance(one, (dict, list, tuple))
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+        values += len(level)
+        if values > MOST_VALUES:
+            raise tasks.spec.SpecError(f"the spec has more than {MOST_VALUES:,} values")
+        if not level:
+            return
+    raise tasks.spec.SpecError(f"the spec is nested more than {MOST_DEEP} levels deep")
 
 
 class Outcome(Strict, frozen=True, kw_only=True):
