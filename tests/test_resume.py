@@ -344,7 +344,9 @@ def test_a_record_has_the_hash_of_the_journal_and_that_of_the_digest(folder: Fol
         lambda plain: plain["cell"].update(spec={**plain["cell"]["spec"], "more": 1}),
         lambda plain: plain["cell"]["target"].update(at_least=0.0),
         lambda plain: plain["cell"].update(step_flops=7),
-        lambda plain: plain["cell"]["data"].update(description="other data"),
+        lambda plain: [
+            data.update(description="other data") for data in (plain["cell"]["data"], plain["cell"]["spec"]["data"])
+        ],
     ],
     ids=["run", "unit", "spec", "target", "operations", "data"],
 )
