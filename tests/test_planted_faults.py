@@ -151,6 +151,12 @@ FAULTS: Mapping[str, Fault] = {
         "tensorflow": ("session.py", "self._apply(inputs, state, False)", "self._apply(inputs, state, True)"),
         "jax": ("session.py", "batch, state, training=False)", "batch, state, training=True)"),
     }),
+    "logits with the dropout of the training before": Fault("gru_lm", "dropout", {
+        "pytorch": ("session.py", "self._switch(training=False)\n        return self.fetch(", "return self.fetch("),
+    }),
+    "evaluation with the dropout of the training before": Fault("gru_lm", "dropout", {
+        "pytorch": ("session.py", "self._switch(training=False)\n        logits, self._state", "logits, self._state"),
+    }),
     "a GRU's dropout never applied": Fault("gru_lm", "dropout", {
         "pytorch": ("gru.py", "config.layers, dropout=dropout)", "config.layers, dropout=0.0)"),
         "tensorflow": ("gru.py", "Dropout(config.dropout,", "Dropout(0.0,"),
