@@ -179,6 +179,33 @@ def test_what_is_missing_runs_in_its_place_with_the_ladder_of_its_backend(folder
     assert all(len(cell.ladders) == 2 for cell in folder.ran)
 
 
+def test_a_round_of_which_half_was_measured_anew_is_measured_whole(folder: Folder) -> None:
+    folder.run()
+    (first, second) = sorted(
+        (files.read(folder.file(f"speed-round01-{name}")).cell for name in ("a.a", "b.b")),
+        key=lambda cell: cell.position,
+    )
+    shutil.rmtree(folder.path)
+    (folder.path / "records").mkdir(parents=True)
+    folder.answer = failing(first.file_name)
+    folder.run()
+
+    def interrupted(cell: Cell) -> Outcome:
+        if cell.file_name == second.file_name:
+            raise KeyboardInterrupt
+        return good(cell)
+
+    folder.answer = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        folder.run(retry_failed=True)
+    assert files.read(folder.path / "records" / second.file_name).outcome.status == "ok"  # of the day before
+    folder.answer = good
+    folder.run()
+    assert [which(cell) for cell in folder.ran] == [which(first), which(second)]
+    folder.run()
+    assert folder.ran == []
+
+
 def test_a_ladder_that_is_lost_is_taken_from_the_other_records(folder: Folder) -> None:
     folder.run()
     lost = files.read(folder.file("parity-round01-a.a"))

@@ -73,6 +73,18 @@ class Journal:
         """Name of a record -> the hash of its file at the end of its process, where that is known."""
         return {name: line.sha256 for name, line in self.ended().items() if line.sha256}
 
+    def overtaken(self) -> dict[str, str]:
+        """Name of a record -> the hash of what a process left, where one began after it and is not known to have left any."""
+        found: dict[str, str] = {}
+        known: dict[str, str] = {}
+        for line in self.lines():
+            if line.event == "start" and line.cell in known:
+                found[line.cell] = known[line.cell]
+            elif line.event == "end" and line.sha256:
+                known[line.cell] = line.sha256
+                found.pop(line.cell, None)
+        return found
+
     def crashed(self) -> set[str]:
         """The names of the records whose processes were started and neither ended nor are known as crashed."""
         last = {line.cell: line.event for line in self.lines() if line.cell}

@@ -5,6 +5,7 @@ is done when its record parses, validates and has the key of what would be run n
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -207,6 +208,7 @@ def find(folder: Path, cells: Iterable[Cell], *, run_id: str, retry_failed: bool
             if cell.kind == "parity" and done.outcome.status != "ok":
                 fallen.add((cell.task, cell.arm.name))
     _move_broken(folder, found)
+    apart = _of_two_days(folder, [one for one in found.kept.values() if one.outcome.status == "ok"], journal)
     for cell in cells:
         name = cell.file_name
         if name in crashed and name in found.kept:  # killed between the record and its line
@@ -215,9 +217,9 @@ def find(folder: Path, cells: Iterable[Cell], *, run_id: str, retry_failed: bool
         elif name in crashed:
             journal.add("crash", cell)
             found.crashed.append(cell)
-    broken = {_round(cell) for cell in cells if cell.file_name not in found.kept} - {None}
+    broken = {_round(cell) for cell in cells if cell.file_name not in found.kept} | apart
     for cell in cells:
-        if _round(cell) in broken:
+        if _round(cell) is not None and _round(cell) in broken:
             found.kept.pop(cell.file_name, None)
     return found
 
@@ -234,6 +236,29 @@ def _move_broken(folder: Path, found: Found) -> None:
 def _round(cell: Cell) -> tuple[str, str, int] | None:
     """The round that a cell belongs to, None where it belongs to none."""
     return (cell.task, cell.kind, cell.round) if cell.kind in ("pilot", "speed") else None
+
+
+def _of_two_days(folder: Path, records: Iterable[Record], journal: Journal) -> set[tuple[str, str, int] | None]:
+    """The rounds of which a part was measured anew and the rest was not.
+
+    Their processes were not begun in a row, or one that was begun left nothing, and what an earlier one left is still there.
+    """
+    begun = [line.cell for line in journal.lines() if line.event in ("run", "start")]
+    last = {name: number for number, name in enumerate(begun)}
+    overtaken = journal.overtaken()
+    found: set[tuple[str, str, int] | None] = set()
+    starts: dict[tuple[str, str, int] | None, list[tuple[int, int]]] = defaultdict(list)
+    for one in records:
+        name, place = one.cell.file_name, _round(one.cell)
+        if name in last:
+            starts[place].append((one.cell.position, last[name]))
+        if name in overtaken and overtaken[name] == digest.of((folder / "records" / name).read_bytes()):
+            found.add(place)
+    for place, cells in starts.items():
+        numbers = [number for _, number in sorted(cells)]
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            found.add(place)
+    return found
 
 
 def _is_kept(outcome: Outcome, *, retry_failed: bool, fell: bool) -> bool:
