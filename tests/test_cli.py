@@ -454,7 +454,7 @@ def test_a_run_that_plans_its_rounds_is_continued_with_all_of_them(
     def noisy(cell: Cell) -> Outcome:
         swing = 1 + 0.2 * math.sin(cell.round * (3 if cell.arm.mode == "fast" else 2))
         timings = {"timings": a_timing(1000 * swing, block_steps=100)} if cell.kind in ("pilot", "speed") else {}
-        return msgspec.structs.replace(good(cell), **timings)
+        return msgspec.structs.replace(good(cell), wall_s=5.0, **timings)
 
     held: list[str] = []
     holding = locks.device
