@@ -312,6 +312,22 @@ def test_a_kernel_that_is_wrong_only_at_the_size_that_is_timed_is_caught_there(s
     assert rung.where.endswith(where)
 
 
+@pytest.mark.parametrize(("factor", "passed"), [(1.01, False), (1.001, True)])
+def test_the_norm_for_clipping_may_be_rounded_at_full_size_and_no_more(factor, passed):
+    task = tasks.load("gru_lm", "quick").task
+    task = replace(task, model=replace(task.model, dropout=0.0), optimizer=replace(task.optimizer, clip_norm=0.1))
+
+    def open_session(task, params, options):
+        if task.model.hidden > 100:
+            clip_norm = factor * task.optimizer.clip_norm
+            task = replace(task, optimizer=replace(task.optimizer, clip_norm=clip_norm))
+        return ReferenceSession(task, params)
+
+    ladder = parity.climb(SimpleNamespace(open_session=open_session), task, Options(precision="float32"))
+    rung = ladder.rungs[8]
+    assert (rung.name, rung.where, rung.passed) == ("full size", "the factor of clipping, the whole batch", passed)
+
+
 def test_the_full_size_counts_as_many_examples_as_the_reference_can_compute():
     task = tasks.load("gru_lm", "quick").task
     batch = next(task.train_batches(0))

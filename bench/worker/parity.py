@@ -59,7 +59,7 @@ def _of_rounded_layers(roundoff: float) -> Mapping[str, float]:
     return {
         "forward": 8 * roundoff, "loss": 2 * roundoff, "gradients": 64 * roundoff, "differences": 64 * roundoff,
         "one update": 1e-6, "trajectory": 16 * roundoff, "tie": 16 * roundoff, "full size": 8 * roundoff,
-        "long run": 64 * roundoff, "scale": 32 * roundoff,
+        "long run": 64 * roundoff, "scale": 32 * roundoff, "clipping": 32 * roundoff,
     }  # fmt: skip
 
 
@@ -68,12 +68,12 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "float64": {
         "forward": 1e-10, "loss": 1e-12, "gradients": 1e-9, "differences": 1e-6,
         "one update": 1e-12, "trajectory": 1e-8, "tie": 1e-9, "full size": 1e-9,
-        "long run": 1e-8, "scale": 1e-9,
+        "long run": 1e-8, "scale": 1e-9, "clipping": 1e-9,
     },
     "float32": {
         "forward": 1e-5, "loss": 1e-6, "gradients": 1e-4, "differences": 1e-4,
         "one update": 1e-6, "trajectory": 1e-3, "tie": 1e-4, "full size": 1e-4,
-        "long run": 1e-3, "scale": 1e-4,
+        "long run": 1e-3, "scale": 1e-4, "clipping": 2e-3,
     },
     "tf32": _of_rounded_layers(2**-11),
     "bfloat16": _of_rounded_layers(2**-8),
@@ -242,6 +242,14 @@ class _Climber:
         moved = {name: value.astype(np.float64) - params[name] for name, value in session.params().items()}
         rate, eps = proportional.learning_rate, proportional.eps
         revealed = {name: -eps * movement / (rate - np.abs(movement)) for name, movement in moved.items()}
+        if scale < 1:
+            # PyTorch's norm on a CPU adds up float32 squares one by one, and is off by 2e-4 for ten million of them
+            # (https://github.com/pytorch/pytorch/issues/169237). It scales all gradients alike, by which Adam moves nothing.
+            factor = (
+                sum(float(np.sum(revealed[name] * value)) for name, value in expected.items()) / norm(expected) ** 2
+            )
+            yield Comparison(f"the factor of clipping, {of}", abs(factor - 1), self.tolerance["clipping"])
+            revealed = {name: value / factor for name, value in revealed.items()}
         for comparison in self.compare_gradients(revealed, expected):
             yield replace(comparison, where=f"{comparison.where}, {of}")
 
