@@ -19,7 +19,7 @@ from bench.cli import running
 from bench.process.request import Request
 from bench.records import files
 from bench.records.record import Arm, Cell, Disturbance, Outcome, Record, SelfTest
-from bench.report import facts, grouping, markdown, table_csv, words
+from bench.report import facts, grouping, markdown, summary, table_csv, words
 from bench.stats.selftest import NAMES, judge
 from bench.worker import answer as worker
 from bench.worker import loop, slowdown
@@ -313,6 +313,15 @@ def test_a_table_shows_the_latest_self_test_of_each_backend_and_the_command_for_
     text = markdown.render(made)
     assert text.replace("\\", "").count("Self-test: ") == 2
     assert markdown.render(made[::-1]) == text
+
+
+def test_a_verdict_says_which_of_its_self_tests_failed() -> None:
+    told = "(In the self-test of slow, a planted slow-down of 10 % was missed.)"
+    for test, is_told in ((a_test(slower=0.0), True), (a_test(), False)):
+        (section,) = grouping.sections(with_selftest(a_run(TWO), "slow", test))
+        for text in (summary.sentences(section)[0], summary.conclusion(section)):
+            assert text.endswith(told) == is_told
+            assert ("self-test" in text) == is_told
 
 
 def test_a_table_shows_what_a_self_test_missed() -> None:

@@ -13,7 +13,7 @@ from itertools import combinations
 from statistics import fmean, median
 
 from bench.records import proof, rules, steadiness
-from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, Timings, control_of
+from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, SelfTest, Timings, control_of
 from bench.stats import equivalence, intervals, verdict
 
 GIB = 2**30
@@ -128,6 +128,12 @@ class Row:
     def energy_sources(self) -> list[str]:
         """Whose counters were read, or the reasons why there is no figure."""
         return sorted({e.source or e.reason or "" for one in self.counted if (e := one.outcome.energy)})
+
+    @property
+    def selftest(self) -> SelfTest | None:
+        """The latest one that was known when its processes of speed were started."""
+        found = (one.cell.selftest for one in self.of("speed") if one.cell.selftest)
+        return max(found, key=lambda test: test.started_utc, default=None)
 
     def timing(self, name: str) -> float | None:
         """The median over processes of one of the timings, in seconds."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from bench.records.limits import MARGIN
 from bench.records.metrics import METRICS
 from bench.records.record import Cell, Rung
+from bench.report import words
 from bench.report.formats import with_interval
-from bench.report.grouping import Section
+from bench.report.grouping import Row, Section
 from bench.stats import equivalence, verdict
 from bench.stats.intervals import Interval
 
@@ -42,7 +43,7 @@ def sentences(section: Section) -> list[str]:
         for other in ranked[position + 1 :]:
             found = section.verdicts.get((row.name, other.name))
             if found is not None:
-                texts.append(_sentence(first, row.name, other.name, found))
+                texts.append(_sentence(first, row.name, other.name, found) + _failed_selftests(row, other))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
     texts = [*_disturbed(section), *failed_control(section), *texts]
@@ -67,7 +68,14 @@ def conclusion(section: Section) -> str:
     decisions = {found.decision for found in section.equivalences.values()}
     same = "equivalent" if decisions == {"equivalent"} else "not decided to be equivalent"
     learned = f"{title} {'different' if 'different' in decisions else same if decisions else 'not compared'}"
-    return f"{task}: {fastest} trains {' and '.join(parts)}; {learned}."
+    return f"{task}: {fastest} trains {' and '.join(parts)}; {learned}.{_failed_selftests(*ranked)}"
+
+
+def _failed_selftests(*rows: Row) -> str:
+    """What a reader of a verdict must know of the self-tests of its arms; nothing where they passed or there was none."""
+    told = [f"of {row.name}, {'; '.join(faults)}" for row in rows
+            if row.selftest is not None and (faults := words.selftest_faults(row.selftest))]  # fmt: skip
+    return f" (In the self-test {'; '.join(told)}.)" if told else ""
 
 
 def _disturbed(section: Section) -> list[str]:
