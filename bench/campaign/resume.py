@@ -190,7 +190,6 @@ def find(folder: Path, cells: Iterable[Cell], *, run_id: str, retry_failed: bool
     for place in (folder / "records", folder / files.SCRATCH):
         files.remove_halves(place)
     remove_temporary(folder)
-    crashed = journal.crashed()
     fallen: set[tuple[str, str]] = set()
     for cell in cells:
         name = cell.file_name
@@ -209,19 +208,25 @@ def find(folder: Path, cells: Iterable[Cell], *, run_id: str, retry_failed: bool
                 fallen.add((cell.task, cell.arm.name))
     _move_broken(folder, found)
     apart = _of_two_days(folder, [one for one in found.kept.values() if one.outcome.status == "ok"], journal)
-    for cell in cells:
-        name = cell.file_name
-        if name in crashed and name in found.kept:  # killed between the record and its line
-            sha256 = digest.of((folder / "records" / name).read_bytes())
-            journal.add("end", cell, status=found.kept[name].outcome.status, sha256=sha256)
-        elif name in crashed:
-            journal.add("crash", cell)
-            found.crashed.append(cell)
+    crashed = journal.crashed()
+    _close(journal, [cell for cell in cells if cell.file_name in crashed], folder, found)
     broken = {_round(cell) for cell in cells if cell.file_name not in found.kept} | apart
     for cell in cells:
         if _round(cell) is not None and _round(cell) in broken:
             found.kept.pop(cell.file_name, None)
     return found
+
+
+def _close(journal: Journal, crashed: Iterable[Cell], folder: Path, found: Found) -> None:
+    """Gives the processes that were running when a run was killed their ends in the journal."""
+    for cell in crashed:
+        kept = found.kept.get(cell.file_name)
+        if kept is not None:  # killed between the record and its line
+            sha256 = digest.of((folder / "records" / cell.file_name).read_bytes())
+            journal.add("end", cell, status=kept.outcome.status, sha256=sha256)
+        else:
+            journal.add("crash", cell)
+            found.crashed.append(cell)
 
 
 def _move_broken(folder: Path, found: Found) -> None:

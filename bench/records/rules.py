@@ -28,11 +28,8 @@ HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core 
 MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
 FEW_ITEMS = 0.005  # more or fewer in a step, as a share
 PADDED_BATCHES = 2  # more of them may lie in one window than in another
-EACH_LOSS, LOSS_EVERY, LAST_LOSS = (
-    50,
-    10,
-    500,
-)  # up to the first of each update, then of every tenth: proof of work (proof.py)
+EACH_LOSS = 50  # the loss of every update up to this one is kept: proof of work (proof.py)
+LOSS_EVERY, LAST_LOSS = 10, 500  # and then of every tenth up to this one
 SHARES = ("others_share", "siblings_share", "stolen_share", "withheld_share")
 TIMES = ("cpu_s", "unfinished_s", "barrier_s")
 LEAST_COUNTED_S = 0.5  # of a window whose processor times are known

@@ -325,11 +325,8 @@ def _section(records: Sequence[Record]) -> Section:
     )
     stopped = (one for one in records if (one.cell.kind, one.outcome.status) == ("speed", "interrupted"))
     unfinished = frozenset(one.cell.round for one in stopped)
-    for row in rows.values():
-        row.disturbed, row.unfinished = (
-            disturbed,
-            unfinished,
-        )  # whole rounds: their figures are compared with each other
+    for row in rows.values():  # whole rounds: their figures are compared with each other
+        row.disturbed, row.unfinished = disturbed, unfinished
     rounds = {number for row in rows.values() for number in row.timed}
     for row in rows.values():
         row.rounds = len(rounds)

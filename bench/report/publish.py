@@ -17,7 +17,7 @@ import backends
 from bench.records import digest, files
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import facts, figures, grouping, markdown, plots, summary, table_csv, words
+from bench.report import facts, figures, grouping, markdown, plots, summary, table_csv
 from bench.report.grouping import Section
 
 OVERVIEW = re.compile(
@@ -61,7 +61,6 @@ def _sections(page: Path, block: re.Match[str]) -> list[Section]:
 
 def _overview(sections: Sequence[Section], picture: str) -> str:
     told = [text for section in sections for text in (*summary.failed_control(section), summary.conclusion(section))]
-    told += [f"{section.first.task}: {text}" for section in sections for text in _missed(section)]
     lines = [f"- {markdown.escape(text)}" for text in told]
     titles = ["task", "backend", "speed", "relative to the fastest", "quality", "parity"]
     rows = [
@@ -100,14 +99,6 @@ def tables(folder: Path) -> dict[Path, str]:
             made[run / digest.NAME] = digest.text(run)
     made[folder / "README.md"] = _index(folder, runs)
     return made
-
-
-def _missed(section: Section) -> list[str]:
-    """What the self-tests of a table's arms did not see."""
-    tests = [(row.name, one.cell.selftest) for row in section.rows for one in row.of("speed")[:1] if one.cell.selftest]
-    return [
-        f"the self-test of {name} failed: {fault}." for name, test in tests for fault in words.selftest_faults(test)
-    ]
 
 
 def _records(run: Path) -> list[Record]:
