@@ -42,7 +42,8 @@ ROOT = Path(__file__).parents[2]
 def for_child(entry: Entry, arm: Arm, *, temporary: Path | None = None, shares_device: bool = False) -> dict[str, str]:
     """The whole environment of a process, with a temporary folder of its own.
 
-    One that shares its device with other processes, or whose memory is measured, is to take no more of it than it uses.
+    One that shares its device with other processes, or may do so because nothing in it is timed, is to take no more of its
+    memory than it uses.
     """
     env = {name: value for name, value in os.environ.items() if ALLOWED.fullmatch(name)}
     env |= {

@@ -96,7 +96,7 @@ def started(
             stack.callback(path.unlink, missing_ok=True)
         env = environment.for_child(
             entry, cell.arm, temporary=stack.enter_context(_temporary(folder / files.SCRATCH)),
-            shares_device=cell.kind == "memory" or together > 1,
+            shares_device=cell.kind in ("parity", "memory") or together > 1,
         )  # fmt: skip
         command = launch.worker_command(
             request_path,
