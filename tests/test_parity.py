@@ -266,6 +266,36 @@ def test_a_planted_fault_is_caught_at_its_rung(fault, task, rung):
     assert all(below.passed for below in ladder.rungs[:-1])
 
 
+class TrainsInAnotherProgram(ReferenceSession):
+    """What `gradients` returns is rounded otherwise than what the update is made of, by a share of each tensor's size."""
+
+    rounding = 0.0
+
+    def gradients(self, batch):
+        rng = np.random.default_rng(0)
+        own = super().gradients(batch)
+        sizes = {name: self.rounding * np.sqrt(np.mean(np.square(value))) for name, value in own.items()}
+        noise = {name: size * rng.uniform(-1, 1, own[name].shape) for name, size in sizes.items()}
+        return {name: np.where(value == 0, 0, value + noise[name]) for name, value in own.items()}
+
+
+@pytest.mark.parametrize(
+    ("precision", "rounding", "passed"),
+    [("bfloat16", 2**-8, True), ("tf32", 2**-11, True), ("float32", 2**-24, True), ("bfloat16", 2**-4, False)],
+)
+def test_a_small_gradient_may_be_rounded_otherwise_in_the_program_that_trains(precision, rounding, passed):
+    """As it is in XLA's two programs of BERT on a GPU, in bfloat16."""
+    subject = type("Subject", (TrainsInAnotherProgram,), {"rounding": rounding})
+    one_update = climb(subject, PLAIN, Options(precision=precision)).rungs[4]
+    assert (one_update.name, one_update.passed) == ("one update", passed), one_update
+
+
+@pytest.mark.parametrize(("fault", "task", "rung"), [control for control in CONTROLS if control[2] == "one update"])
+def test_a_fault_of_the_update_is_caught_in_bfloat16_too(fault, task, rung):
+    ladder = climb(fault, task, Options(precision="bfloat16"))
+    assert (ladder.rungs[-1].name, ladder.passed) == (rung, False)
+
+
 LONG = [EveryFifthUpdateSkipped, FrozenLearningRate, ScheduleWithoutItsEnd, MomentsThatStop]
 
 

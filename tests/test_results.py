@@ -32,7 +32,11 @@ def a_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder",
+    [folder for folder in PUBLISHED if (folder / "table.schema2.csv").exists()],
+    ids=lambda folder: folder.name,
+)
 def test_a_table_that_was_published_with_other_columns_has_the_same_figures(folder):
     """Each was made by the program of its day; they differ by no more than the rounding of another order of operations."""
     old, new = a_table(folder / "table.schema2.csv"), a_table(folder / "table.csv")
