@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.api import DEFAULT_MODE, BackendMissing, Entry
+from backends.api import DEFAULT_MODE, BackendMissing, Entry, mode_of
 
 if TYPE_CHECKING:
     from backends.api import Backend
 
-__all__ = ["BACKENDS", "PRECISIONS", "REFERENCE", "BackendMissing", "Entry", "find", "load", "modes", "package"]
+__all__ = [
+    "BACKENDS", "PRECISIONS", "REFERENCE", "TRIM", "TUNED", "BackendMissing", "Entry", "find", "load", "mode_for", "modes",
+    "package",
+]  # fmt: skip
 
 PRECISIONS: Mapping[str, str] = {
     "float32": "IEEE single precision in every backend",
@@ -58,17 +61,43 @@ def find(name: str) -> Entry:
     )
 
 
+TRIM = "trim"
+"""The mode of every backend in which batches are cut; bench/worker/trimmed.py does it."""
+
+TUNED = "tuned"
+"""The mode that stands for a backend's own `TUNED`: device -> task -> the fastest mode that was measured."""
+
+
 def modes(name: str) -> Mapping[str, str]:
     """The modes of a backend -> what each does; KeyError for a name that is no backend's.
 
-    A module of your own may have `MODES`, a dict of literals; without it there is only "default".
+    Its own `MODES`, and those of every backend. They can be joined, as in `compile+trim`. A module of your own may have
+    `MODES` and `TUNED`, dicts of literals; without the first there is only "default" beside those of every backend.
     """
+    found = _declared(name, "MODES") or {DEFAULT_MODE: "the only one"}
+    cut = (
+        "batches cut to their longest sentence, rounded up to a quarter of the longest possible; for tasks with padding "
+        "(https://huggingface.co/docs/transformers/pad_truncation)"
+    )
+    best = _declared(name, TUNED.upper()) or {}
+    told = "; ".join(f"{task} on a {device.upper()}: {mode}" for device in best for task, mode in best[device].items())
+    return {**found, TRIM: cut} | ({TUNED: f"the fastest of them, as measured (docs/modes.md): {told}"} if told else {})
+
+
+def mode_for(name: str, mode: str, *, task: str, device: str) -> str:
+    """What a mode is for a task on a device, its parts in the order of `modes`: `tuned` depends on both."""
+    if mode == TUNED:
+        mode = _declared(name, TUNED.upper()).get(device, {}).get(task, DEFAULT_MODE)
+    return mode_of(mode.split("+"), modes(name)) if mode != DEFAULT_MODE else mode
+
+
+def _declared(name: str, variable: str) -> Any:
+    """A dict that a backend's package or module declares; empty where it has none."""
     if "." not in name:
         find(name)
-        found: Mapping[str, str] = importlib.import_module(package(name)).MODES
-        return found
-    literal = _assigned(name, "MODES")
-    return {DEFAULT_MODE: "the only one"} if literal is None else dict(_literal(name, "MODES", literal))
+        return getattr(importlib.import_module(package(name)), variable, {})
+    literal = _assigned(name, variable)
+    return {} if literal is None else dict(_literal(name, variable, literal))
 
 
 def package(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
@@ -54,13 +54,20 @@ class Options:
     device: str = "cpu"  # "cpu" or "gpu"
     precision: str = "float32"  # one of backends.PRECISIONS
     seed: int = 0  # of the dropout masks
-    mode: str = DEFAULT_MODE  # one of the backend's MODES
+    mode: str = DEFAULT_MODE  # one of the backend's MODES, or several joined by "+"
 
 
-def check_mode(mode: str, modes: Mapping[str, str]) -> None:
-    """Unsupported for a mode that is not among a backend's MODES; the message names them."""
-    if mode not in modes:
-        raise Unsupported(f"there is no mode {mode!r}; the modes are: {', '.join(modes)}")
+def switches(mode: str, modes: Mapping[str, str]) -> frozenset[str]:
+    """The names that a mode joins, none for `default`; Unsupported for one that is not in `modes`."""
+    names = frozenset(() if mode == DEFAULT_MODE else mode.split("+"))
+    if unknown := sorted(names - {name for name in modes if name != DEFAULT_MODE}):
+        raise Unsupported(f"there is no mode {unknown[0]!r}; the modes are: {', '.join(modes)}")
+    return names
+
+
+def mode_of(on: Collection[str], modes: Iterable[str]) -> str:
+    """The mode in which these are on: their names in the order of `modes`, joined."""
+    return "+".join(name for name in modes if name in on) or DEFAULT_MODE
 
 
 class Settings(TypedDict):
@@ -71,7 +78,7 @@ class Settings(TypedDict):
 
     device: str  # "cpu" or "gpu"
     precision: str  # one of backends.PRECISIONS, or what was found in its place
-    mode: str  # one of the backend's MODES, or what was found in its place
+    mode: str  # as in Options, or what was found in its place
     compile: str  # what turns the step into a program: "eager", "torch.compile", "tf.function, XLA", ...
     kernels: NotRequired[str | None]  # of a training step, dropout on; None before the first one
     threads: NotRequired[int | None]  # of one operation; None where the framework takes all cores that it may use

@@ -51,6 +51,9 @@ SUSPICIOUS = 0.97
 the answers were in the inputs."""
 
 
+LENGTHS = 4
+"""To which trimmed batches are cut: quarters of the longest. Every one is a program of its own to a compiler."""
+
 MAX_REVIEWS = 500_000  # that are generated; all different, and made within a minute
 
 OF_FINE_TUNING = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
@@ -147,10 +150,26 @@ class BertSentiment:
         """Non-padding tokens of the sentences that count."""
         return int(np.sum(batch.inputs["mask"][batch.weights != 0]))
 
+    def trimmed(self, batch: Batch) -> Batch:
+        """The batch cut behind its longest sentence, rounded up to one of LENGTHS lengths."""
+        step = -(-self.max_length // LENGTHS)
+        longest = max(1, int(np.max(np.sum(batch.inputs["mask"], axis=1))))
+        length = min(self.max_length, -(-longest // step) * step)
+        inputs = {name: np.ascontiguousarray(value[:, :length]) for name, value in batch.inputs.items()}
+        return batch._replace(inputs=inputs)
+
     @property
     def step_flops(self) -> int:
+        """Of a whole batch."""
+        return self._flops(self.max_length)
+
+    def batch_flops(self, batch: Batch) -> int:
+        """Of a batch as long as it is."""
+        return self._flops(batch.inputs["tokens"].shape[1])
+
+    def _flops(self, length: int) -> int:
         """2 per multiplication and addition, forward, and twice that backward; padding is computed, and counted."""
-        hidden, length = self.model.hidden, self.max_length
+        hidden = self.model.hidden
         matrices = 4 * hidden**2 + 2 * hidden * self.model.intermediate  # of a layer, per token
         attention = 2 * length * hidden  # scores and weighted values, per token
         encoder = length * self.model.layers * (matrices + attention)

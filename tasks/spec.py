@@ -279,10 +279,11 @@ class Task(Protocol):
     def for_parity(self) -> "Task":
         """The same model code at a size at which float64 NumPy takes seconds, dropout 0.
 
-        Three optional members: `step_flops`, an int, the floating-point operations of the model's matrix products in one
-        training step; `tokens(batch)`, the tokens of a batch that are not padding, where items are something else; and
+        Optional members: `step_flops`, an int, the floating-point operations of the model's matrix products in one training
+        step; `tokens(batch)`, the tokens of a batch that are not padding, where items are something else;
         `dropout_sites(params)`, a list of DropoutSite: without it, each field of `model` that is named "dropout" or
-        "..._dropout" is one site.
+        "..._dropout" is one site; `trimmed(batch)`, the same batch with less padding, and `batch_flops(batch)`, what a training
+        step on it takes.
         """
         ...
 

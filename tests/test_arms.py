@@ -104,6 +104,33 @@ def test_backend_is_short_for_an_arm_and_both_may_be_given() -> None:
     assert choice.arms[1] == an_arm()
 
 
+def test_parts_of_a_mode_stand_in_the_backends_order_whatever_was_typed() -> None:
+    (found,) = resolved(f"{FAKE}:trim+fast")
+    assert (found.name, found.mode) == (f"{FAKE}:trim+fast", "fast+trim")
+
+
+@pytest.mark.parametrize(
+    ("track", "modes"), [("default", ["default"]), ("tuned", ["tuned"]), ("both", ["default", "tuned"])]
+)
+def test_a_track_says_in_which_modes_a_backend_is_compared(track: str, modes: list[str]) -> None:
+    choice = request.parse(backend_names=("jax", "pytorch"), track=track, device="cpu")
+    assert [(arm.backend, arm.mode) for arm in choice.arms] == [
+        (backend, mode) for backend in ("jax", "pytorch") for mode in modes
+    ]
+    assert {arm.name for arm in choice.arms if arm.mode == "tuned"} <= {"jax:tuned", "pytorch:tuned"}
+    assert {arm.backend for arm in request.parse(track=track, device="cpu").arms} == set(backends.BACKENDS)
+
+
+def test_a_track_says_nothing_of_arms() -> None:
+    with pytest.raises(UserError, match=r"--track tuned is of --backend; an arm says so itself: --arm .*:tuned"):
+        request.parse(arm_texts=(FAKE,), track="tuned", device="cpu")
+
+
+def test_a_backend_without_tuned_modes_has_no_such_track() -> None:
+    with pytest.raises(UserError, match="has no mode 'tuned'"):
+        request.parse(backend_names=(FAKE,), track="both", device="cpu")
+
+
 def test_without_any_the_installed_backends_are_compared_and_the_others_are_absent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -162,7 +189,11 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         # Unknown, with the nearest name.
         ("pytroch", "there is no backend 'pytroch'; did you mean 'pytorch'? (there are: pytorch, tensorflow, jax)"),
         ("reference", "there is no backend 'reference'"),
-        (f"{FAKE}:fats", "has no mode 'fats'; did you mean 'fast'? (there are: default, fast)"),
+        (f"{FAKE}:fats", "has no mode 'fats'; did you mean 'fast'? (there are: default, fast, trim)"),
+        (f"{FAKE}:fast+trimm", "has no mode 'trimm'; did you mean 'trim'?"),
+        (f"{FAKE}:fast+default", "default cannot be joined with fast+default"),
+        (f"{FAKE}:fast+fast", "fast cannot be joined with fast+fast"),
+        ("pytorch:tuned+compile", "tuned cannot be joined with tuned+compile"),
         ("pytorch:complie", "pytorch has no mode 'complie'; did you mean 'compile'?"),
         (f"{FAKE}:compile", f"{FAKE} has no mode 'compile'; it is a mode of pytorch"),
         (f"{FAKE}:thread=1", "an arm has no 'thread'; did you mean 'threads'?"),
@@ -296,7 +327,7 @@ def test_a_module_that_binds_the_two_functions_in_any_way_is_taken_and_not_impor
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "one.py").write_text(f"{source}\nraise ImportError('nobody should import this')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert arms.named("taken.one").backend == "taken.one"
+    assert [one.backend for one in arms.named("taken.one")] == ["taken.one"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -182,6 +182,39 @@ def test_the_family_of_verdicts_of_six_arms(fastest: str, pairs: int) -> None:
     assert {frozenset(pair) for pair in section.verdicts} == family
     assert [text for text in summary.sentences(section) if " trains " not in text] == []
     assert len(summary.sentences(section)) == pairs
+
+
+def in_tracks(speeds: Mapping[str, float], *, noise: float = 0.003) -> list[Record]:
+    chance = random.Random(1)
+    return [
+        record
+        for name, speed in speeds.items()
+        for record in arm(
+            name, [speed * chance.gauss(1, noise) for _ in range(8)], mode=name.partition(":")[2] or "default"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "told"),
+    [
+        ({"jax": 100, "pytorch": 80, "jax:tuned": 120, "pytorch:tuned": 200},
+         "Tuning changes the order: jax is ahead of pytorch by default, and behind it where both are tuned."),
+        ({"jax": 100, "pytorch": 80, "jax:tuned": 220, "pytorch:tuned": 200},
+         "Tuning does not change the order of the frameworks."),
+        ({"jax": 100, "pytorch": 80, "jax:tuned": 203, "pytorch:tuned": 200},
+         "It is not decided whether tuning changes the order of the frameworks."),
+    ],
+)  # fmt: skip
+def test_a_table_of_both_tracks_says_whether_the_order_changes(speeds: Mapping[str, float], told: str) -> None:
+    section = only_section(in_tracks(speeds))
+    assert frozenset(("jax:tuned", "pytorch:tuned")) in {frozenset(pair) for pair in section.family}
+    assert [text for text in summary.sentences(section) if "order" in text] == [told]
+
+
+def test_of_one_track_nothing_is_told_about_the_order() -> None:
+    for speeds in ({"jax": 100.0, "pytorch": 80.0}, {"jax": 100.0, "pytorch:tuned": 80.0}):
+        assert not [text for text in summary.sentences(only_section(in_tracks(speeds))) if "order" in text]
 
 
 def test_three_backends_are_compared_pairwise_as_ever() -> None:

@@ -278,6 +278,32 @@ def test_tokens_that_are_not_padding_are_counted_where_a_task_tells_them() -> No
     assert measured(RecordingSession(clock), preset, clock, blocks=3, block_steps=2).tokens == 2 * 3 * 40
 
 
+def test_every_shape_of_a_session_that_trims_has_its_first_step_before_the_warm_up() -> None:
+    clock = Clock()
+    lengths = [4, 4, 2, 4, 3, 2]
+    preset = a_preset(
+        clock, (a_batch(items=lengths[at % 6], padding=5 - lengths[at % 6]) for at in count()), warmup_steps=0
+    )
+    preset.task.batch_flops = lambda batch: 100 * len(batch.labels)
+    session: Any = RecordingSession(clock, first_step_s=8.0)
+    session.durations = iter([8.0, STEP_S, 16.0, STEP_S, 32.0])  # three shapes, in the first five batches
+    session.trim = lambda batch: batch._replace(
+        inputs={"x": batch.inputs["x"][: batch.items]}, labels=batch.labels[: batch.items]
+    )
+    window = measured(session, preset, clock, blocks=2, block_steps=6)
+    assert window.first_step_s == 8 + 16 + 32 + 3 * (PUT_S + WAIT_S)
+    assert window.blocks_s == [6 * STEP + WAIT_S] * 2
+    assert window.flops == 2 * 100 * sum(lengths)
+    assert window.items == 2 * sum(lengths)
+
+
+def test_without_trimming_the_operations_are_those_of_the_cell() -> None:
+    clock = Clock()
+    preset = a_preset(clock, endless(a_batch()), warmup_steps=0)
+    preset.task.batch_flops = lambda batch: 100
+    assert measured(RecordingSession(clock), preset, clock, blocks=1).flops is None
+
+
 # The barrier.
 
 

@@ -9,13 +9,23 @@ import pytest
 
 import backends
 import tasks
-from backends.api import Options, Unsupported, check_mode
+from backends.api import Options, Unsupported, mode_of, switches
 from bench.worker import parity
 from tests.conftest import BACKENDS_UNDER_TEST
 from tests.test_backends import in_child
 
 ROOT = Path(__file__).parent.parent
-OTHER_MODES = [(name, mode) for name in BACKENDS_UNDER_TEST for mode in backends.modes(name) if mode != "default"]
+OTHER_MODES = [
+    (name, mode, task)
+    for name in BACKENDS_UNDER_TEST
+    for task in tasks.TASKS
+    for mode in dict.fromkeys(
+        [*(mode for mode in backends.modes(name) if mode not in ("default", backends.TRIM, backends.TUNED)),
+         backends.mode_for(name, backends.TUNED, task=task, device="cpu")]
+    )
+    if mode != "default"
+]  # fmt: skip
+"""Each of a backend's own, and what is tuned for each task."""
 
 
 # What is read without a framework.
@@ -38,7 +48,7 @@ def test_entries_and_modes_are_read_without_any_framework():
 def test_every_backend_has_a_default_mode_and_says_what_each_does_and_where_it_is_documented(name):
     found = backends.modes(name)
     assert next(iter(found)) == "default"
-    assert all("https://" in sentence for sentence in found.values())
+    assert all("https://" in sentence for mode, sentence in found.items() if mode != backends.TUNED)
 
 
 def test_a_name_that_is_no_backends_has_no_modes():
@@ -67,7 +77,8 @@ def test_a_module_of_ones_own_may_have_modes_and_an_entry(module):
         "ENTRY: Entry = Entry(needs=('numpy', 'no_such'), env={'A': 'b'})\n"
         "MODES = {'default': 'plain', 'fast': 'faster'}\n"
     )
-    assert backends.modes(name) == {"default": "plain", "fast": "faster"}
+    found = backends.modes(name)
+    assert (list(found), found["fast"]) == (["default", "fast", backends.TRIM], "faster")
     assert backends.find(name) == backends.Entry(module=name, needs=("numpy", "no_such"), env={"A": "b"})
     with pytest.raises(backends.BackendMissing, match="no_such not installed"):
         backends.load(name)
@@ -75,13 +86,13 @@ def test_a_module_of_ones_own_may_have_modes_and_an_entry(module):
 
 def test_a_module_of_ones_own_without_modes_has_the_default_one(module):
     name = module("")
-    assert list(backends.modes(name)) == ["default"]
+    assert list(backends.modes(name)) == ["default", backends.TRIM]
     assert backends.find(name) == backends.Entry(module=name)
 
 
 def test_a_module_that_is_not_there_is_missed_when_it_is_loaded_and_not_before():
     assert backends.find("no_such_package.softmax") == backends.Entry(module="no_such_package.softmax")
-    assert list(backends.modes("no_such_package.softmax")) == ["default"]
+    assert list(backends.modes("no_such_package.softmax")) == ["default", backends.TRIM]
     with pytest.raises(ModuleNotFoundError):
         backends.load("no_such_package.softmax")
 
@@ -98,10 +109,42 @@ def test_modes_and_entries_that_only_an_import_would_tell_are_refused(module, so
 
 def test_an_unknown_mode_is_refused_with_the_names_of_the_others():
     with pytest.raises(Unsupported, match="no mode 'fats'; the modes are: default, fast"):
-        check_mode("fats", {"default": "", "fast": ""})
+        switches("fats", {"default": "", "fast": ""})
+    with pytest.raises(Unsupported, match="no mode 'default'"):
+        switches("default+fast", {"default": "", "fast": ""})
     task = tasks.load("mnist_mlp", "smoke").task
     with pytest.raises(Unsupported, match="the modes are: default"):
         parity.climb(backends.load("reference"), task, Options(precision="float64", mode="fast"))
+
+
+def test_a_mode_joins_several_in_the_order_of_the_backends_list():
+    modes = {"default": "", "fast": "", "small": ""}
+    assert switches("default", modes) == frozenset()
+    assert switches("small+fast", modes) == {"fast", "small"}
+    assert mode_of({"small", "fast"}, modes) == "fast+small"
+    assert mode_of((), modes) == "default"
+
+
+def test_tuned_is_what_a_backend_declares_for_a_task_and_a_device(module):
+    name = module(
+        "MODES = {'default': 'plain', 'fast': 'faster'}\nTUNED = {'cpu': {'mnist_mlp': 'trim+fast'}}\n",
+        "mode_users.fast",
+    )
+    assert backends.modes(name)[backends.TUNED].endswith("mnist_mlp on a CPU: trim+fast")
+    assert backends.mode_for(name, "tuned", task="mnist_mlp", device="cpu") == "fast+trim"
+    assert backends.mode_for(name, "tuned", task="gru_lm", device="cpu") == "default"
+    assert backends.mode_for(name, "tuned", task="mnist_mlp", device="gpu") == "default"
+    assert backends.mode_for(name, "fast", task="mnist_mlp", device="gpu") == "fast"
+
+
+@pytest.mark.parametrize("name", backends.BACKENDS)
+def test_what_is_tuned_is_made_of_the_backends_modes(name):
+    known = [mode for mode in backends.modes(name) if mode not in ("default", backends.TUNED)]
+    for device in ("cpu", "gpu"):
+        for task in tasks.TASKS:
+            mode = backends.mode_for(name, backends.TUNED, task=task, device=device)
+            assert mode == "default" or set(mode.split("+")) <= set(known)
+            assert backends.TRIM not in mode or task == "bert_sentiment"
 
 
 # What a framework does in each.
@@ -109,8 +152,7 @@ def test_an_unknown_mode_is_refused_with_the_names_of_the_others():
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("task", list(tasks.TASKS))
-@pytest.mark.parametrize(("name", "mode"), OTHER_MODES)
+@pytest.mark.parametrize(("name", "mode", "task"), OTHER_MODES)
 def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_the_first_steps(name, mode, task):
     done = in_child(name, "-m", "tests.children.modes_in_one_framework", name, mode, task)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -131,7 +173,7 @@ def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_th
     [
         ("os.environ['CXX'] = 'no-such-compiler'", "apt-get install g++"),
         ("", "opened, compile cache: none"),
-        ("os.environ['TORCHINDUCTOR_CACHE_DIR'] = 'a-folder'", "opened, compile cache: kept"),
+        ("import tempfile; os.environ['TORCHINDUCTOR_CACHE_DIR'] = tempfile.mkdtemp()", "opened, compile cache: kept"),
     ],
 )
 def test_torch_compile_asks_for_the_compiler_that_it_lacks_and_starts_without_a_cache_unless_one_is_named(code, said):

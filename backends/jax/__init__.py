@@ -23,4 +23,10 @@ MODES: Mapping[str, str] = {
         "jax.jit, with dropout masks from XLA's own random bit generator, which is cheaper: jax_default_prng_impl=rbg "
         "(https://docs.jax.dev/en/latest/jax.random.html#advanced-rng-configuration)"
     ),
+    "flat": (
+        "Adam's moments of all parameters in one vector, and one update of it: optax.flatten "
+        "(https://optax.readthedocs.io/en/latest/api/transformations.html#optax.flatten)"
+    ),
 }
+
+TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "rbg+trim"}}

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, check_mode
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
 from backends.jax import MODES
 from backends.jax.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
@@ -21,8 +21,8 @@ MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest", 
 """Precision -> JAX's matmul precision, of products of float32 matrices. bfloat16 is Flax's `dtype` of the layers, whose
 `param_dtype` stays float32 (https://flax.readthedocs.io/en/stable/guides/flax_basics.html)."""
 
-KEYS: Mapping[str, str] = {"threefry2x32": "default", "rbg": "rbg"}
-"""Implementation of the dropout keys -> the mode that it makes."""
+KEYS = "threefry2x32"
+"""JAX's own implementation of the dropout keys."""
 
 DETERMINISM = ("xla_gpu_deterministic_ops", "xla_gpu_exclude_nondeterministic_ops")
 """XLA's flags; JAX has no other account of them than the environment."""
@@ -44,7 +44,7 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     """Builds the module with `params` as its weights on the device."""
     if options.precision not in MATMUL:
         raise Unsupported(f"the JAX backend computes in {', '.join(MATMUL)}, not {options.precision}")
-    check_mode(options.mode, MODES)
+    on = switches(options.mode, MODES)
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
     try:
@@ -54,7 +54,7 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     jax.config.update("jax_enable_x64", options.precision == "float64")
     # float32 means IEEE float32: JAX's own default on a GPU is TF32.
     jax.config.update("jax_default_matmul_precision", MATMUL[options.precision])
-    jax.config.update("jax_default_prng_impl", {mode: keys for keys, mode in KEYS.items()}[options.mode])
+    jax.config.update("jax_default_prng_impl", "rbg" if "rbg" in on else KEYS)
     with jax.default_device(device):
         return JaxSession(task, params, options, device)
 
@@ -71,7 +71,7 @@ class Programs:
     """A model's training step and evaluation: pure functions of its weights and of the rest (lists of leaves, which cross into
     a compiled call faster than Flax states), and what JAX compiles of them."""
 
-    def __init__(self, model: Any, optimizer: AdamW, precision: str) -> None:
+    def __init__(self, model: Any, optimizer: AdamW, precision: str, *, flat: bool) -> None:
         self.dtype = np.dtype("float64" if precision == "float64" else "float32")
         computing = jnp.bfloat16 if precision == "bfloat16" else self.dtype
 
@@ -85,7 +85,7 @@ class Programs:
         self.shapes, self._structure = jax.tree.flatten(weights)
         _, self._rest_structure = jax.tree.flatten(rest)
         self.initial_state = shapes.initial_state
-        self.transform = _transform(optimizer)
+        self.transform = _transform(optimizer, flat=flat)
         self.rest = jax.jit(lambda key: jax.tree.leaves(nnx.state(new(key), nnx.Not(nnx.Param))))
         self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3))
         self.evaluate = jax.jit(self._evaluate)
@@ -127,7 +127,7 @@ class Programs:
 @cache
 def programs(model: Any, optimizer: AdamW, precision: str, mode: str) -> Programs:
     """Those of a model and an optimizer, the same for all sessions of a process: JAX compiles a function once."""
-    return Programs(model, optimizer, precision)
+    return Programs(model, optimizer, precision, flat="flat" in switches(mode, MODES))
 
 
 class JaxSession:
@@ -229,7 +229,11 @@ class JaxSession:
             str(jax.random.key_impl(leaf)) for leaf in self._rest if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         }
         found = "/".join(sorted(keys)) or jax.config.jax_default_prng_impl
-        return KEYS.get(found, found)
+        if found not in (KEYS, "rbg"):
+            return found
+        (adam,) = (part for part in jax.tree.leaves(self._optimizer, is_leaf=_is_adam) if _is_adam(part))
+        on = {"rbg": found == "rbg", "flat": isinstance(adam.mu, jax.Array)}
+        return mode_of([name for name, is_on in on.items() if is_on], MODES)
 
     def _precision(self) -> str:
         """Read back from the layers and the flag."""
@@ -306,12 +310,16 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
                 yield from _equations(getattr(inner, "jaxpr", inner))
 
 
+def _is_adam(part: Any) -> bool:
+    return isinstance(part, optax.ScaleByAdamState)
+
+
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy of every position, of the labels' shape."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _transform(spec: AdamW) -> optax.GradientTransformation:
+def _transform(spec: AdamW, *, flat: bool) -> optax.GradientTransformation:
     def schedule(updates_done: jax.Array) -> jax.Array:
         update = updates_done.astype(jnp.result_type(float)) + 1
         factor = jnp.ones_like(update)
@@ -322,12 +330,13 @@ def _transform(spec: AdamW) -> optax.GradientTransformation:
             factor = jnp.minimum(factor, jnp.maximum(remaining, 0))
         return spec.learning_rate * factor
 
-    adamw = optax.adamw(
-        schedule if spec.scheduled else spec.learning_rate,
-        b1=spec.beta1,
-        b2=spec.beta2,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-        mask=lambda weights: [spec.decays(weight) for weight in weights],
-    )
+    rate = schedule if spec.scheduled else spec.learning_rate
+    decays = {"weight_decay": spec.weight_decay, "mask": lambda weights: [spec.decays(weight) for weight in weights]}
+    if flat:  # the parts of optax.adamw: which weights decay is asked of each, not of the one vector
+        adam = optax.scale_by_adam(b1=spec.beta1, b2=spec.beta2, eps=spec.eps)
+        adamw = optax.chain(
+            optax.flatten(adam), optax.add_decayed_weights(**decays), optax.scale_by_learning_rate(rate)
+        )
+    else:
+        adamw = optax.adamw(rate, b1=spec.beta1, b2=spec.beta2, eps=spec.eps, **decays)
     return adamw if spec.clip_norm is None else optax.chain(optax.clip_by_global_norm(spec.clip_norm), adamw)

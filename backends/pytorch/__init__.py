@@ -20,4 +20,10 @@ MODES: Mapping[str, str] = {
         "torch.compile of the module; loss and optimizer stay eager, and so do nn.GRU and what follows it, which torch.compile "
         "does not take over (https://docs.pytorch.org/docs/stable/generated/torch.compile.html)"
     ),
+    "flush-denormal": (
+        "figures below 1e-38 become 0, for which a CPU needs far longer than for others "
+        "(https://docs.pytorch.org/docs/stable/generated/torch.set_flush_denormal.html)"
+    ),
 }
+
+TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}

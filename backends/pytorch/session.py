@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, check_mode
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
 from backends.pytorch import MODES
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
@@ -35,7 +35,7 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     """Builds the module, loads `params` into it and puts it on the device."""
     if options.precision not in DTYPES:
         raise Unsupported(f"the PyTorch backend computes in {', '.join(DTYPES)}, not {options.precision}")
-    check_mode(options.mode, MODES)
+    on = switches(options.mode, MODES)
     if options.device == "gpu" and not torch.cuda.is_available():
         raise Unsupported("PyTorch sees no GPU: torch.cuda.is_available() is False; install a CUDA build of torch")
     if options.precision == "tf32" and options.device != "gpu":
@@ -43,6 +43,9 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     # float32 means IEEE float32: PyTorch's own default lets cuDNN's recurrent kernels use TF32.
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    # Before the first operation: the threads that it starts inherit the setting.
+    if not torch.set_flush_denormal("flush-denormal" in on) and "flush-denormal" in on:
+        raise Unsupported("flush-denormal: this processor cannot flush denormal numbers to 0")
     torch.manual_seed(options.seed)
     return TorchSession(task, params, options)
 
@@ -70,7 +73,7 @@ class TorchSession:
         self._load(params)
         self._net: torch.nn.Module = self._model  # what is called
         self._compiler: ModuleType | None = None
-        if options.mode == "compile":
+        if "compile" in switches(options.mode, MODES):
             from backends.pytorch import compiled  # with torch's compiler, which eager mode does without
 
             self._compiler, self._net = compiled, compiled.compiled(self._model, self._device)
@@ -175,13 +178,19 @@ class TorchSession:
             "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
             "cuDNN deterministic": torch.backends.cudnn.deterministic,
             "cuDNN benchmark": torch.backends.cudnn.benchmark,
-            "mode": "compile" if self._is_compiled() else "default",
+            "mode": self._mode(),
             "compile": "torch.compile" if self._is_compiled() else "eager",
             "compile cache": self._compiler.cache() if self._compiler else None,
             "optimizer": "torch.optim.AdamW, fused",
             "threads": torch.get_num_threads(),
             "kernels": self._kernels(),
         }
+
+    def _mode(self) -> str:
+        """Read back: from what stands behind the module, and from a number that is denormal."""
+        flushed = not bool(torch.full((1,), 1e-30).mul_(1e-10))
+        on = {"compile": self._is_compiled(), "flush-denormal": flushed}
+        return mode_of([name for name, found in on.items() if found], MODES)
 
     def _is_compiled(self) -> bool:
         return self._compiler is not None and self._compiler.is_compiled(self._net, called=self._called)

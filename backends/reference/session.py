@@ -8,7 +8,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import value_and_grad
 
-from backends.api import DeviceMemory, Options, Settings, check_mode
+from backends.api import DeviceMemory, Options, Settings, switches
 from backends.reference import MODES
 from backends.reference.adamw import adamw
 from backends.reference.models import Drop, build, dropout, keep_all
@@ -24,7 +24,7 @@ def versions() -> Mapping[str, str]:
 
 def open_session(task: Task, params: Params, options: Options) -> "ReferenceSession":
     """A session for any task that has a forward pass here."""
-    check_mode(options.mode, MODES)
+    switches(options.mode, MODES)
     return ReferenceSession(task, params, seed=options.seed)
 
 

@@ -27,3 +27,5 @@ MODES: Mapping[str, str] = {
         "(https://www.tensorflow.org/api_docs/python/tf/function)"
     ),
 }
+
+TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled  # tf.config has only the switch
 
-from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, check_mode
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, switches
 from backends.tensorflow import MODES
 from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
@@ -28,7 +28,8 @@ def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSes
     """Builds the Keras model on the device and assigns `params` to its variables."""
     if options.precision not in POLICIES:
         raise Unsupported(f"the TensorFlow backend computes in {', '.join(POLICIES)}, not {options.precision}")
-    check_mode(options.mode, MODES)
+    if len(switches(options.mode, MODES)) > 1:
+        raise Unsupported(f"{options.mode}: xla and no-xla exclude each other")
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):

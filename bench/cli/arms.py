@@ -1,7 +1,7 @@
 r"""Arms as they are typed: `--arm [LABEL=]BACKEND[:ITEM[,ITEM...]]`, an ITEM being a mode or key=value.
 
     --arm pytorch --arm pytorch:compile
-    --arm jax --arm jax:precision=bfloat16
+    --arm jax --arm jax:precision=bfloat16 --arm jax:rbg+flat
     --arm old=pytorch:python=../torch-2.12/bin/python --arm pytorch
     --arm jax:env.XLA_FLAGS=--xla_cpu_use_onednn=true
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 import backends
+from backends.api import DEFAULT_MODE, mode_of
 from bench.cli.options import UserError, nearest
 from bench.machine import cores, describe
 from bench.process import environment, interpreters
@@ -97,10 +98,12 @@ def _item(said: str, item: str) -> tuple[str, str]:
     return key, value
 
 
-def named(backend: str) -> Typed:
-    """A backend as `--backend` names it: the short form of an arm."""
+def named(backend: str, track: str = DEFAULT_MODE) -> list[Typed]:
+    """A backend as `--backend` names it, the short form of an arm: in the mode `default`, in `tuned`, or in `both`."""
     _check_backend(f"--backend {backend}", backend)
-    return Typed(f"--backend {backend}", backend)
+    said = f"--backend {backend}"
+    plain, tuned = Typed(said, backend), Typed(f"{said} --track {track}", backend, items={"mode": backends.TUNED})
+    return {DEFAULT_MODE: [plain], backends.TUNED: [tuned], "both": [plain, tuned]}[track]
 
 
 def resolve(typed: Sequence[Typed], defaults: Defaults, *, required: bool) -> Resolved:
@@ -135,12 +138,7 @@ def resolve(typed: Sequence[Typed], defaults: Defaults, *, required: bool) -> Re
 def _arm(typed: Typed, defaults: Defaults) -> tuple[Arm, str | None]:
     """The arm, and the path of its interpreter where it has one."""
     said, items = typed.said, typed.items
-    mode = items.get("mode", "default")
-    known = backends.modes(typed.backend)
-    if mode not in known:
-        others = [name for name in backends.BACKENDS if mode in backends.modes(name)]
-        hint = f"; it is a mode of {', '.join(others)}" if others else ""
-        raise UserError(f"{said}: {typed.backend} has no mode {printable(mode)!r}{hint or nearest(mode, known)}")
+    mode = _mode(typed)
     variables = {key.removeprefix("env."): value for key, value in items.items() if key.startswith("env.")}
     for name, value in variables.items():
         why = environment.unusable(name, value, backends.find(typed.backend))
@@ -157,6 +155,22 @@ def _arm(typed: Typed, defaults: Defaults) -> tuple[Arm, str | None]:
     )
     _check_precision(said, arm)
     return arm, items.get("python", defaults.pythons.get(typed.backend))
+
+
+def _mode(typed: Typed) -> str:
+    """The mode, its parts in the order of the backend's own list."""
+    known = backends.modes(typed.backend)
+    names = typed.items.get("mode", DEFAULT_MODE).split("+")
+    for name in names:
+        if name not in known:
+            others = [other for other in backends.BACKENDS if name in backends.modes(other)]
+            hint = f"; it is a mode of {', '.join(others)}" if others else ""
+            raise UserError(
+                f"{typed.said}: {typed.backend} has no mode {printable(name)!r}{hint or nearest(name, known)}"
+            )
+        if len(names) > 1 and (name in (DEFAULT_MODE, backends.TUNED) or names.count(name) > 1):
+            raise UserError(f"{typed.said}: {name} cannot be joined with {'+'.join(names)}")
+    return names[0] if len(names) == 1 else mode_of(names, known)
 
 
 def _check_name(typed: Typed, arm: Arm, seen: Mapping[str, Typed]) -> None:

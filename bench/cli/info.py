@@ -57,7 +57,7 @@ def text() -> str:
         lines.append(f"  {name:<16}{missing if backend['missing'] else installed}")
     lines += ["", "Modes, as in --arm pytorch:compile"]
     for name, backend in found["backends"].items():
-        lines += [f"  {name + ':' + mode:<20}{what}" for mode, what in backend["modes"].items()]
+        lines += [f"  {name + ':' + mode:<24}{what}" for mode, what in backend["modes"].items()]
     lines += ["", "Tasks, and the data of each preset"]
     for task, presets in found["tasks"].items():
         places = dict.fromkeys(presets.values())

@@ -92,10 +92,14 @@ def common_options(command: Any) -> Any:
         click.option("--task", "task_names", multiple=True, type=NameOrModule("task", tasks.TASKS),
                      help="A task; may be given again. Default: all."),
         click.option("--arm", "arm_texts", multiple=True, metavar="[LABEL=]BACKEND[:ITEM,...]",
-                     help="A row of the table: a backend in one way of using it; may be given again. An ITEM is one of "
-                          "its modes (see `info`), or device=, precision=, threads=, python= or env.NAME= with a value."),
+                     help="A row of the table: a backend in one way of using it; may be given again. An ITEM is a mode (see "
+                          "`info`), or several joined by +, or device=, precision=, threads=, python= or env.NAME= with a "
+                          "value."),
         click.option("--backend", "backend_names", multiple=True, type=NameOrModule("backend", backends.BACKENDS),
                      help="Short for --arm BACKEND; may be given again. Default: all that are installed."),
+        click.option("--track", default="default", show_default=True, type=OneOf("track", ("default", "tuned", "both")),
+                     help="Of --backend: as the framework's tutorials write it, in the fastest way that was measured "
+                          "(see `info`), or both side by side."),
         click.option("--preset", default="quick", show_default=True, type=OneOf("preset", tasks.PRESETS),
                      help="Size of data and budget."),
         click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE",

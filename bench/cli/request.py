@@ -10,6 +10,7 @@ import msgspec
 
 import backends
 import tasks
+from backends.api import DEFAULT_MODE
 from bench.campaign.plan import Choice
 from bench.cli import arms
 from bench.cli.options import UserError
@@ -28,6 +29,7 @@ class Asked:
     task_names: tuple[str, ...] = ()
     arm_texts: tuple[str, ...] = ()
     backend_names: tuple[str, ...] = ()
+    track: str = DEFAULT_MODE
     preset: str = "quick"
     changes: tuple[str, ...] = ()
     device: str = "auto"
@@ -72,8 +74,10 @@ def parse(**options: Any) -> Choice:
 
 def _resolved(asked: Asked) -> arms.Resolved:
     typed = [arms.parse(text) for text in asked.arm_texts]
-    typed += [arms.named(name) for name in dict.fromkeys(asked.backend_names)]
-    chosen = typed or [arms.named(name) for name in backends.BACKENDS]
+    if typed and not asked.backend_names and asked.track != DEFAULT_MODE:
+        raise UserError(f"--track {asked.track} is of --backend; an arm says so itself: --arm {typed[0].backend}:tuned")
+    typed += [one for name in dict.fromkeys(asked.backend_names) for one in arms.named(name, asked.track)]
+    chosen = typed or [one for name in backends.BACKENDS for one in arms.named(name, asked.track)]
     try:
         pythons = interpreters.paths(asked.pythons, list(dict.fromkeys(one.backend for one in chosen)))
     except interpreters.InterpreterError as error:

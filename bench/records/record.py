@@ -114,7 +114,7 @@ class Timings(Strict, frozen=True):
 
     import_s: Seconds
     build_s: Seconds
-    first_step_s: Seconds  # trace, compile and one update
+    first_step_s: Seconds  # trace, compile and one update, for each shape of batch that there is
     warmup_s: Seconds
     block_steps: Count
     blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_steps updates and one barrier each
@@ -126,6 +126,9 @@ class Timings(Strict, frozen=True):
     compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
     cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
     losses: list[tuple[Count, Figure]] = []  # number of an update, training loss of its batch: proof of work
+    flops: Count | None = (
+        None  # of the model in the window, where batches were cut; else `step_flops` of the cell each step
+    )
 
     @property
     def throughput(self) -> float:
@@ -272,7 +275,7 @@ class Arm(Strict, frozen=True):
 
     name: Label  # of its row
     backend: str  # one of backends.BACKENDS, or a dotted module
-    mode: str = "default"  # one of the backend's own MODES
+    mode: str = "default"  # of backends.modes, or several joined by "+"
     device: str = "cpu"
     precision: str = "float32"
     threads: Count | None = None  # cores that it runs on; None: all that may be used

@@ -183,6 +183,8 @@ def _work(cell: Cell, timings: Timings) -> Iterator[str]:
     steps = timings.block_steps * len(timings.blocks_s)
     if (most := most_items(cell)) is not None and timings.items > most * steps:
         yield f"{timings.items:,} {cell.unit} in {steps:,} steps of at most {most:,}"
+    if timings.flops is not None and timings.flops > (cell.step_flops or 0) * steps:
+        yield f"{timings.flops:,} operations in {steps:,} steps of at most {cell.step_flops or 0:,}"
     length = cell.spec.get("max_length")
     if timings.tokens is not None and isinstance(length, int) and timings.tokens > length * timings.items:
         yield f"{timings.tokens:,} tokens in {timings.items:,} {cell.unit} of at most {length}"

@@ -111,7 +111,13 @@ class Row:
     def flops_per_second(self) -> float | None:
         """The model's floating-point operations per second of the window, median over processes."""
         timed = [(one.cell.step_flops, self.timed[one.cell.round]) for one in self.counted]
-        return _median([flops / timings.step_s for flops, timings in timed if flops])
+        return _median(
+            [
+                timings.flops / timings.window_s if timings.flops else flops / timings.step_s
+                for flops, timings in timed
+                if flops
+            ]
+        )
 
     @property
     def matrix_rate(self) -> float | None:
@@ -280,10 +286,15 @@ class Section:
 
 
 def _about_defaults(rows: Sequence[Row]) -> set[frozenset[str]]:
-    """The backends' default arms pairwise, and each arm with the default of its own backend."""
-    defaults = {row.arm.backend: row.name for row in reversed(rows) if row.arm.mode == "default"}
+    """The backends' default arms pairwise, their tuned ones pairwise, and each arm with the default of its own backend."""
+    defaults, tuned = (track(rows, mode) for mode in ("default", "tuned"))
     own = {frozenset((row.name, defaults.get(row.arm.backend, row.name))) for row in rows}
-    return own | {frozenset(pair) for pair in combinations(defaults.values(), 2)}
+    return own | {frozenset(pair) for one in (defaults, tuned) for pair in combinations(one.values(), 2)}
+
+
+def track(rows: Sequence[Row], mode: str) -> dict[str, str]:
+    """Backend -> the name of its first row in a mode."""
+    return {row.arm.backend: row.name for row in reversed(rows) if row.arm.mode == mode}
 
 
 def _pairs(rows: Sequence[Row], wanted: set[frozenset[str]]) -> list[tuple[str, str]]:

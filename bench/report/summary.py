@@ -1,11 +1,12 @@
 """What a table says beside its cells, from records alone: verdicts in words, classes, rungs, failures, titles."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from bench.records.limits import MARGIN
 from bench.records.metrics import METRICS
 from bench.records.record import Cell, Rung
-from bench.report import words
+from bench.report import grouping, words
 from bench.report.formats import with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import equivalence, verdict
@@ -46,9 +47,33 @@ def sentences(section: Section) -> list[str]:
                 texts.append(_sentence(first, row.name, other.name, found) + _failed_selftests(row, other))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    texts = [*_disturbed(section), *failed_control(section), *texts]
+    texts = [*_disturbed(section), *failed_control(section), *texts, *_order(section)]
     pairs = section.equivalences.items()
     return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
+
+
+def _order(section: Section) -> list[str]:
+    """Whether the order of the frameworks is another one when each is tuned; nothing unless two have both rows."""
+    ranked = {row.name for row in section.ranked}
+    default, tuned = (
+        {backend: name for backend, name in grouping.track(section.rows, mode).items() if name in ranked}
+        for mode in ("default", "tuned")
+    )
+    both = [backend for backend in default if backend in tuned]
+    if len(both) < 2:
+        return []
+    turned, decisions = [], []
+    for one, other in combinations(both, 2):
+        before, after = (section.verdicts[names[one], names[other]].decision for names in (default, tuned))
+        decisions.append((before, after))
+        if (before, after) in (("faster", "slower"), ("slower", "faster")):
+            ahead, behind = (one, other) if before == "faster" else (other, one)
+            turned.append(f"{ahead} is ahead of {behind} by default, and behind it where both are tuned")
+    if turned:
+        return [f"Tuning changes the order: {'; '.join(turned)}."]
+    if all(before == after != "not decided" for before, after in decisions):
+        return ["Tuning does not change the order of the frameworks."]
+    return ["It is not decided whether tuning changes the order of the frameworks."]
 
 
 def conclusion(section: Section) -> str:

@@ -30,6 +30,7 @@ from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
+from bench.worker.trimmed import Trimming
 from tasks import batching
 from tasks.spec import Params, Preset, SpecError, Target
 
@@ -101,9 +102,10 @@ def _parity(asked: Cell, preset: Preset) -> Outcome:
     phases.enter("parity")
     # The proof in double precision on the CPU, then the same in what is being timed.
     arm = asked.arm
+    mode = _mode(asked)
     climbs = [
-        Options(device="cpu", precision="float64", mode=arm.mode),
-        Options(device=arm.device, precision=arm.precision, mode=arm.mode),
+        Options(device="cpu", precision="float64", mode=mode),
+        Options(device=arm.device, precision=arm.precision, mode=mode),
     ]
     ladders: list[Ladder] = []
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
@@ -266,13 +268,19 @@ def too_good(target: Target, value: float) -> str:
 
 def _load(asked: Cell) -> Backend:
     phases.enter("import")
-    return backends.load(asked.arm.backend)
+    return Trimming(backends.load(asked.arm.backend))
+
+
+def _mode(asked: Cell) -> str:
+    """What the arm's mode is for this task."""
+    arm = asked.arm
+    return backends.mode_for(arm.backend, arm.mode, task=asked.task, device=arm.device)
 
 
 def _open(backend: Backend, preset: Preset, asked: Cell, params: Params) -> Session:
     phases.enter("build")
     arm = asked.arm
-    options = Options(device=arm.device, precision=arm.precision, mode=arm.mode, seed=asked.seed)
+    options = Options(device=arm.device, precision=arm.precision, mode=_mode(asked), seed=asked.seed)
     return backend.open_session(preset.task, params, options)
 
 
@@ -281,6 +289,8 @@ def _finished(
 ) -> Outcome:
     """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
     settings: dict[str, Any] = {"mode": DEFAULT_MODE, **session.settings(), "cores": cores.in_force()}
+    if settings["mode"] == _mode(asked) != asked.arm.mode:  # which of them `tuned` is, or in what order they were typed
+        settings |= {"mode": asked.arm.mode, asked.arm.mode: settings["mode"]}
     for name, value in settings.items():
         if not isinstance(value, str | int | float | None):
             raise SpecError(f"settings() has a {type(value).__name__} as {name!r}: expected a text, a number or None")

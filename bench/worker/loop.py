@@ -45,6 +45,7 @@ class Window:
     tokens: int | None = None
     compilations: int | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)  # number of an update, loss of its batch
+    flops: int | None = None
 
     @property
     def window_s(self) -> float:
@@ -54,7 +55,7 @@ class Window:
     def forget(self) -> None:
         """What was timed so far becomes a part of the warm-up."""
         self.warmup_s += self.window_s
-        self.blocks_s, self.items, self.tokens = [], 0, None
+        self.blocks_s, self.items, self.tokens, self.flops = [], 0, None, None
 
 
 class Turns(Protocol):
@@ -101,23 +102,31 @@ def put(session: Session, batch: Batch) -> Any:
 def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, block_steps: int | None = None) -> Window:
     """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
 
-    Copying a batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or
-    as many as take about `turns.block_s` after the warm-up. Of the first updates, and then of every LOSS_EVERY-th, the loss is
-    kept as a handle and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not
-    finite.
+    A session that trims its batches has a first step for each of their shapes, and all are over before the warm-up. Copying a
+    batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or as many as
+    take about `turns.block_s` after the warm-up. Of the first updates, and then of every LOSS_EVERY-th, the loss is kept as a
+    handle and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not finite.
     """
     batches = list(islice(batching.endless(preset.task, 0), DISTINCT_BATCHES))
     count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
-    counted = [(session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch)) for batch in batches]
+    trim = getattr(session, "trim", None)
+    count_flops = getattr(preset.task, "batch_flops", lambda batch: 0) if trim else lambda batch: 0
+    shown = [trim(batch) if trim else batch for batch in batches]
+    counted = [
+        (session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch), count_flops(computed))
+        for batch, computed in zip(batches, shown, strict=True)
+    ]
     upcoming = cycle(counted)
     window, losses = Window(), _Losses()
 
-    start = clock()
-    prepared, starts_sequence, *_ = next(upcoming)
-    losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
-    session.wait()
+    for is_first in _first_of_their_shape(shown):
+        start = clock()
+        prepared, starts_sequence, *_ = next(upcoming)
+        losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
+        if is_first:
+            session.wait()
+            window.first_step_s += clock() - start
     first = clock()
-    window.first_step_s = first - start
     phases.enter("warm-up")
     stream = ((prepared, starts_sequence) for prepared, starts_sequence, *_ in upcoming)
     window.block_steps = warm_up(
@@ -130,16 +139,24 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     while turns.next(window):
         with turns.block():
             block_start = clock()
-            for prepared, starts_sequence, items, tokens in islice(upcoming, window.block_steps):
+            for prepared, starts_sequence, items, tokens, flops in islice(upcoming, window.block_steps):
                 losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
                 window.items += items
                 window.tokens = (window.tokens or 0) + tokens or None
+                window.flops = (window.flops or 0) + flops or None
             session.wait()
             window.blocks_s.append(clock() - block_start)
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
     window.losses = losses.fetched(session)
     return window
+
+
+def _first_of_their_shape(batches: list[Batch]) -> list[bool]:
+    """Of the first batches, until every shape was seen: whether one is the first of its shape."""
+    shapes = [tuple(value.shape for value in batch.inputs.values()) for batch in batches]
+    firsts = [shapes.index(shape) == at for at, shape in enumerate(shapes)]
+    return firsts[: len(firsts) - firsts[::-1].index(True)]
 
 
 class _Losses:

@@ -9,16 +9,21 @@ import backends
 import tasks
 from backends.api import Options
 from bench.worker import loop, parity
+from bench.worker.trimmed import Trimming
 
 STEPS = 12
 
 
 def main(name: str, mode: str, task_name: str) -> dict[str, Any]:
     """What a mode reads back and counts over some steps, and how far it climbs."""
-    backend, task = backends.load(name), tasks.load(task_name, "smoke").task
+    backend, task = Trimming(backends.load(name)), tasks.load(task_name, "smoke").task
     session = backend.open_session(task, task.init_params(0), Options(mode=mode))
     found: dict[str, Any] = {"before": session.settings()["mode"], "counted": [], "losses": []}
-    for batch in islice(task.train_batches(0), STEPS):
+    batches = list(islice(task.train_batches(0), STEPS))
+    if backends.TRIM in mode.split("+"):  # a program for each length
+        for batch in batches:
+            loop.step(session, batch)
+    for batch in batches:
         found["losses"].append(float(session.fetch(loop.step(session, batch))))
         found["counted"].append(session.compilations())
     found["settings"] = session.settings()

@@ -1,0 +1,56 @@
+"""The mode `trim` of every backend: batches are cut to their longest sentence before they are prepared.
+
+What a loader of the framework would do: a step then computes less padding. The cut lengths are the task's, so that they are the
+same in every backend, and few: a framework that compiles does so once for each. The reference's batches stay whole, and the
+ladder of parity shows that what is cut changes nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from backends import TRIM
+from backends.api import DEFAULT_MODE, Backend, Options, Session, Settings, Unsupported
+from tasks.spec import Batch, Params, Task
+
+
+class Trimming:
+    """A backend that has the mode `trim` beside its own."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def versions(self) -> Mapping[str, str]:
+        """The backend's."""
+        return self.backend.versions()
+
+    def open_session(self, task: Task, params: Params, options: Options) -> Session:
+        """The backend's session; where the mode says so, with shorter batches. Unsupported for a task without padding."""
+        names = options.mode.split("+")
+        if TRIM not in names:
+            return self.backend.open_session(task, params, options)
+        trim: Callable[[Batch], Batch] | None = getattr(task, "trimmed", None)
+        if trim is None:
+            raise Unsupported(f"{TRIM}: the batches of {task.name} have no padding to cut")
+        mode = "+".join(name for name in names if name != TRIM) or DEFAULT_MODE
+        return cast(Session, Trimmed(self.backend.open_session(task, params, replace(options, mode=mode)), trim))
+
+
+class Trimmed:
+    """A session that prepares shorter batches; everything else is passed on."""
+
+    def __init__(self, session: Session, trim: Callable[[Batch], Batch]) -> None:
+        self.session, self.trim = session, trim
+
+    def prepare(self, batch: Batch) -> Any:
+        """What the session makes of the cut batch."""
+        return self.session.prepare(self.trim(batch))
+
+    def settings(self) -> Settings:
+        """The session's, whose mode has `trim` as its last part."""
+        settings = self.session.settings()
+        own = settings["mode"]
+        return {**settings, "mode": TRIM if own == DEFAULT_MODE else f"{own}+{TRIM}"}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
