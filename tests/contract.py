@@ -27,6 +27,15 @@ def task(request):
     return tasks.load(request.param, "smoke").task.for_parity()
 
 
+LONGEST = pytest.param("bert_sentiment", marks=pytest.mark.exhaustive)  # a quarter of a minute to some frameworks
+
+
+@pytest.fixture(params=["mnist_mlp", "gru_lm", LONGEST])
+def compiled_task(request):
+    """For what opens sessions of several precisions."""
+    return tasks.load(request.param, "smoke").task.for_parity()
+
+
 @pytest.fixture
 def session(task):
     # Double precision: the ladder is climbed in both, and a framework's compilation is most of the time that this takes.
@@ -73,10 +82,10 @@ def test_training_lowers_the_loss_and_leaves_the_host_batch_alone(task, session)
     assert all(np.array_equal(batch.inputs[name], copy[name]) for name in copy)
 
 
-def test_two_sessions_from_the_same_start_train_alike(task):
+def test_two_sessions_from_the_same_start_train_alike(compiled_task):
     def losses():
-        session = BACKEND.open_session(task, task.init_params(0), Options(precision="float64"))
-        return [float(session.fetch(loop.step(session, batch))) for batch in batches(task, 5)]
+        session = BACKEND.open_session(compiled_task, compiled_task.init_params(0), Options(precision="float64"))
+        return [float(session.fetch(loop.step(session, batch))) for batch in batches(compiled_task, 5)]
 
     np.testing.assert_allclose(losses(), losses(), rtol=1e-12)
 
@@ -128,10 +137,10 @@ def test_settings_are_read_back(session):
     assert all(value is None or isinstance(value, str | int | float | bool) for value in settings.values())
 
 
-def test_precision_is_what_was_asked_for(task):
-    batch = batches(task, 1)[0]
+def test_precision_is_what_was_asked_for(compiled_task):
+    batch = batches(compiled_task, 1)[0]
     for precision in PRECISIONS:
-        session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
+        session = BACKEND.open_session(compiled_task, compiled_task.init_params(0), Options(precision=precision))
         assert session.settings()["precision"] == precision
         assert rules.probe_fault(precision, precision_probe.error(session)) is None
         kept = np.float64 if precision == "float64" else np.float32
@@ -151,11 +160,11 @@ def test_the_ladder_is_climbed_in_bfloat16(task):
 
 
 @MIXED
-def test_bfloat16_rounds_the_layers_and_not_the_loss(task):
-    batch = batches(task, 1)[0]
+def test_bfloat16_rounds_the_layers_and_not_the_loss(compiled_task):
+    batch = batches(compiled_task, 1)[0]
     found = {}
     for precision in ("float32", "bfloat16"):
-        session = BACKEND.open_session(task, task.init_params(0), Options(precision=precision))
+        session = BACKEND.open_session(compiled_task, compiled_task.init_params(0), Options(precision=precision))
         losses = session.fetch(session.eval_step(loop.put(session, batch))[0])
         found[precision] = session.logits(loop.put(session, batch)), losses
     difference = np.linalg.norm(found["bfloat16"][0] - found["float32"][0]) / np.linalg.norm(found["float32"][0])
@@ -167,8 +176,8 @@ def test_bfloat16_rounds_the_layers_and_not_the_loss(task):
 
 
 @MIXED
-def test_updates_far_below_the_resolution_of_bfloat16_are_kept(task):
-    slow = replace(task, optimizer=replace(task.optimizer, learning_rate=1e-6, clip_norm=None))
+def test_updates_far_below_the_resolution_of_bfloat16_are_kept(compiled_task):
+    slow = replace(compiled_task, optimizer=replace(compiled_task.optimizer, learning_rate=1e-6, clip_norm=None))
     session = BACKEND.open_session(slow, slow.init_params(0), Options(precision="bfloat16"))
     for batch in batches(slow, 10):
         loop.step(session, batch)

@@ -147,6 +147,22 @@ def test_what_is_tuned_is_made_of_the_backends_modes(name):
             assert backends.TRIM not in mode or task == "bert_sentiment"
 
 
+@pytest.mark.parametrize("name", backends.BACKENDS)
+def test_a_mode_is_known_to_its_backend_alone(name):
+    """To add one touches one folder; `compile` is also the name of a setting that all backends tell."""
+    own = [mode for mode in backends.modes(name) if mode not in ("default", "compile", backends.TRIM, backends.TUNED)]
+    assert own
+    elsewhere = [
+        path
+        for folder in ("bench", "tasks", "backends")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.is_relative_to(ROOT / "backends" / name)
+    ]
+    assert not [
+        (path.name, mode) for path in elsewhere for mode in own if f'"{mode}"' in path.read_text(encoding="utf-8")
+    ]
+
+
 # What a framework does in each.
 
 

@@ -49,6 +49,17 @@ def test_the_plan_is_for_the_upper_bound_of_the_noise_that_is_pooled_over_backen
     assert found.effect == 0.05
 
 
+def test_one_restless_arm_among_quiet_ones_is_planned_for() -> None:
+    quiet = {f"{name}.{name}": [1000.0, 1001.0, 1000.0] for name in "abcde"}
+    restless = {**quiet, "f.f": [900.0, 1000.0, 1100.0]}
+    deviation = float(np.std(np.log([900 / 1000, 1000 / 1001, 1100 / 1000]), ddof=1)) / math.sqrt(
+        2
+    )  # of one of the two
+    found = planned(pilots(restless))
+    assert found.noise == pytest.approx(deviation, rel=1e-6)
+    assert found.rounds == power.rounds_for(deviation, effect=0.05, pairs=15).rounds
+
+
 @pytest.mark.slow
 def test_the_bound_holds_as_often_as_it_says() -> None:
     rng = np.random.default_rng(20260101)

@@ -21,7 +21,7 @@ from bench.cli import progress
 from bench.cli.progress import Lines, Screen
 from bench.records import files
 from bench.records.record import Bytes, Data, Disturbance, Probe, Quality, Record, Status, Target
-from bench.report import figures, grouping, markdown, summary, table_csv, terminal
+from bench.report import facts, figures, grouping, markdown, summary, table_csv, terminal
 from tests.builders import (
     MACHINE,
     NO_ALLOCATOR,
@@ -214,6 +214,22 @@ def test_a_disturbed_round_comes_first_where_it_left_something_open(slow: list[f
     (section,) = grouping.sections([changed(one, measurement=2) for one in made])
     first = summary.sentences(section)[0]
     assert first.startswith("Disturbed, and in no figure of speed: 1 of 3 rounds.") == advised
+
+
+def test_the_speed_of_a_training_is_told_in_its_first_and_last_fifth() -> None:
+    """101 steps: 0.1 s each, from step 81 on 0.2 s; the first takes 5 s."""
+    seconds = [5 + 0.1 * min(step - 1, 80) + 0.2 * max(0, step - 81) for step in range(1, 102)]
+    curve = [(step, seconds[step - 1], 1.0) for step in (1, *range(2, 102, 2), 101)]
+    made = [
+        changed(one, quality=msgspec.structs.replace(one.outcome.quality, steps=101, curve=curve))
+        if one.outcome.quality
+        else one
+        for one in a_run(TWO)
+    ]
+    section = only_section(made)
+    title = "Steps per second in the first and the last fifth of the whole training"
+    assert dict(facts.facts(section))[title] == "fast 10.0 and 5.00, slow 10.0 and 5.00"
+    assert title not in dict(facts.facts(only_section(a_run(TWO))))  # of trainings whose curve has two points
 
 
 def test_tokens_and_remarks_stand_below_the_table() -> None:
@@ -732,6 +748,18 @@ def test_progress_is_one_line_without_control_characters_whatever_a_record_says(
         shown = stream.getvalue()
         assert shown.endswith("\n")
         assert shown[:-1].isprintable()
+
+
+def test_progress_tells_who_is_ahead_after_each_whole_round_from_the_second_on() -> None:
+    stream = io.StringIO()
+    lines = Lines(Console(file=stream, width=80))
+    made = sorted(a_run({"fast": FAST, "slow": SLOW}), key=lambda one: (one.cell.kind != "parity", one.cell.round))
+    for one in made:
+        lines.finished(one)
+    told = [line for line in stream.getvalue().splitlines() if " after " in line]
+    rounds = len({one.cell.round for one in made if one.cell.kind == "speed"})
+    assert [line.partition(":")[0] for line in told] == [f"mnist_mlp after {n} rounds" for n in range(2, rounds + 1)]
+    assert re.fullmatch(r"mnist_mlp after \d rounds: fast trains \d.* times as fast as slow", told[-1])
 
 
 @pytest.mark.slow

@@ -330,13 +330,18 @@ def _transform(spec: AdamW, *, flat: bool) -> optax.GradientTransformation:
             factor = jnp.minimum(factor, jnp.maximum(remaining, 0))
         return spec.learning_rate * factor
 
+    def decays(weights: list[jax.Array]) -> list[bool]:
+        return [spec.decays(weight) for weight in weights]
+
     rate = schedule if spec.scheduled else spec.learning_rate
-    decays = {"weight_decay": spec.weight_decay, "mask": lambda weights: [spec.decays(weight) for weight in weights]}
-    if flat:  # the parts of optax.adamw: which weights decay is asked of each, not of the one vector
+    adamw = optax.adamw(
+        rate, b1=spec.beta1, b2=spec.beta2, eps=spec.eps, weight_decay=spec.weight_decay, mask=decays,
+    )  # fmt: skip
+    if flat:  # its parts: which weights decay is asked of each of them, and not of the one vector
         adam = optax.scale_by_adam(b1=spec.beta1, b2=spec.beta2, eps=spec.eps)
         adamw = optax.chain(
-            optax.flatten(adam), optax.add_decayed_weights(**decays), optax.scale_by_learning_rate(rate)
+            optax.flatten(adam),
+            optax.add_decayed_weights(spec.weight_decay, decays),
+            optax.scale_by_learning_rate(rate),
         )
-    else:
-        adamw = optax.adamw(rate, b1=spec.beta1, b2=spec.beta2, eps=spec.eps, **decays)
     return adamw if spec.clip_norm is None else optax.chain(optax.clip_by_global_norm(spec.clip_norm), adamw)

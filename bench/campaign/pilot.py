@@ -13,7 +13,9 @@ from bench.stats import intervals, power
 def plan_rounds(pilots: Iterable[Record], *, effect: float, otherwise: int) -> RoundsPlan:
     """As many rounds as `bench/stats/power.py` asks for at the pilots' noise; `otherwise` where they say nothing about it.
 
-    Used are the arms that finished every process, in the rounds that were not disturbed.
+    Used are the arms that finished every process, in the rounds that were not disturbed. Planned is for the bound of their
+    pooled noise, or for that of the noisiest pair where it is larger: one restless arm among many quiet ones is as restless in
+    each of its verdicts.
     """
     logs: dict[str, dict[int, float]] = defaultdict(dict)
     left_out: set[int] = set()
@@ -28,11 +30,14 @@ def plan_rounds(pilots: Iterable[Record], *, effect: float, otherwise: int) -> R
             left_out.add(done.cell.round)
     names = sorted(set(logs) - fallen)
     rounds = sorted({number for name in names for number in logs[name]} - left_out)
-    noise = intervals.noise([[logs[name][number] for name in names] for number in rounds])
+    pairs = list(combinations(names, 2))
+    noise, *noise_of_pairs = (
+        intervals.noise([[logs[name][number] for name in arms] for number in rounds]) for arms in (names, *pairs)
+    )
     if noise is None:
         return RoundsPlan(otherwise, effect, None)
-    bound = noise.upper(power.PILOT_CONFIDENCE)
-    found = power.rounds_for(bound, effect=effect, pairs=len(list(combinations(names, 2))))
+    bound = max(noise.upper(power.PILOT_CONFIDENCE), *(pair.deviation for pair in noise_of_pairs if pair is not None))
+    found = power.rounds_for(bound, effect=effect, pairs=len(pairs))
     return RoundsPlan(found.rounds, effect, bound, found.tie, found.found)
 
 

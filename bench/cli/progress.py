@@ -13,7 +13,7 @@ from rich.live import Live
 
 from bench.campaign.campaign import Progress
 from bench.records.record import Cell, Record, RoundsPlan
-from bench.report import grouping, terminal, words
+from bench.report import grouping, summary, terminal, words
 from bench.report.formats import duration, significant
 
 
@@ -22,7 +22,7 @@ def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Prog
     """Progress for a stream: live where it is a terminal, then with the records that an earlier run left."""
     console = Console(file=stream)
     if not console.is_terminal:
-        yield Lines(console)
+        yield Lines(console, so_far)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield Screen(live, so_far)
@@ -58,10 +58,11 @@ def outcome(done: Record) -> str:
 
 
 class Lines:
-    """One line per process."""
+    """One line per process, and after a round one about who is ahead."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, so_far: Sequence[Record] = ()) -> None:
         self.console, self.prefix = console, ""
+        self.records = list(so_far)
 
     def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
         self.prefix = f"[{done + 1}/{total}, {about(left_s)} left] "
@@ -75,6 +76,11 @@ class Lines:
         text = f"{self.prefix}{describe(finished.cell)}: {outcome(finished)}{took}"
         self.console.print(terminal.plain(text), soft_wrap=True)
         self.prefix = ""
+        self.records.append(finished)
+        if finished.cell.kind == "speed" and finished in (whole := _whole(self.records)):
+            own = [one for one in whole if one.cell.task == finished.cell.task]
+            for told in filter(None, map(summary.so_far, grouping.sections(own))):
+                self.console.print(terminal.plain(told), soft_wrap=True)
 
 
 class Screen:

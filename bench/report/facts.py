@@ -103,6 +103,15 @@ def tokens(section: Section) -> Iterator[Fact]:
         yield "Tokens per second, padding left out", ", ".join(rates)
 
 
+def training(section: Section) -> Iterator[Fact]:
+    """Whether a step slows down as the training goes on, which the short windows of speed would not see."""
+    told = [
+        f"{row.name} {' and '.join(map(significant, row.training_rates))}" for row in section.rows if row.training_rates
+    ]
+    if told:
+        yield "Steps per second in the first and the last fifth of the whole training", ", ".join(told)
+
+
 def matrix_rate(section: Section) -> Iterator[Fact]:
     flops = section.first.step_flops
     if section.matrix_rate is None or not flops:
@@ -195,8 +204,8 @@ def arms(section: Section) -> Iterator[Fact]:
 
 
 SOURCES: tuple[Callable[[Section], Iterator[Fact]], ...] = (
-    data, target, machine, spec, rounds, selftests, control, floor, tokens, matrix_rate, energy, driver_memory, disturbed,
-    unsteady, turns, remarks, not_measured, arms,
+    data, target, machine, spec, rounds, selftests, control, floor, tokens, training, matrix_rate, energy, driver_memory,
+    disturbed, unsteady, turns, remarks, not_measured, arms,
 )  # fmt: skip
 
 

@@ -153,6 +153,17 @@ class Row:
             return Bytes(int(median(known)))
         return found[0] if found else Bytes(None, "no finished memory process")
 
+    @property
+    def training_rates(self) -> tuple[float, float] | None:
+        """Steps per second in the first and in the last fifth of the trainings, medians over seeds; None of shorter ones.
+
+        The first step, which compiles, is left out. Batches are built meanwhile, as in any training.
+        """
+        curves = [one.outcome.quality.curve[1:] for one in self.of("quality") if one.outcome.quality]
+        fifths = [(curve[: len(curve) // 5 + 1], curve[-(len(curve) // 5) - 1 :]) for curve in curves if len(curve) > 5]
+        first, last = (_median([_rate(pair[end]) for pair in fifths]) for end in (0, 1))
+        return (first, last) if first and last else None
+
     def metrics(self) -> dict[int, dict[str, float]]:
         """Seed -> the figures of quality."""
         return {one.cell.seed: one.outcome.quality.metrics for one in self.of("quality") if one.outcome.quality}
@@ -283,6 +294,12 @@ class Section:
     def noun(self) -> str:
         """What its rows are, as the title of their column."""
         return "backend" if self.plain else "arm"
+
+
+def _rate(curve: Sequence[tuple[int, float, float]]) -> float:
+    """Steps per second from the first to the last point of a part of a training; 0 where no time passed."""
+    (start, began, _), (end, ended, _) = curve[0], curve[-1]
+    return (end - start) / (ended - began) if ended > began else 0.0
 
 
 def _about_defaults(rows: Sequence[Row]) -> set[frozenset[str]]:

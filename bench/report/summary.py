@@ -81,19 +81,34 @@ def conclusion(section: Section) -> str:
     task, ranked = section.first.task, section.ranked
     if len(ranked) < 2:
         return f"{task}: nothing is compared, for fewer than two rows passed parity and reached the target."
-    fastest, parts = ranked[0].name, []
-    for row in ranked[1:]:
-        found = section.verdicts.get((fastest, row.name))
-        if found is not None and found.decision == "faster":
-            parts.append(f"{with_interval(found.ratio)} times as fast as {row.name}")
-        else:
-            told = "a tie" if found is not None and found.decision == "tie" else "not decided"
-            parts.append(f"against {row.name} {told}" + (f" ({with_interval(found.ratio)})" if found else ""))
+    fastest = ranked[0].name
+    parts = [_against(row.name, section.verdicts.get((fastest, row.name))) for row in ranked[1:]]
     title = METRICS[section.metric].title if section.metric in METRICS else section.metric
     decisions = {found.decision for found in section.equivalences.values()}
     same = "equivalent" if decisions == {"equivalent"} else "not decided to be equivalent"
     learned = f"{title} {'different' if 'different' in decisions else same if decisions else 'not compared'}"
     return f"{task}: {fastest} trains {' and '.join(parts)}; {learned}.{_failed_selftests(*ranked)}"
+
+
+def so_far(section: Section) -> str:
+    """Who is ahead by the rounds that are done, before quality is known; empty where nothing can be compared yet."""
+    timed = [row for row in section.rows if len(row.comparable) > 1]
+    if len(timed) < 2:
+        return ""
+    fastest, *others = (row.name for row in timed)
+    family = [(fastest, name) for name in others]
+    found = verdict.compare_all({row.name: row.comparable for row in timed}, family=family)
+    rounds = max(len(row.comparable) for row in timed)
+    parts = " and ".join(_against(name, found.get((fastest, name))) for name in others)
+    return f"{section.first.task} after {rounds} rounds: {fastest} trains {parts}"
+
+
+def _against(name: str, found: verdict.Verdict | None) -> str:
+    """How the fastest arm compares with another one."""
+    if found is not None and found.decision == "faster":
+        return f"{with_interval(found.ratio)} times as fast as {name}"
+    told = "a tie" if found is not None and found.decision == "tie" else "not decided"
+    return f"against {name} {told}" + (f" ({with_interval(found.ratio)})" if found else "")
 
 
 def _failed_selftests(*rows: Row) -> str:
