@@ -29,4 +29,4 @@ MODES: Mapping[str, str] = {
     ),
 }
 
-TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "rbg+trim"}}
+TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}
