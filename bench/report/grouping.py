@@ -254,12 +254,8 @@ class Section:
 
     @cached_property
     def family(self) -> list[tuple[str, str]]:
-        """The pairs of ranked rows that are decided, in the order of the table.
-
-        Over all pairs of ten rows there would be no power left to decide anything.
-        """
-        fastest = [frozenset((self.ranked[0].name, row.name)) for row in self.ranked]
-        return _pairs(self.ranked, {*_about_defaults(self.ranked), *fastest})
+        """The pairs of ranked rows that are decided, in the order of the table."""
+        return family(self.ranked)
 
     @property
     def metric(self) -> str:
@@ -300,6 +296,15 @@ def _rate(curve: Sequence[tuple[int, float, float]]) -> float:
     """Steps per second from the first to the last point of a part of a training; 0 where no time passed."""
     (start, began, _), (end, ended, _) = curve[0], curve[-1]
     return (end - start) / (ended - began) if ended > began else 0.0
+
+
+def family(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The pairs of rows, the fastest first, that are compared: what is about defaults, and each with the fastest.
+
+    Over all pairs of ten rows there would be no power left to decide anything.
+    """
+    fastest = [frozenset((rows[0].name, row.name)) for row in rows]
+    return _pairs(rows, {*_about_defaults(rows), *fastest})
 
 
 def _about_defaults(rows: Sequence[Row]) -> set[frozenset[str]]:

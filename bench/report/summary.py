@@ -96,8 +96,7 @@ def so_far(section: Section) -> str:
     if len(timed) < 2:
         return ""
     fastest, *others = (row.name for row in timed)
-    family = [(fastest, name) for name in others]
-    found = verdict.compare_all({row.name: row.comparable for row in timed}, family=family)
+    found = verdict.compare_all({row.name: row.comparable for row in timed}, family=grouping.family(timed))
     rounds = max(len(row.comparable) for row in timed)
     parts = " and ".join(_against(name, found.get((fastest, name))) for name in others)
     return f"{section.first.task} after {rounds} rounds: {fastest} trains {parts}"
