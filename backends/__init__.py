@@ -81,7 +81,7 @@ def modes(name: str) -> Mapping[str, str]:
     )
     best = _declared(name, TUNED.upper()) or {}
     told = "; ".join(f"{task} on a {device.upper()}: {mode}" for device in best for task, mode in best[device].items())
-    return {**found, TRIM: cut} | ({TUNED: f"the fastest of them, as measured (docs/modes.md): {told}"} if told else {})
+    return {**found, TRIM: cut} | ({TUNED: f"the fastest of them, as measured: {told}"} if told else {})
 
 
 def mode_for(name: str, mode: str, *, task: str, device: str) -> str:

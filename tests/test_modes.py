@@ -204,6 +204,19 @@ def test_torch_compile_asks_for_the_compiler_that_it_lacks_and_starts_without_a_
     assert said in in_child("pytorch", "-c", program).stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+def test_a_mode_of_a_cpus_arithmetic_is_declined_on_a_gpu():
+    program = (
+        "import torch; torch.cuda.is_available = lambda: True\n"
+        "import backends, tasks\nfrom backends.api import Options, Unsupported\n"
+        "task = tasks.load('mnist_mlp', 'smoke').task\noptions = Options(device='gpu', mode='flush-denormal')\n"
+        "try:\n    backends.load('pytorch').open_session(task, task.init_params(0), options)\n"
+        "except Unsupported as error:\n    print(error)\n"
+    )
+    assert "on a GPU it would change nothing" in in_child("pytorch", "-c", program).stdout
+
+
 KERNELS = """
 import tasks, backends
 from dataclasses import replace

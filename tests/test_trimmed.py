@@ -46,9 +46,8 @@ def test_a_batch_is_cut_behind_its_longest_sentence_to_a_quarter_of_the_longest_
 
 def test_a_length_that_four_does_not_divide_is_never_exceeded() -> None:
     task = replace(TASK, max_length=10)
-    whole = batch_of_ten = next(iter(task.train_batches(0)))
-    mask = np.ones_like(batch_of_ten.inputs["mask"])
-    whole = batch_of_ten._replace(inputs={**batch_of_ten.inputs, "mask": mask})
+    batch = next(iter(task.train_batches(0)))
+    whole = batch._replace(inputs={**batch.inputs, "mask": np.ones_like(batch.inputs["mask"])})
     assert task.trimmed(whole).inputs["tokens"].shape[1] == 10
 
 
@@ -74,8 +73,12 @@ def test_a_batch_that_is_cut_too_short_is_another_function() -> None:
     assert not np.allclose(trimmed.logits(loop.put(trimmed, batch)), plain.logits(loop.put(plain, batch)), rtol=1e-6)
 
 
-def test_the_mode_is_read_back_behind_the_sessions_own() -> None:
-    assert session("trim").settings()["mode"] == "trim"
+def test_the_mode_stands_behind_the_sessions_own_with_the_shapes_that_were_prepared() -> None:
+    trimmed = session("trim")
+    assert (trimmed.settings()["mode"], dict(trimmed.settings())["inputs"]) == ("trim", None)
+    for longest in (4, 2, 5):
+        trimmed.prepare(of_length(longest))
+    assert dict(trimmed.settings())["inputs"] == "6 x 3, 6 x 6"
     assert session("default").settings()["mode"] == "default"
 
 

@@ -43,6 +43,8 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     # float32 means IEEE float32: PyTorch's own default lets cuDNN's recurrent kernels use TF32.
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    if options.device == "gpu" and "flush-denormal" in on:
+        raise Unsupported("flush-denormal is a mode of a CPU's arithmetic; on a GPU it would change nothing")
     # Before the first operation: the threads that it starts inherit the setting.
     if not torch.set_flush_denormal("flush-denormal" in on) and "flush-denormal" in on:
         raise Unsupported("flush-denormal: this processor cannot flush denormal numbers to 0")

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -107,28 +107,20 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     take about `turns.block_s` after the warm-up. Of the first updates, and then of every LOSS_EVERY-th, the loss is kept as a
     handle and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not finite.
     """
-    batches = list(islice(batching.endless(preset.task, 0), DISTINCT_BATCHES))
-    count_tokens = getattr(preset.task, "tokens", lambda batch: 0)
-    trim = getattr(session, "trim", None)
-    count_flops = getattr(preset.task, "batch_flops", lambda batch: 0) if trim else lambda batch: 0
-    shown = [trim(batch) if trim else batch for batch in batches]
-    counted = [
-        (session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch), count_flops(computed))
-        for batch, computed in zip(batches, shown, strict=True)
-    ]
+    counted = _counted(session, preset)
     upcoming = cycle(counted)
     window, losses = Window(), _Losses()
 
-    for is_first in _first_of_their_shape(shown):
+    last = max(at for at, one in enumerate(counted) if one.new_shape)
+    for one in islice(upcoming, last + 1):
         start = clock()
-        prepared, starts_sequence, *_ = next(upcoming)
-        losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
-        if is_first:
+        losses.note(step_prepared(session, one.prepared, starts_sequence=one.starts_sequence))
+        if one.new_shape:
             session.wait()
             window.first_step_s += clock() - start
     first = clock()
     phases.enter("warm-up")
-    stream = ((prepared, starts_sequence) for prepared, starts_sequence, *_ in upcoming)
+    stream = ((one.prepared, one.starts_sequence) for one in upcoming)
     window.block_steps = warm_up(
         session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps, note=losses.note
     )
@@ -139,11 +131,11 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     while turns.next(window):
         with turns.block():
             block_start = clock()
-            for prepared, starts_sequence, items, tokens, flops in islice(upcoming, window.block_steps):
-                losses.note(step_prepared(session, prepared, starts_sequence=starts_sequence))
-                window.items += items
-                window.tokens = (window.tokens or 0) + tokens or None
-                window.flops = (window.flops or 0) + flops or None
+            for one in islice(upcoming, window.block_steps):
+                losses.note(step_prepared(session, one.prepared, starts_sequence=one.starts_sequence))
+                window.items += one.items
+                window.tokens = (window.tokens or 0) + one.tokens or None
+                window.flops = (window.flops or 0) + one.flops or None
             session.wait()
             window.blocks_s.append(clock() - block_start)
     if compiled is not None:
@@ -152,11 +144,35 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     return window
 
 
-def _first_of_their_shape(batches: list[Batch]) -> list[bool]:
-    """Of the first batches, until every shape was seen: whether one is the first of its shape."""
-    shapes = [tuple(value.shape for value in batch.inputs.values()) for batch in batches]
-    firsts = [shapes.index(shape) == at for at, shape in enumerate(shapes)]
-    return firsts[: len(firsts) - firsts[::-1].index(True)]
+class _Counted(NamedTuple):
+    """A prepared batch and what a step on it counts for; 0 where there is nothing to count."""
+
+    prepared: Any
+    starts_sequence: bool
+    items: int
+    tokens: int
+    flops: int
+    new_shape: bool  # the first of its shape
+
+
+def _counted(session: Session, preset: Preset) -> list[_Counted]:
+    """The distinct batches of a window."""
+    task, trim = preset.task, getattr(session, "trim", None)
+    count_tokens = getattr(task, "tokens", lambda batch: 0)
+    count_flops = getattr(task, "batch_flops", lambda batch: 0) if trim else lambda batch: 0
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    counted = []
+    for batch in islice(batching.endless(task, 0), DISTINCT_BATCHES):
+        computed = trim(batch) if trim else batch
+        shape = tuple(value.shape for value in computed.inputs.values())
+        counted.append(
+            _Counted(
+                session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch), count_flops(computed),
+                new_shape=shape not in seen,
+            )
+        )  # fmt: skip
+        seen.add(shape)
+    return counted
 
 
 class _Losses:

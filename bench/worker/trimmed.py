@@ -41,16 +41,21 @@ class Trimmed:
 
     def __init__(self, session: Session, trim: Callable[[Batch], Batch]) -> None:
         self.session, self.trim = session, trim
+        self.shapes: set[tuple[int, ...]] = set()  # of the inputs that were prepared
 
     def prepare(self, batch: Batch) -> Any:
         """What the session makes of the cut batch."""
-        return self.session.prepare(self.trim(batch))
+        cut = self.trim(batch)
+        self.shapes |= {value.shape for value in cut.inputs.values()}
+        return self.session.prepare(cut)
 
     def settings(self) -> Settings:
-        """The session's, whose mode has `trim` as its last part."""
+        """The session's, whose mode has `trim` as its last part, with the shapes of what it was given."""
         settings = self.session.settings()
         own = settings["mode"]
-        return {**settings, "mode": TRIM if own == DEFAULT_MODE else f"{own}+{TRIM}"}
+        shapes = ", ".join(" x ".join(map(str, shape)) for shape in sorted(self.shapes))
+        made = {**settings, "mode": TRIM if own == DEFAULT_MODE else f"{own}+{TRIM}", "inputs": shapes or None}
+        return cast(Settings, made)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)
