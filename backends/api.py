@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:  # NumPy, which the help of the command line can do without
+    from pathlib import Path
+
+    from backends.operations import Operation
     from tasks.spec import Array, Batch, Params, Task
 
 DEFAULT_MODE = "default"
@@ -167,6 +170,26 @@ class Session(Protocol):
 
     def settings(self) -> Settings:
         """What is in force, read back from the framework; no option is echoed. It leaves the training as it is."""
+        ...
+
+
+class Explained(Protocol):
+    """What a session may offer beside, for `framework-bench explain`. What it lacks, the explanation lacks."""
+
+    def training_loss(self, batch: Any) -> Any:
+        """The forward pass of a training step, dropout on, from zero recurrent state: a handle. Only dropout's masks go on."""
+        ...
+
+    def training_gradient(self, batch: Any) -> Any:
+        """The same with the backward pass."""
+        ...
+
+    def optimizer_state(self) -> Iterable[Array]:
+        """The arrays that the optimizer keeps beside the parameters."""
+        ...
+
+    def profile(self, run: Callable[[], None], folder: Path) -> list[Operation]:
+        """What the framework's own profiler saw of `run`, which takes training steps; its files are left in the folder."""
         ...
 
 

@@ -248,3 +248,40 @@ def test_what_a_backend_cannot_do_it_declines():
             BACKEND.open_session(task, task.init_params(0), Options(precision="tf32"))
         with pytest.raises(Unsupported, match=r"no (GPU|gpu)"):
             BACKEND.open_session(task, task.init_params(0), Options(device="gpu"))
+
+
+@MIXED
+def test_the_parts_of_a_step_are_its_own_and_leave_the_training_as_it_is(compiled_task):
+    task = replace(compiled_task, optimizer=replace(compiled_task.optimizer, clip_norm=None))
+    session = BACKEND.open_session(task, task.init_params(3), Options(precision="float64"))
+    batch = loop.put(session, batches(task, 1)[0])
+    before = session.params()
+    loss = float(session.fetch(session.training_loss(batch)))
+    session.training_gradient(batch)
+    session.wait()
+    after = session.params()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert float(session.fetch(session.train_step(batch))) == pytest.approx(loss, rel=1e-12)
+    assert sum(np.size(array) for array in session.optimizer_state()) >= 2 * sum(
+        value.size for value in before.values()
+    )
+
+
+@MIXED
+def test_the_frameworks_profiler_sees_the_operations_of_a_step(tmp_path):
+    task = tasks.load("mnist_mlp", "smoke").task
+    session = BACKEND.open_session(task, task.init_params(3), Options())
+    steps = batches(task, 4)
+    loop.step(session, steps[0])
+    session.wait()
+
+    def run():
+        for batch in steps[1:]:
+            loop.step(session, batch)
+        session.wait()
+
+    operations = session.profile(run, tmp_path)
+    found = {one.kind for one in operations}
+    assert {"matrix products", "optimizer"} <= found, sorted({(one.name, one.kind) for one in operations})
+    assert all(one.start_s <= one.end_s for one in operations)
+    assert any(path.is_file() for path in tmp_path.rglob("*"))

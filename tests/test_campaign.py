@@ -213,7 +213,8 @@ def test_a_daemon_is_ended_and_told_and_costs_no_time(tmp_path: Path, misbehave:
 
 PHASES = [
     *(("speed", phase) for phase in ("data", "import", "build", "first step", "warm-up", "window", "checks")),
-    ("memory", "memory"), ("quality", "training"), ("quality", "evaluation"), ("parity", "parity"),
+    ("memory", "memory"), ("quality", "training"), ("quality", "evaluation"), ("parity", "parity"), ("explain", "parts"),
+    ("explain", "profile"),
 ]  # fmt: skip
 
 
@@ -239,7 +240,7 @@ def test_a_phase_that_lasts_too_long_is_named(tmp_path: Path, misbehave: Misbeha
 
 def test_every_phase_has_a_deadline() -> None:
     """Else it would be counted with the one before it."""
-    sources = [ROOT / "bench" / "worker" / "answer.py", ROOT / "bench" / "worker" / "loop.py"]
+    sources = [ROOT / "bench" / "worker" / f"{name}.py" for name in ("answer", "loop", "explain")]
     told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
     assert told == {phase for _, phase in PHASES}
     assert process.PHASES_S.keys() == told | {"start", "turn"}  # which the parent says
@@ -391,6 +392,13 @@ def test_an_absent_backend_is_a_record_and_does_not_spoil_the_run(tmp_path: Path
     assert (absent.outcome.status, absent.outcome.reason) == ("skipped", why)
 
 
+def a_timed_step() -> float:
+    """Seconds of a step of a good process."""
+    timings = good(a_planned_cell()[1]).timings
+    assert timings is not None
+    return timings.step_s
+
+
 def test_progress_is_told_of_every_process_and_the_estimate_follows_what_was_seen(tmp_path: Path) -> None:
     running = a_campaign(tmp_path, a_plan("a.a", "b.b", rounds=3), execute=Answers())  # 2 seconds each
     running.start()
@@ -401,7 +409,10 @@ def test_progress_is_told_of_every_process_and_the_estimate_follows_what_was_see
     guesses = campaign.ESTIMATES_S
     expected_first = 2 * (guesses["parity"] + 3 * guesses["speed"] + guesses["memory"] + guesses["quality"])
     assert begun[0][-1] == expected_first
-    assert begun[3][-1] == 2 * 5 + 2 * (guesses["memory"] + guesses["quality"])  # the first speed process was seen
+    # The first speed process was seen, and tells what the steps of its arm take.
+    steps = campaign.FEW_STEPS + 60  # of the memory's process and the training's
+    known = 2 * campaign.START_S + steps * a_timed_step()
+    assert begun[3][-1] == pytest.approx(2 * 5 + known + guesses["memory"] + guesses["quality"])
     assert begun[-1][-1] == 2.0
 
 

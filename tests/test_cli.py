@@ -519,6 +519,7 @@ def test_a_signal_ends_a_run_and_leaves_no_gap_and_no_process(
     assert "interrupted" in (tmp_path / "run" / "table.md").read_text()
     if number == signal.SIGINT:
         assert error.splitlines()[-1] == "framework-bench: interrupted; what was finished is kept"
+    assert f"to continue: the same command with --output {tmp_path / 'run'}" in error
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.records.record import Energy, Probe, Record
-from bench.report import figures, grouping, page, table_csv, table_json
+from bench.report import figures, grouping, page, table_csv, table_json, terminal
 from tests.builders import a_run
 from tests.test_report import TWO, many_records
 
@@ -34,10 +34,10 @@ def test_a_figure_with_a_text_has_a_title_and_the_other_way_round() -> None:
 
 def test_a_growing_table_shows_arm_speed_ratio_quality_and_parity() -> None:
     section, *_ = grouping.sections(with_everything())
-    assert figures.titles(section, short=True) == [
+    assert figures.titles(section, only=terminal.SHORT) == [
         "backend", "images/s", "relative to the fastest", "test accuracy", "parity",
     ]  # fmt: skip
-    assert len(figures.cells(section, section.rows[0], short=True)) == 5
+    assert len(figures.cells(section, section.rows[0], only=terminal.SHORT)) == 5
 
 
 def test_a_table_keeps_the_columns_that_it_had_when_it_was_measured() -> None:

@@ -131,7 +131,7 @@ class Watcher:
         self.begun: list[tuple[str, int, int]] = []
         self.plans: list[tuple[str, RoundsPlan]] = []
 
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float, at_least: bool = False) -> None:
         self.begun.append((cell.kind, done, total))
 
     def finished(self, finished: Record) -> None: ...

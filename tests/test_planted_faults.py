@@ -129,7 +129,8 @@ FAULTS: Mapping[str, Fault] = {
                 "updates_done.astype(jnp.result_type(float))"),
     }),
     "a state that is not carried": Fault("gru_lm", "trajectory", {
-        "pytorch": ("session.py", "self._state = tuple(part.detach() for part in state)", "self._state = None"),
+        "pytorch": ("session.py", "loss, self._state = self._backward(batch, self._carried(batch))",
+                    "loss, _ = self._backward(batch, self._carried(batch))"),
         "tensorflow": (*KERAS_STEP, "loss, _ = self._train(*batch, *self._carried(batch))"),
         "jax": ("session.py", "self._optimizer, self._rest, self._state = self._programs.train(",
                 "self._optimizer, self._rest, _ = self._programs.train("),

@@ -31,6 +31,8 @@ FREE = (
     "cell.spec",
     "cell.changes",
     "cell.arm.environment",
+    "outcome.explanation.parts",
+    "outcome.explanation.profile.kinds",
     "outcome.settings",
     "outcome.versions",
     "outcome.quality.metrics",

@@ -832,6 +832,50 @@ def test_fifty_interruptions_at_any_moment_lose_nothing_and_leave_nothing(quick:
     assert_nothing_runs(tmp_path)
 
 
+def whole_rounds(folder: Path) -> dict[str, bytes]:
+    """The records of rounds that ended whole, by the journal: name of the file -> its content."""
+    ended = {name for name, line in Journal(folder).ended().items() if line.status == "ok"}
+    rounds: dict[tuple[str, int, int], list[str]] = {}
+    for one in on_disk(folder):
+        cell = one.cell
+        rounds.setdefault((cell.kind, cell.round, cell.seed), []).append(cell.file_name)
+    names = [name for names in rounds.values() if len(names) == 2 and ended.issuperset(names) for name in names]
+    return {name: (folder / "records" / name).read_bytes() for name in names}
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_two_hundred_kills_lose_no_finished_round_and_pair_none_with_anothers_half(
+    quick: QuickRuns, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    command = (*RUN, *AND_FAST, "--rounds", 400, "--seeds", 1, "--output", folder)
+    rng = random.Random(20260102)
+    kept: dict[str, bytes] = {}
+    for number in range(200):
+        run = quick.start(*command)
+        begun = len(Journal(folder).ended())
+        stop, most = time.monotonic() + rng.choice((rng.uniform(0.0, 0.35), 20)), begun + rng.randrange(1, 6)
+        while time.monotonic() < stop and len(Journal(folder).ended()) < most:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.05))
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, (number, run.said)
+        assert_nothing_runs(tmp_path)
+        if (folder / "records").exists():
+            for name, content in kept.items():
+                assert (folder / "records" / name).read_bytes() == content, (number, name)
+            kept |= whole_rounds(folder)
+    assert len(kept) > 50
+    assert quick.run(*command)[0] == 0
+    for name, content in kept.items():
+        assert (folder / "records" / name).read_bytes() == content, name
+    assert_complete(folder, cells=2 * (1 + 400 + 1 + 1))
+    records = [files.read(path) for path in sorted((folder / "records").glob("*.json"))]
+    assert resume._of_two_days(folder, records, Journal(folder)) == set()
+    assert_nothing_runs(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_parent_that_is_killed_takes_a_child_that_hangs_and_its_child_along(
     tmp_path: Path, misbehave: Callable[[str], None]

@@ -109,6 +109,17 @@ def test_a_machine_that_sees_what_is_there_and_nothing_else_passes() -> None:
     assert 0.03 < found.smallest_effect < 0.05
 
 
+def test_what_company_costs_is_told_and_explained_where_it_is_much() -> None:
+    assert not any("among the others" in line for line in words.selftest(a_test()))
+    cheap = words.selftest(a_test(company=[1.01, 1.0, 1.02, 1.01]))[-1]
+    assert cheap.startswith("a step among the others takes 1.010 (")
+    assert cheap.endswith("times as long as alone")
+    dear = words.selftest(a_test(company=[1.08, 1.09, 1.1, 1.09]))[-1]
+    assert "caches" in dear
+    unsure = words.selftest(a_test(company=[1.0, 1.1, 1.2]))[-1]
+    assert "caches" not in unsure
+
+
 def test_the_same_program_called_different_is_a_fault() -> None:
     assert words.selftest_faults(a_test(same=0.1)) == ["the same program was called faster than itself"]
     assert words.selftest_faults(a_test(same=-0.1)) == ["the same program was called slower than itself"]

@@ -1,5 +1,6 @@
 """Rounds of real processes that take turns, and what a round is worth when one of them misbehaves."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -123,3 +124,56 @@ def test_a_parent_that_is_killed_in_a_round_takes_all_its_arms_along_and_the_rou
     assert "speed round 1 was running when the last run was killed; it runs again" in done.stderr
     assert "speed round 1: " in done.stderr
     assert "n=2" in done.stdout
+
+
+@pytest.mark.slow
+def test_company_is_measured_before_the_window_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    told: dict[int, float] = {}
+    planned = [a_planned_cell(arm) for arm in (FAKE, an_arm("fast", backend=FAKE, mode="fast"))]
+    made = turns.execute_round(
+        planned[0][0], [cell for _, cell in planned], tmp_path, turns=TURNS, data_dir=None, interpreters={},
+        company=told.__setitem__,
+    )  # fmt: skip
+    for done in made:
+        assert_whole(done)
+    assert list(told) == [1]
+    assert told[1] > 0
+    assert workers() == []
+
+
+class Scripted:
+    """A child whose block takes twice as long after another's."""
+
+    last: "Scripted | None" = None
+    blocks = 0
+
+    def __init__(self, *, ends_after: int = 10**6) -> None:
+        self.ends_after = ends_after
+
+    @property
+    def child(self) -> "Scripted":
+        return self
+
+    def say(self, word: bytes, *, phase: str) -> None:
+        self.told = repr(2.0 if Scripted.last is not self else 1.0)
+        Scripted.last = self
+
+    def until(self, phase: str) -> str | None:
+        self.ends_after -= 1
+        return self.told if self.ends_after >= 0 else None
+
+
+@pytest.mark.parametrize("many", [2, 3])
+def test_company_is_what_a_block_takes_after_anothers_over_one_after_its_own(
+    monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr(turns, "REST_S", 0.0)
+    group: Any = [Scripted() for _ in range(many)]
+    # Where two take turns in shuffled order, one now and then follows itself; the median does not see it.
+    assert turns.in_company(group, rng=random.Random(1)) == pytest.approx(2.0, rel=0.3)
+
+
+def test_company_of_one_that_ends_meanwhile_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "REST_S", 0.0)
+    group: Any = [Scripted(), Scripted(ends_after=4)]
+    assert turns.in_company(group, rng=random.Random(1)) is None

@@ -1,9 +1,10 @@
 """Loss, step, evaluation, synchronisation and memory in JAX, once for all tasks."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from flax import nnx
 from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
 from backends.jax import MODES
 from backends.jax.models import Model, State, build
+from backends.operations import Operation
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest", "float64": "highest"}
@@ -90,6 +92,8 @@ class Programs:
         self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3))
         self.evaluate = jax.jit(self._evaluate)
         self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True))
+        self.forward = jax.jit(self._loss)
+        self.forward_and_backward = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def merge(self, weights: list[jax.Array], rest: list[jax.Array]) -> Any:
         states = jax.tree.unflatten(self._structure, weights), jax.tree.unflatten(self._rest_structure, rest)
@@ -113,8 +117,15 @@ class Programs:
     ) -> tuple[jax.Array, list[jax.Array], Any, list[jax.Array], State]:
         compute = jax.value_and_grad(self._loss, has_aux=True)
         (loss, (rest, state)), gradients = compute(weights, rest, state, batch)
+        weights, optimizer = self._updated(weights, optimizer, gradients)
+        return loss, weights, optimizer, rest, state
+
+    @jax.named_scope("optimizer")  # a profile tells it from the rest
+    def _updated(
+        self, weights: list[jax.Array], optimizer: Any, gradients: list[jax.Array]
+    ) -> tuple[list[jax.Array], Any]:
         updates, optimizer = self.transform.update(gradients, optimizer, weights)
-        return loss, optax.apply_updates(weights, updates), optimizer, rest, state
+        return optax.apply_updates(weights, updates), optimizer
 
     def _evaluate(
         self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
@@ -176,6 +187,28 @@ class JaxSession:
     def gradients(self, batch: DeviceBatch) -> Params:
         gradients, _ = self._programs.differentiate(self._weights, self._rest, self._zero_state(batch), batch)
         return self._canonical(gradients)
+
+    # Both go on from the dropout keys that the last call left: calls that hang on nothing JAX would run at once.
+
+    def training_loss(self, batch: DeviceBatch) -> jax.Array:
+        loss, (self._rest, _) = self._programs.forward(self._weights, self._rest, self._zero_state(batch), batch)
+        return loss
+
+    def training_gradient(self, batch: DeviceBatch) -> jax.Array:
+        (loss, (self._rest, _)), _ = self._programs.forward_and_backward(
+            self._weights, self._rest, self._zero_state(batch), batch
+        )
+        return loss
+
+    def optimizer_state(self) -> Iterator[Array]:
+        yield from map(self.fetch, jax.tree.leaves(self._optimizer))
+
+    def profile(self, run: Callable[[], None], folder: Path) -> list[Operation]:
+        from backends.jax.profiling import profiled
+
+        assert self._example is not None  # it has trained
+        arguments = (self._weights, self._optimizer, self._rest, self._zero_state(self._example), self._example)
+        return profiled(run, folder, program=self._programs.train.lower(*arguments).compile().as_text() or "")
 
     def reset_state(self) -> None:
         self._state = None

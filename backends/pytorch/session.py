@@ -1,8 +1,9 @@
 """Loss, step, evaluation, synchronisation and memory in PyTorch, once for all tasks."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
+from backends.operations import Operation
 from backends.pytorch import MODES
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
@@ -105,18 +107,13 @@ class TorchSession:
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
         self._example = batch
-        self._switch(training=True)
-        self._optimizer.zero_grad(set_to_none=True)
-        logits, state = self._forward(batch, self._carried(batch))
-        self._state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
-        loss = _loss(logits, batch)
-        loss.backward()
+        loss, self._state = self._backward(batch, self._carried(batch))
         if self._clip_norm is not None:
             _clip(self._parameters, self._clip_norm)
         self._optimizer.step()
         if self._schedule is not None:
             self._schedule.step()
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,6 +132,22 @@ class TorchSession:
         gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
         names = [name for name, _ in self._model.named_parameters()]
         return self._canonical(dict(zip(names, gradients, strict=True)))
+
+    def training_loss(self, batch: DeviceBatch) -> torch.Tensor:
+        self._switch(training=True)
+        return _loss(self._forward(batch, self._zero_state(batch))[0], batch).detach()
+
+    def training_gradient(self, batch: DeviceBatch) -> torch.Tensor:
+        return self._backward(batch, self._zero_state(batch))[0]
+
+    def optimizer_state(self) -> Iterator[Array]:
+        for state in self._optimizer.state.values():
+            yield from (self.fetch(value) for value in state.values())
+
+    def profile(self, run: Callable[[], None], folder: Path) -> list[Operation]:
+        from backends.pytorch.profiling import profiled  # with torch's profiler, which a step does without
+
+        return profiled(run, folder, on_gpu=self._on_gpu)
 
     def reset_state(self) -> None:
         self._state = None
@@ -235,6 +248,16 @@ class TorchSession:
         with self._autocast:
             logits, state = self._net(batch.inputs, state)
         return logits.float(), state  # the loss is taken in the parameters' precision
+
+    def _backward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
+        """The loss and the state after the batch; the gradients are left in the parameters."""
+        self._switch(training=True)
+        self._optimizer.zero_grad(set_to_none=True)
+        logits, state = self._forward(batch, state)
+        state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
+        loss = _loss(logits, batch)
+        loss.backward()
+        return loss.detach(), state
 
     def _switch(self, *, training: bool) -> None:
         """Turns dropout on or off; torch's call walks through every module."""

@@ -1,7 +1,8 @@
 """Loss, step, evaluation, synchronisation and memory in TensorFlow, once for all tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled  # tf.config has only the switch
 
 from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, switches
+from backends.operations import Operation
 from backends.tensorflow import MODES
 from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
@@ -107,6 +109,7 @@ class TensorFlowSession:
         self._train = tf.function(self._train_graph, jit_compile=jit)
         self._evaluate = tf.function(self._evaluate_graph, jit_compile=jit)
         self._differentiate = tf.function(self._gradients_graph, jit_compile=jit)
+        self._forward = tf.function(self._loss_graph, jit_compile=jit)
         if options.device == "gpu":
             tf.config.experimental.reset_memory_stats("GPU:0")
 
@@ -136,6 +139,26 @@ class TensorFlowSession:
 
     def gradients(self, batch: DeviceBatch) -> Params:
         return self._canonical(self._differentiate(*batch, *self._zero_state(batch)))
+
+    def training_loss(self, batch: DeviceBatch) -> tf.Tensor:
+        return self._forward(*batch, *self._zero_state(batch))
+
+    def training_gradient(self, batch: DeviceBatch) -> list[tf.Tensor]:
+        gradients: list[tf.Tensor] = self._differentiate(*batch, *self._zero_state(batch))
+        return gradients
+
+    def optimizer_state(self) -> Iterator[Array]:
+        yield from (self.fetch(variable.value) for variable in self._optimizer.variables)
+
+    def profile(self, run: Callable[[], None], folder: Path) -> list[Operation]:
+        from backends.tensorflow.profiling import profiled
+
+        program = ""
+        if self._compiled_by_xla():
+            assert self._example is not None  # it has trained
+            arguments = (*self._example, *self._zero_state(self._example))
+            program = self._train.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+        return profiled(run, folder, program=program)
 
     def reset_state(self) -> None:
         self._state = None
@@ -241,11 +264,17 @@ class TensorFlowSession:
     def _gradients_graph(self, *arguments: tf.Tensor) -> list[tf.Tensor]:
         return self._loss_and_gradients(*arguments)[1]
 
-    def _loss_and_gradients(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], State]:
+    def _loss_graph(self, *arguments: tf.Tensor) -> tf.Tensor:
+        return self._loss(*arguments)[0]
+
+    def _loss(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, State]:
         inputs, labels, weights, state = self._named(arguments)
+        logits, state = self._apply(inputs, state, True)
+        return tf.reduce_sum(_losses(logits, labels) * weights), state
+
+    def _loss_and_gradients(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor], State]:
         with tf.GradientTape() as tape:
-            logits, state = self._apply(inputs, state, True)
-            loss = tf.reduce_sum(_losses(logits, labels) * weights)
+            loss, state = self._loss(*arguments)
         return loss, [_dense(gradient) for gradient in tape.gradient(loss, self._variables)], state
 
     def _apply(self, inputs: Mapping[str, tf.Tensor], state: State, training: bool) -> tuple[tf.Tensor, State]:

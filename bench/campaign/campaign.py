@@ -19,13 +19,15 @@ from bench.records import digest, files
 from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan, Run
 
 # Until one was seen:
-ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10}
+ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10, "explain": 20}
+START_S = 5.0  # of a training, beside its steps
+FEW_STEPS = 60  # of a process that measures memory
 
 
 class Progress(Protocol):
     """Receives what happens."""
 
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None: ...
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float, at_least: bool = False) -> None: ...
     def finished(self, finished: Record) -> None: ...
     def planned(self, task: str, rounds: RoundsPlan) -> None: ...
 
@@ -54,6 +56,22 @@ class ExecuteRound(Protocol):
     ) -> list[Record]: ...
 
 
+class ExecuteClimbs(Protocol):
+    """Runs climbs of the ladder, some of them side by side (bench/process/climbs.py)."""
+
+    def __call__(
+        self,
+        run: Run,
+        cells: Sequence[Cell],
+        folder: Path,
+        *,
+        data_dir: Path | None,
+        interpreters: Mapping[str, Interpreter],
+        starting: Callable[[Cell], object],
+        ended: Callable[[Record], object],
+    ) -> list[Record]: ...
+
+
 class Campaign:
     """Every process of a comparison and the records that they left, in memory and under `folder/records`."""
 
@@ -66,10 +84,12 @@ class Campaign:
         kept: Mapping[str, Record] | None = None,
         execute: Execute = execute,
         execute_round: ExecuteRound | None = None,
+        execute_climbs: ExecuteClimbs | None = None,
         before_first: Callable[[], object] = lambda: None,
         cool_down: Callable[[float, int | None], str | None] = cooldown.pause,
     ) -> None:
-        """Without `execute_round`, and where energy is read, the arms of a round run one after the other.
+        """Without `execute_round`, and where energy is read, the arms of a round run one after the other; without
+        `execute_climbs`, climbs do.
 
         `before_first` is called once, before a process runs; where everything is kept, it is not.
         """
@@ -81,10 +101,13 @@ class Campaign:
         self._kept = kept or {}  # name of the file -> record of an earlier run
         self._execute = execute
         self._execute_round = None if self.choice.energy else execute_round
+        self._execute_climbs = execute_climbs
         self._before_next = before_first
         self._cool_down = cool_down
         self._planned = {plan.name: plan.cells for plan in plans}
         self._turns = {plan.name: plan.preset.blocks for plan in plans}
+        self._train_steps = {plan.name: plan.preset.task.train_steps for plan in plans}
+        self._step_s: dict[tuple[str, str], float] = {}  # of each task and arm
         self._finished = set(self._kept)
         self._durations: dict[tuple[str, Kind, str], list[float]] = defaultdict(list)
         self._running: list[Cell] = []
@@ -191,10 +214,39 @@ class Campaign:
         return [*done, *self._measure(due)]
 
     def _measure(self, cells: Sequence[Cell]) -> list[Record]:
-        """Runs cells together where they take turns, else one after the other."""
+        """Runs cells together where they take turns or are not timed, else one after the other."""
+        if cells and cells[0].kind == "parity" and self._execute_climbs is not None:
+            return self._climb(cells, self._execute_climbs)
         if len(cells) > 1 and self._execute_round is not None:
             return self._measure_together(cells, self._execute_round)
         return [self._measure_one(cell) for cell in cells]
+
+    def _climb(self, cells: Sequence[Cell], execute_climbs: ExecuteClimbs) -> list[Record]:
+        """Two arms that are the same program climb once: the second one's ladder is recalled."""
+        due: dict[str, Cell] = {}
+        later = []
+        for cell in cells:
+            key = parity_cache.key(cell, self.run.machine, self._interpreter(cell))
+            if key in due or self._recalled(cell):
+                later.append(cell)
+            else:
+                due[key] = cell
+        self._pause()
+
+        def starting(cell: Cell) -> None:
+            self._begin([*self._running, cell])
+
+        def ended(climbed: Record) -> None:
+            if climbed.outcome.status == "ok":
+                parity_cache.remember(climbed, self._interpreter(climbed.cell))
+            self._hot = True
+            self._keep(climbed)
+
+        done = execute_climbs(
+            self.run, list(due.values()), self.folder, data_dir=self.choice.data_dir,
+            interpreters=self.choice.interpreters, starting=starting, ended=ended,
+        )  # fmt: skip
+        return [*done, *(self._measure_one(cell) for cell in later)]
 
     def _measure_together(self, cells: Sequence[Cell], execute_round: ExecuteRound) -> list[Record]:
         self._pause()
@@ -219,15 +271,17 @@ class Campaign:
     def _begin(self, cells: Sequence[Cell]) -> None:
         self._before_next()
         self._before_next = lambda: None
+        begun = [cell for cell in cells if cell not in self._running]
         self._running = list(cells)
         self._tell_started(cells[0])
-        for cell in cells:
+        for cell in begun:
             self.journal.add("start", cell)
 
     def _tell_started(self, cell: Cell) -> None:
         upcoming = self.upcoming
         total = sum(map(len, self._planned.values()))
-        self.progress.started(cell, done=total - len(upcoming), total=total, left_s=self._estimate(upcoming))
+        left_s, guessed = self._estimate(upcoming)
+        self.progress.started(cell, done=total - len(upcoming), total=total, left_s=left_s, at_least=guessed)
 
     def _recalled(self, cell: Cell) -> Record | None:
         """The parity record of an arm from what its other records carry, or from the cache; None if it is to climb."""
@@ -290,22 +344,31 @@ class Campaign:
         self._durations[cell.task, cell.kind, cell.arm.name].append(outcome.wall_s / (1 + outcome.beside))
         if outcome.timings is not None:
             self._block_steps.setdefault((cell.task, cell.arm.name), outcome.timings.block_steps)
+            self._step_s[cell.task, cell.arm.name] = outcome.timings.step_s
 
-    def _estimate(self, cells: Sequence[Cell]) -> float:
-        """Seconds: what was seen of the same cell, else of the same kind and task, else a guess."""
-        left = 0.0
+    def _estimate(self, cells: Sequence[Cell]) -> tuple[float, bool]:
+        """Seconds, and whether a part of them is a guess, which is mostly too short.
+
+        What was seen of the same cell, else of the same kind and task, else what its steps take, else a guess.
+        """
+        left, guessed = 0.0, False
         for cell in cells:
             seen = self._durations.get((cell.task, cell.kind, cell.arm.name))
             if not seen:
                 alike = (d for (task, kind, _), d in self._durations.items() if (task, kind) == (cell.task, cell.kind))
                 seen = [value for durations in alike for value in durations]
+            step_s = self._step_s.get((cell.task, cell.arm.name))
+            if not seen and step_s is not None:
+                steps = self._train_steps[cell.task] if cell.kind == "quality" else FEW_STEPS
+                seen = [START_S + steps * step_s]
+            guessed = guessed or not seen
             left += sum(seen) / len(seen) if seen else ESTIMATES_S[cell.kind]
             left += self.choice.cool_down_s
-        return left
+        return left, guessed
 
 
 def _by_round(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of a kind in groups that belong together: the arms of a round; every other cell is alone."""
-    if not cells or cells[0].kind not in ("pilot", "speed"):
+    """The cells of a kind in groups that belong together: climbs, the arms of a round; every other cell is alone."""
+    if not cells or cells[0].kind not in ("parity", "pilot", "speed"):
         return [[cell] for cell in cells]
     return [list(group) for _, group in groupby(cells, key=lambda cell: cell.round)]

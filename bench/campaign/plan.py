@@ -20,8 +20,11 @@ from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
-KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality")
+KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality", "explain")
 """The order in which a task's processes run."""
+
+COMPARISON = KINDS[:-1]
+"""The kinds of a comparison; what explains it runs by itself, and is in none of its figures."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Choice:
     )  # of arms, by name, that do not run in this one
     energy: bool = False
     effect: float | None = None  # to be found by as many rounds as a pilot says; None: `rounds` says how many
-    kinds: Sequence[Kind] = KINDS  # that are wanted
+    kinds: Sequence[Kind] = COMPARISON  # that are wanted
 
     @property
     def devices(self) -> list[str]:
@@ -84,6 +87,7 @@ class TaskPlan:
             "speed": self._rounds("speed", self.rounds, seed=seed_of_order(self.run, self.name)),
             "memory": (self.cell(arm, kind="memory") for arm in compared),
             "quality": (self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in compared),
+            "explain": self._rounds("explain", self.rounds, seed=seed_of_order(self.run, self.name)),
         }
         return list(made[kind])
 

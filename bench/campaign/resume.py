@@ -17,7 +17,7 @@ from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
 from bench.campaign.plan import TaskPlan
 from bench.machine import locks
-from bench.process.execute import LINK, remove_temporary
+from bench.process.execute import LINK, TRACES, remove_temporary
 from bench.records import digest, files, rules
 from bench.records.files import RecordError
 from bench.records.record import Arm, Cell, Outcome, Record, Strict
@@ -26,8 +26,12 @@ from bench.records.text import printable
 TABLES = ("table.md", "table.csv")
 """The files that a run writes beside its records, and again whenever they have changed."""
 
-FOLDERS = ("records", "logs", "corrupt", files.SCRATCH)
+FOLDERS = ("records", "logs", "corrupt", files.SCRATCH, TRACES)
 """The folders that a run makes inside its own."""
+
+
+EXPLAINED = "what is measured"
+"""The fact of a folder that `explain` wrote; that of `run` has none."""
 
 
 class Mismatch(ValueError):
@@ -145,6 +149,8 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
         "the version of the measurement": str(run.measurement),
         "the source code of framework-bench": str(run.source)[:12],
     }
+    if "explain" in choice.kinds:
+        found[EXPLAINED] = "what a step's time is made of"
     for plan in plans:
         found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.rounds)
         found[f"--seeds of {plan.name}"] = str(plan.seeds)
@@ -167,7 +173,8 @@ def set_text(changes: Mapping[str, str]) -> str:
 
 def target_text(cell: Cell) -> str:
     """The quality to be reached, the margin of equivalence, and what is counted."""
-    return f"{cell.target}, margin {cell.target.margin}, in {cell.unit}"
+    margin = cell.target.margin
+    return f"{cell.target}, margin {'None' if margin is None else f'{margin:g}'}, in {cell.unit}"
 
 
 def way_texts(arm: Arm) -> dict[str, str]:

@@ -151,9 +151,12 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             (one.cell.rounds_plan.rounds for one in speeds if one.cell.rounds_plan), default=1
         )
         yield from _as_many_rounds(task, least, speeds)
-        wanted = [("parity", 1, 0), ("memory", 1, 0)]
-        wanted += [("speed", number, 0) for number in range(1, max([least, *(one.cell.round for one in speeds)]) + 1)]
-        wanted += [("quality", 1, seed) for seed in range(_count(seeds))]
+        kinds = ("explain",) if resume.EXPLAINED in fixed.facts else ("speed", "memory", "quality")
+        wanted = [("parity", 1, 0)]
+        last = max([least, *(one.cell.round for one in speeds)])
+        wanted += [(kinds[0], number, 0) for number in range(1, last + 1)]
+        if "memory" in kinds:
+            wanted += [("memory", 1, 0), *(("quality", 1, seed) for seed in range(_count(seeds)))]
         for arm, (kind, number, seed) in itertools.product(planned, wanted):
             if control is not None and arm == control.name and kind in ("memory", "quality"):
                 continue  # it is only timed
@@ -334,14 +337,20 @@ def _round_by_round(speeds: Sequence[Record]) -> Iterator[Said]:
 
 
 def _apart(alone: Iterable[Record]) -> Iterator[Said]:
-    """Whether none of the processes that were alone began before another had ended."""
-    in_order = sorted(alone, key=lambda one: one.outcome.started_utc)
-    for first, second in itertools.pairwise(in_order):
-        first_at, second_at = _seconds(first.outcome.started_utc), _seconds(second.outcome.started_utc)
-        if first_at is None or second_at is None or first.run.id != second.run.id:
+    """Whether none of the processes that were alone began before another had ended; climbs, which are not timed, may."""
+    last: dict[
+        tuple[str, bool], tuple[float, Record]
+    ] = {}  # run, whether a climb -> the latest end so far, and whose it is
+    for one in sorted(alone, key=lambda one: one.outcome.started_utc):
+        at = _seconds(one.outcome.started_utc)
+        if at is None:
             continue
-        if second_at + SLACK_S < first_at + first.outcome.wall_s:
-            yield "times", f"{second.cell.file_name} began while {first.cell.file_name} was running", False
+        climbs = one.cell.kind == "parity"
+        for (run, others_climb), (end, other) in last.items():
+            if run == one.run.id and at + SLACK_S < end and not (climbs and others_climb):
+                yield "times", f"{one.cell.file_name} began while {other.cell.file_name} was running", False
+        place, end = (one.run.id, climbs), at + one.outcome.wall_s
+        last[place] = max(last.get(place, (end, one)), (end, one), key=lambda pair: pair[0])
 
 
 def _recalled(record: Record) -> bool:

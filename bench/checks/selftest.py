@@ -1,11 +1,13 @@
 """A self-test: a run of three arms, of which two are the same and one is slowed by a known amount (bench/stats/selftest.py)."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from bench.campaign.campaign import Campaign, Execute, ExecuteRound, Progress
+from bench.campaign.campaign import Campaign, Execute, Progress
 from bench.campaign.plan import TaskPlan
 from bench.process import turns
 from bench.process.execute import execute
@@ -26,7 +28,7 @@ def run(
     folder: Path,
     progress: Progress,
     execute: Execute = execute,
-    execute_round: ExecuteRound | None = turns.execute_round,
+    execute_round: Callable[..., list[Record]] | None = turns.execute_round,
 ) -> SelfTest:
     """Runs the three in an empty folder. SelfTestError names a process that failed, or what disturbed it all.
 
@@ -40,14 +42,17 @@ def run(
         interpreters=dict.fromkeys(NAMES, own) if own else {},
     )  # fmt: skip
     (folder / "records").mkdir()
+    company: dict[int, float] = {}
     running = Campaign(
-        [replace(plan, choice=choice)], folder, _Strict(progress, arm), execute=execute, execute_round=execute_round
-    )
+        [replace(plan, choice=choice)], folder, _Strict(progress, arm), execute=execute,
+        execute_round=partial(execute_round, company=company.__setitem__) if execute_round else None,
+    )  # fmt: skip
     running.start()
     by_round: dict[int, dict[str, Record]] = {}
     for one in running.records:
         by_round.setdefault(one.cell.round, {})[one.cell.arm.name] = one
-    quiet = [three for three in by_round.values() if not any(map(disturbance, three.values()))]
+    calm = [number for number, three in by_round.items() if not any(map(disturbance, three.values()))]
+    quiet = [by_round[number] for number in calm]
     if len(quiet) < 2:
         why = next((found for one in running.records if (found := disturbance(one))), "there was one round")
         raise SelfTestError(f"fewer than two undisturbed rounds: {why}")
@@ -58,6 +63,7 @@ def run(
         slow_down=slow_down,
         disturbed=len(by_round) - len(quiet),
         started_utc=running.records[0].outcome.started_utc,
+        company=[company[number] for number in calm if number in company],
     )
 
 
@@ -67,8 +73,8 @@ class _Strict:
     def __init__(self, progress: Progress, arm: Arm) -> None:
         self.progress, self.arm = progress, arm
 
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
-        self.progress.started(cell, done=done, total=total, left_s=left_s)
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float, at_least: bool = False) -> None:
+        self.progress.started(cell, done=done, total=total, left_s=left_s, at_least=at_least)
 
     def finished(self, finished: Record) -> None:
         self.progress.finished(finished)

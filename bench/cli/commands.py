@@ -1,5 +1,6 @@
-"""The command line: run, verify, selftest, report, compare, check, import, info. Heavy modules are imported where needed."""
+"""The command line, a function for each command. Heavy modules are imported where needed."""
 
+import dataclasses
 import importlib
 import json
 import signal
@@ -120,6 +121,30 @@ def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: A
 
 
 @cli.command()
+@common_options
+@click.option("--rounds", type=click.IntRange(min=1, max=1000), default=3, show_default=True, help="Processes per arm.")
+@click.option("--output", type=FilePath(file_okay=False),
+              help="Folder for records, tables and the profilers' traces; one of an earlier `explain` is continued. "
+                   "Default: results/local/<time>.")  # fmt: skip
+def explain(output: Path | None, **options: Any) -> None:
+    """Shows where a training step's time goes, arm by arm: its parts, and its kinds of operations.
+
+    Every arm climbs the ladder of parity first. A plot: framework-bench report FOLDER --plots NEW.
+    """
+    from bench.cli import request, running
+    from bench.report import terminal
+
+    choice = dataclasses.replace(request.parse(**options), kinds=("parity", "explain"))
+    folder = output or folders.default()
+    done, _ = running.run(choice, folder, retry_failed=False)
+    terminal.show(done.records, sys.stdout)
+    running.tell_absent(choice, "not explained")
+    click.echo(f"Tables: {folder / 'table.md'}; the profilers' traces: {folder / 'traces'}")
+    if not done.complete:
+        raise SystemExit(1)
+
+
+@cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
 @click.option("--format", "form", default="markdown", show_default=True, type=OneOf("format", FORMATS))
 @click.option(
@@ -135,10 +160,10 @@ def report(paths: tuple[Path, ...], form: str, plots_folder: Path | None) -> Non
     records, sound = folders.read(paths)
     click.echo(importlib.import_module(FORMATS[form]).render(records), nl=False)
     if plots_folder is not None:
-        from bench.report import plots
+        from bench.report import explanation_plot, plots
 
         folders.new_and_empty(plots_folder, "--plots")
-        for name, content in plots.files(records):
+        for name, content in (*plots.files(records), *explanation_plot.files(records)):
             files.write_bytes(plots_folder / name, content)
     if not sound:
         raise SystemExit(1)
@@ -191,6 +216,27 @@ def check(paths: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None
         click.echo(f"{len(paths)} folder{'s' if len(paths) != 1 else ''}, {told}")
     if objections:
         raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("folder", type=FilePath(file_okay=False, exists=True))
+@click.option("--results", type=FilePath(file_okay=False), default="results", show_default=True,
+              help="The published results of a clone.")  # fmt: skip
+@click.option("--data-dir", type=FilePath(file_okay=False, exists=True), envvar="FRAMEWORK_BENCH_DATA",
+              help="A folder of data sets, to compare tasks with their presets.")  # fmt: skip
+@click.option("--pull-request", is_flag=True, help="Open a pull request with git and gh, once you agree.")
+def publish(folder: Path, results: Path, data_dir: Path | None, pull_request: bool) -> None:
+    """Copies a run's folder, if it passes `check`, to the published results, and makes their index anew."""
+    import shlex
+
+    from bench.cli import publishing
+
+    place = publishing.into(results, folder, data_dir=data_dir)
+    click.echo(f"published: {place}; for a pull request, in the clone:")
+    for words in publishing.commands(place):
+        click.echo(f"  {shlex.join(words)}")
+    if pull_request:
+        publishing.request_pull(place)
 
 
 @cli.command("import")

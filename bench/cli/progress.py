@@ -6,6 +6,7 @@ The screen changes only between processes: while one is measured, this one sleep
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import IO
 
 from rich.console import Console, Group
@@ -30,16 +31,17 @@ def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Prog
 
 def describe(cell: Cell) -> str:
     """Which process a cell stands for."""
-    rounds = cell.kind in ("speed", "pilot")
+    rounds = cell.kind in ("speed", "pilot", "explain")
     which = f"seed {cell.seed}" if cell.kind == "quality" else f"round {cell.round}" if rounds else ""
     return " ".join(filter(None, (cell.task, cell.arm.name, cell.kind, which)))
 
 
-def about(seconds: float) -> str:
-    """A rough duration."""
+def about(seconds: float, *, at_least: bool = False) -> str:
+    """A rough duration, or its lower bound."""
+    word = "more than" if at_least else "about"
     if seconds < 90:
-        return f"about {max(5, 5 * round(seconds / 5))} s"
-    return f"about {round(seconds / 60)} min"
+        return f"{word} {max(5, 5 * round(seconds / 5))} s"
+    return f"{word} {round(seconds / 60)} min"
 
 
 def outcome(done: Record) -> str:
@@ -52,6 +54,8 @@ def outcome(done: Record) -> str:
     if found.quality is not None:
         metric = cell.target.metric
         return f"{metric} {significant(found.quality.metrics[metric], 4)}"
+    if found.explanation is not None:
+        return f"{duration(median(found.explanation.parts['step']))} a step"
     if cell.kind == "parity":
         return "all rungs passed" + (" (from the cache)" if found.settings.get("from cache") else "")
     return "ok"
@@ -64,8 +68,8 @@ class Lines:
         self.console, self.prefix = console, ""
         self.records = list(so_far)
 
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
-        self.prefix = f"[{done + 1}/{total}, {about(left_s)} left] "
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float, at_least: bool = False) -> None:
+        self.prefix = f"[{done + 1}/{total}, {about(left_s, at_least=at_least)} left] "
 
     def planned(self, task: str, rounds: RoundsPlan) -> None:
         self.console.print(terminal.plain(f"{task}: {words.rounds_plan(rounds)}"), soft_wrap=True)
@@ -90,8 +94,10 @@ class Screen:
         self.live = live
         self.records = list(so_far)
 
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
-        running = terminal.plain(f"{done}/{total} done, {about(left_s)} left; running: {describe(cell)}")
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float, at_least: bool = False) -> None:
+        running = terminal.plain(
+            f"{done}/{total} done, {about(left_s, at_least=at_least)} left; running: {describe(cell)}"
+        )
         tables = [terminal.short_table(section) for section in grouping.sections(_whole(self.records))]
         self.live.update(Group(*tables, running), refresh=True)
 

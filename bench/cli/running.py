@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +18,7 @@ from bench.checks import selftest
 from bench.cli import folders, progress, request
 from bench.cli.options import UserError
 from bench.machine import locks
-from bench.process import environment, turns
-from bench.process.execute import execute
+from bench.process import climbs, environment, turns
 from bench.records import digest
 from bench.records.record import Record
 from bench.report import terminal, words
@@ -29,6 +29,10 @@ def run(choice: Choice, folder: Path, *, retry_failed: bool) -> tuple[Campaign, 
     try:
         with _opened(choice, folder) as (plans, continued):
             return _run_in(folder, plans, continued=continued, retry_failed=retry_failed)
+    except (KeyboardInterrupt, SystemExit):
+        if (folder / "plan.json").exists():
+            tell(f"to continue: the same command with --output {shlex.quote(str(folder))}")
+        raise
     except locks.Held as error:
         raise UserError(f"--output {folder}: another run is at work there: {error}") from error
     except OSError as error:
@@ -78,8 +82,9 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
             stack.enter_context(alone)
 
         running = Campaign(
-            plans, folder, shown, kept=found.kept, execute_round=turns.execute_round, before_first=before_first
-        )
+            plans, folder, shown, kept=found.kept, execute_round=turns.execute_round,
+            execute_climbs=climbs.execute_climbs, before_first=before_first,
+        )  # fmt: skip
         try:
             running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
         finally:
@@ -90,18 +95,18 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
 def verify(choice: Choice, *, quiet: bool) -> list[Record]:
     """The climb of every arm, made anew and told rung by rung unless `quiet`."""
     plans = request.planned(lambda: plan.make(dataclasses.replace(choice, kinds=("parity",))))
-    climbs: list[Record] = []
+
+    def ended(climbed: Record) -> None:
+        if not quiet:
+            terminal.show_ladders(climbed, sys.stdout)
+        if climbed.outcome.status == "ok":
+            parity_cache.remember(climbed, choice.interpreters.get(climbed.cell.arm.name))
+
     with measuring(choice, purpose="verify"), tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
-        for task_plan in plans:
-            for cell in task_plan.of_kind("parity"):
-                interpreter = choice.interpreters.get(cell.arm.name)
-                climbed = execute(task_plan.run, cell, Path(folder), data_dir=choice.data_dir, interpreter=interpreter)
-                climbs.append(climbed)
-                if not quiet:
-                    terminal.show_ladders(climbed, sys.stdout)
-                if climbed.outcome.status == "ok":
-                    parity_cache.remember(climbed, interpreter)
-    return climbs
+        cells = [cell for task_plan in plans for cell in task_plan.of_kind("parity")]
+        return climbs.execute_climbs(
+            plans[0].run, cells, Path(folder), data_dir=choice.data_dir, interpreters=choice.interpreters, ended=ended
+        )
 
 
 def selftests(choice: Choice, *, rounds: int, slow_down: float) -> tuple[list[dict[str, object]], list[str]]:

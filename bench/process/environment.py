@@ -39,17 +39,24 @@ RESERVED = re.compile(r"PATH|HOME|TMPDIR|LD_LIBRARY_PATH|PYTHON\w*|FRAMEWORK_BEN
 ROOT = Path(__file__).parents[2]
 
 
-def for_child(entry: Entry, arm: Arm, *, temporary: Path | None = None, shares_device: bool = False) -> dict[str, str]:
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+"""OpenMP's threads sleep while they wait, where nothing is timed: those that spin would hold up the process beside them."""
+
+
+def for_child(
+    entry: Entry, arm: Arm, *, temporary: Path | None = None, shares_device: bool = False, passive: bool = False
+) -> dict[str, str]:
     """The whole environment of a process, with a temporary folder of its own.
 
     One that shares its device with other processes, or may do so because nothing in it is timed, is to take no more of its
-    memory than it uses.
+    memory than it uses. One that is `passive` shares the cores.
     """
     env = {name: value for name, value in os.environ.items() if ALLOWED.fullmatch(name)}
     env |= {
         **entry.env,
         **(entry.env_cpu if arm.device == "cpu" else {}),
         **(entry.env_memory if shares_device else {}),
+        **(PASSIVE if passive else {}),
     }
     if arm.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -26,7 +26,7 @@ from bench.records.text import one_line
 
 PHASES_S: Mapping[str, float] = {
     "start": 120, "data": 600, "import": 300, "build": 300, "first step": 600, "warm-up": 600, "window": 600, "turn": 300,
-    "checks": 300, "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800,
+    "checks": 300, "memory": 600, "parity": 900, "training": 7200, "evaluation": 1800, "parts": 600, "profile": 900,
 }  # fmt: skip
 """What a worker tells that it does (bench/process/phases.py) -> how long it may take."""
 
@@ -36,7 +36,11 @@ DEADLINES: Mapping[Kind, launch.Deadlines] = {
     "speed": launch.Deadlines(900, PHASES_S),
     "memory": launch.Deadlines(900, PHASES_S),
     "quality": launch.Deadlines(7200, PHASES_S),
+    "explain": launch.Deadlines(1800, PHASES_S),
 }
+
+TRACES = "traces"
+"""The folder of a run with what profilers wrote, a folder for each process."""
 
 TEMPORARY = "framework-bench-"
 LINK = re.compile(r"temporary-(\w+)")
@@ -77,11 +81,13 @@ def started(
     together: int = 1,
     gpu_before: list[int] | None = None,
     gpu_arms: int = 1,
+    passive: bool = False,
 ) -> Iterator["Process"]:
     """A process with its request; on leaving the context it has ended, and its files are gone.
 
     It has a temporary folder of its own, so that no cache of compiled code survives it. Where several are `together`, each
-    waits for its turns, and is told which processes the GPU had before them (`gpu_before`) and how many of them use it.
+    waits for its turns, and is told which processes the GPU had before them (`gpu_before`) and how many of them use it. Where
+    it is `passive`, its threads wait for work without taking a core from other processes.
     """
     folder = folder.absolute()
     entry = backends.find(cell.arm.backend)
@@ -90,13 +96,14 @@ def started(
     request_path, answer_path = files.exchange(folder, cell)
     answer_path.unlink(missing_ok=True)
     data = str(data_dir.absolute()) if data_dir else None
-    files.write(request_path, Request(cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms))
+    traces = str(folder / TRACES / Path(cell.file_name).stem) if cell.kind == "explain" else None
+    files.write(request_path, Request(cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces))
     with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
             stack.callback(path.unlink, missing_ok=True)
         env = environment.for_child(
             entry, cell.arm, temporary=stack.enter_context(_temporary(folder / files.SCRATCH)),
-            shares_device=cell.kind in ("parity", "memory") or together > 1,
+            shares_device=cell.kind in ("parity", "memory") or together > 1, passive=passive,
         )  # fmt: skip
         command = launch.worker_command(
             request_path,

@@ -14,3 +14,4 @@ class Request(Strict, frozen=True):
         None  # processes that the GPU had before this round's; None: the process looks itself
     )
     gpu_arms: int = 1  # processes of this round that use the GPU
+    traces: str | None = None  # absolute; a new folder for what a profiler writes

@@ -11,6 +11,8 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Protocol
 
 import psutil
 
@@ -18,12 +20,13 @@ from bench.machine import nvml
 from bench.process import phases
 from bench.process.execute import DEADLINES, Process, started
 from bench.process.interpreters import Interpreter
-from bench.process.launch import Deadlines
+from bench.process.launch import Child, Deadlines
 from bench.records.record import Cell, Kind, Record, Run
 from bench.records.steadiness import is_steady
 
 REST_S = 0.01  # between two turns: threads that wait for work by spinning go to sleep
 ROOM = 1.25  # the next process may need so much more than the largest so far
+COMPANY_CYCLES, COMPANY_BLOCKS = 3, 2
 
 
 def execute_round(
@@ -36,8 +39,13 @@ def execute_round(
     interpreters: Mapping[str, Interpreter],
     ended: Callable[[Record], object] = lambda record: None,
     deadlines: Mapping[Kind, Deadlines] = DEADLINES,
+    company: Callable[[int, float], object] | None = None,
 ) -> list[Record]:
-    """The records of a round's cells, whatever became of each; `ended` is told of each as its process ends."""
+    """The records of a round's cells, whatever became of each; `ended` is told of each as its process ends.
+
+    `company` is told the round's number and how many times as long a step takes among the others as alone, which is then
+    measured before the window.
+    """
     waiting = list(cells)
     records: list[Record] = []
     gpu_arms = sum(cell.arm.device == "gpu" for cell in cells)
@@ -64,7 +72,12 @@ def execute_round(
                 waiting.pop(0)
                 process.child.until(phases.WAITING)
             rng = random.Random(f"{run.id}/{cells[0].task}/{cells[0].kind}/{cells[0].round}")
-            take_turns(group, turns=turns, rng=rng)
+            words = [phases.GO, phases.AGAIN]
+            if company is not None and len(group) > 1:
+                if (ratio := in_company(group, rng=rng)) is not None:
+                    company(cells[0].round, ratio)
+                words = [phases.AGAIN, phases.AGAIN]  # what was run so far is no part of the window
+            take_turns(group, turns=turns, rng=rng, words=words)
             for process in group:
                 process.child.say(phases.END, phase="checks")
                 records.append(process.record(beside=len(group) - 1))
@@ -72,22 +85,61 @@ def execute_round(
     return records
 
 
-def take_turns(group: Sequence[Process], *, turns: int, rng: random.Random) -> None:
-    """Gives every process its turns; one that ends meanwhile is left out of the rest."""
-    blocks_s: dict[int, list[float]] = {}
-    for attempt in (phases.GO, phases.AGAIN):
-        blocks_s = {at: [] for at in range(len(group))}
+class Turner(Protocol):
+    """A process that takes turns."""
+
+    @property
+    def child(self) -> Child: ...
+
+
+def take_turns(
+    group: Sequence[Turner], *, turns: int, rng: random.Random, words: Sequence[bytes] = (phases.GO, phases.AGAIN)
+) -> None:
+    """Gives every process its turns; one that ends meanwhile is left out of the rest. `words` begin one attempt each."""
+    for word in words:
+        blocks_s: dict[int, list[float]] = {at: [] for at in range(len(group))}
         for turn in range(turns):
             for at in rng.sample(sorted(blocks_s), len(blocks_s)):
-                time.sleep(REST_S)
-                group[at].child.say(attempt if turn == 0 else phases.GO, phase="turn")
-                told = group[at].child.until(phases.WAITING)
-                if told is None:
+                took_s = _block(group[at], word if turn == 0 else phases.GO)
+                if took_s is None:
                     del blocks_s[at]
                 else:
-                    blocks_s[at].append(_seconds(told))
+                    blocks_s[at].append(took_s)
         if all(map(is_steady, blocks_s.values())):
             break
+
+
+def in_company(group: Sequence[Turner], *, rng: random.Random) -> float | None:
+    """How many times as long a block takes in turn with the others' as after one of its own process, mean over the processes.
+
+    Both kinds alternate within the same processes, so that nothing but the others is between them: neither the layout of a
+    process's memory nor the machine's drift. None if a process ends meanwhile.
+    """
+    among: list[list[float]] = [[] for _ in group]
+    alone: list[list[float]] = [[] for _ in group]
+    for _ in range(COMPANY_CYCLES):
+        for _ in range(COMPANY_BLOCKS):
+            for at in rng.sample(range(len(group)), len(group)):
+                if (took_s := _block(group[at], phases.GO)) is None:
+                    return None
+                among[at].append(took_s)
+        for at in rng.sample(range(len(group)), len(group)):
+            for number in range(1 + COMPANY_BLOCKS):
+                if (took_s := _block(group[at], phases.GO)) is None:
+                    return None
+                if number:  # the first comes after another's
+                    alone[at].append(took_s)
+    if not all(median(blocks) > 0 for blocks in (*among, *alone)):
+        return None
+    return geometric_mean([median(one) / median(other) for one, other in zip(among, alone, strict=True)])
+
+
+def _block(process: Turner, word: bytes) -> float | None:
+    """Lets a process run a block, and returns its seconds; None if it ended."""
+    time.sleep(REST_S)
+    process.child.say(word, phase="turn")
+    told = process.child.until(phases.WAITING)
+    return None if told is None else _seconds(told)
 
 
 def _seconds(told: str) -> float:

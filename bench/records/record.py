@@ -22,7 +22,9 @@ MEASUREMENT = 2
 """Raised whenever a figure would come out differently for the same program; figures of two versions are not compared."""
 
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
-Kind = Literal["speed", "memory", "quality", "parity", "pilot"]  # a pilot is a speed process that is in no figure
+Kind = Literal[
+    "speed", "memory", "quality", "parity", "pilot", "explain"
+]  # a pilot is a speed process that is in no figure
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
 Label = Annotated[str, Meta(pattern=r"^[^\W_][\w.:=,+@/ -]{0,79}\Z")]  # of an arm
@@ -232,6 +234,48 @@ class Quality(Strict, frozen=True):
     sample: str | None = None  # what a language model says after training
 
 
+class OperationTime(Strict, frozen=True):
+    """An operation of a profile, all its calls in a step together."""
+
+    name: str  # the framework's own
+    kind: str  # one of backends.operations.KINDS
+    seconds: Seconds
+
+
+class Profile(Strict, frozen=True):
+    """What the framework's own profiler saw; the kinds and the time in which nothing ran add up to a step."""
+
+    steps: Count  # that it watched
+    step_s: Window  # while it watched
+    kinds: dict[str, Seconds]  # of backends.operations.KINDS, in one step; operations that run at once share their time
+    operations: Figure  # in one step
+    largest: list[OperationTime]
+
+    @property
+    def nothing_s(self) -> float:
+        """Of a step, while no operation ran: the interpreter, dispatch, and waiting."""
+        return self.step_s - sum(self.kinds.values())
+
+
+class Explanation(Strict, frozen=True):
+    """What the time of a training step is made of, in one process (bench/worker/explain.py)."""
+
+    parts: dict[str, Annotated[list[Seconds], Meta(min_length=1)]]  # what was timed -> seconds of one, turn by turn
+    cpu_s: Seconds  # processor time of a step, all threads
+    page_faults: Annotated[float, Meta(ge=0)]  # in a step, minor ones
+    updates: Count  # that were made before the state was looked at
+    state_values: Annotated[int, Meta(ge=0)] | None = (
+        None  # figures of the optimizer's state; None where it is not told
+    )
+    denormals: Annotated[int, Meta(ge=0)] | None = None  # of them
+    profile: Profile | None = None
+    no_profile: str | None = None  # why there is none
+
+    def __post_init__(self) -> None:
+        if self.profile is None and not self.no_profile:
+            raise ValueError("a figure that was not measured needs a reason")
+
+
 class SelfTest(Strict, frozen=True):
     """One cell in three arms: twice as it is, once with a planted slow-down. selftest.py says what follows from it."""
 
@@ -240,6 +284,7 @@ class SelfTest(Strict, frozen=True):
     slow_down: Annotated[float, Meta(gt=0, le=1)]  # more work per counted step in the third arm; 0.1 is 10 %
     disturbed: Annotated[int, Meta(ge=0)]  # rounds that were left out
     started_utc: str
+    company: list[Window] = []  # of each round: a step among the others over one alone, mean of the three arms
 
 
 class RoundsPlan(Strict, frozen=True):
@@ -400,6 +445,7 @@ class Outcome(Strict, frozen=True, kw_only=True):
     energy: Energy | None = None
     memory: Memory | None = None
     quality: Quality | None = None
+    explanation: Explanation | None = None
     remarks: list[Text] = []  # what a reader of the figures must know
     settings: dict[str, Setting] = {}
     versions: dict[str, str] = {}

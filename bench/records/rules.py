@@ -60,13 +60,13 @@ def invalid(record: Record) -> list[str]:
         return [] if outcome.reason else [f"status {outcome.status} without a reason"]
     figures = {
         "parity": outcome.ladders, "speed": outcome.timings, "pilot": outcome.timings, "memory": outcome.memory,
-        "quality": outcome.quality,
+        "quality": outcome.quality, "explain": outcome.explanation,
     }  # fmt: skip
     if not figures[record.cell.kind]:
         return [f"status ok without figures of {record.cell.kind}"]
     if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
         return [f"there is no measurement version {record.run.measurement} that it could be of"]
-    looks = (_asked, _settings, _parity, _speed, _memory, _quality)
+    looks = (_asked, _settings, _parity, _speed, _memory, _quality, _explanation)
     return [why for look in looks for why in look(record)]
 
 
@@ -167,6 +167,16 @@ def _speed(record: Record) -> Iterator[str]:
         yield from _too_long(record, sum(getattr(timings, part) for part in parts))
         yield from _work(record.cell, timings)
         yield from _way(record, timings)
+
+
+def _explanation(record: Record) -> Iterator[str]:
+    found = record.outcome.explanation
+    if found is None:
+        return
+    if "step" not in found.parts or any(len(turns) != len(found.parts["step"]) for turns in found.parts.values()):
+        yield f"the parts of a step were not timed in as many turns as the step: {', '.join(sorted(found.parts))}"
+    if found.profile is not None and sum(found.profile.kinds.values()) > (1 + ROUNDING) * found.profile.step_s:
+        yield "the operations of a profile took longer than the steps that it watched"
 
 
 def _too_long(record: Record, parts_s: float) -> Iterator[str]:

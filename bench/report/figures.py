@@ -5,7 +5,7 @@ column is sorted by the first of its values.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
@@ -323,24 +323,21 @@ FIGURES: tuple[Figure, ...] = (
     Figure(_context_values),
 )  # fmt: skip
 
-SHORT = ("arm", "throughput", "ratio_to_fastest", "metric_mean", "parity")
-"""The columns of a table that still grows, by the names of their first values."""
 
-
-def shown(section: Section, *, short: bool = False) -> list[Figure]:
-    """The figures that have a column for people."""
+def shown(section: Section, *, only: Collection[str] | None = None) -> list[Figure]:
+    """The figures that have a column for people, or those `only` whose first value has one of these names."""
     found = [figure for figure in FIGURES if figure.title is not None and figure.since <= section.run.measurement]
-    return [figure for figure in found if not short or next(iter(figure.values(section, section.rows[0]))) in SHORT]
+    return [figure for figure in found if only is None or next(iter(figure.values(section, section.rows[0]))) in only]
 
 
-def titles(section: Section, *, short: bool = False) -> list[str]:
+def titles(section: Section, *, only: Collection[str] | None = None) -> list[str]:
     """The titles of columns, units included."""
-    return [figure.title(section) for figure in shown(section, short=short) if figure.title is not None]
+    return [figure.title(section) for figure in shown(section, only=only) if figure.title is not None]
 
 
-def cells(section: Section, row: Row, *, short: bool = False) -> list[str]:
+def cells(section: Section, row: Row, *, only: Collection[str] | None = None) -> list[str]:
     """One row as text; a missing figure says why."""
-    return [figure.text(section, row) for figure in shown(section, short=short) if figure.text is not None]
+    return [figure.text(section, row) for figure in shown(section, only=only) if figure.text is not None]
 
 
 def values(section: Section, row: Row) -> dict[str, object]:

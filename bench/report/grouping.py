@@ -324,9 +324,14 @@ def _pairs(rows: Sequence[Row], wanted: set[frozenset[str]]) -> list[tuple[str, 
 
 
 def sections(records: Iterable[Record]) -> list[Section]:
-    """The sections in a fixed order, rows from the fastest to those without a speed."""
+    """The sections in a fixed order, rows from the fastest to those without a speed.
+
+    A run of `explain` is none: its figures are in no comparison (bench/report/explanations.py).
+    """
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for one in rules.judged(records)[0]:
+    judged = rules.judged(records)[0]
+    explained = {one.run.id for one in judged if one.cell.kind == "explain"}
+    for one in (one for one in judged if one.run.id not in explained):
         cell, run, machine = one.cell, one.run, one.run.machine
         groups[
             cell.task, cell.preset, cell.spec_hash, str(run.measurement), machine.cpu, str(machine.cores),

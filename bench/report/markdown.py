@@ -7,14 +7,16 @@ from tabulate import tabulate
 
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import facts, figures, grouping, summary, totals
+from bench.report import explanations, facts, figures, grouping, summary, totals
 
 NOTHING = "No records.\n"
 
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
+    records = list(records)
     parts = [_section(title, section) for title, section in summary.titled(grouping.sections(records))]
+    parts += map(_explanation, explanations.groups(records))
     return "\n".join(parts) if parts else NOTHING
 
 
@@ -66,6 +68,25 @@ def _section(title: str, section: grouping.Section) -> str:
         ]
         lines += [table(rungs[0], rungs[1:]), ""]
     return "\n".join(lines)
+
+
+def _explanation(group: explanations.Group) -> str:
+    neutral, profiled = explanations.neutral(group), explanations.profiled(group)
+    lines = [
+        f"## {escape(group.title)}",
+        "",
+        *(f"- {escape(sentence)}" for sentence in explanations.sentences(group)),
+        "",
+    ]
+    lines += [table(neutral[0], neutral[1:]), "", escape(explanations.MEANING), ""]
+    if profiled:
+        lines += [table(profiled[0], profiled[1:]), "", escape(explanations.MEANING_OF_PROFILE), ""]
+        lines += ["The operations that take the most time:", ""]
+        lines += [*(f"- {escape(name)}: {escape(text)}" for name, text in explanations.largest(group)), ""]
+    lines += [*(f"- {escape(failure)}" for failure in explanations.failures(group))]
+    lines += [f"- {escape(name)}: {escape(text)}" for name, text in explanations.settings(group)]
+    lines += [f"- {escape(name)}: {escape(text)}" for name, text in explanations.machine(group)]
+    return "\n".join([*lines, ""])
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,18 +1,19 @@
 "use strict";
 {
-  // Filters: a section fits by its own attributes; of its rows, those stay that fit by theirs.
+  // Filters: a section or row fits unless an attribute of its own is another than the one that is wanted.
   const form = document.getElementById("filters");
   const sections = [...document.querySelectorAll("section.result")];
 
   function apply() {
     const wanted = Object.fromEntries([...form.querySelectorAll("select")].map((select) => [select.name, select.value]));
-    const fitsAll = (element, names) => names.every((name) => !wanted[name] || element.dataset[name] === wanted[name]);
+    const fitsAll = ({ dataset }) =>
+      Object.keys(wanted).every((name) => !wanted[name] || !(name in dataset) || dataset[name] === wanted[name]);
     let shown = 0, all = 0;
     for (const section of sections) {
-      const fits = fitsAll(section, ["task", "preset"]);
+      const fits = fitsAll(section);
       let left = 0;
       for (const row of section.querySelectorAll("tr[data-arm]")) {
-        row.hidden = !fitsAll(row, ["arm", "device", "precision"]);
+        row.hidden = !fitsAll(row);
         if (row.closest(".sortable")) {
           left += !row.hidden;
           all += 1;

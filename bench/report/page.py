@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from bench.records.record import Arm, Record
 from bench.records.text import printable
-from bench.report import facts, figures, grouping, plots, summary, totals
+from bench.report import explanation_plot, explanations, facts, figures, grouping, plots, summary, totals
 from bench.report.figures import Figure
 from bench.report.plots import COLOURS, FAINT, INK, Plot
 
@@ -60,8 +60,9 @@ class View(NamedTuple):
     rungs: list[list[str]]
 
 
-def render(records: Iterable[Record]) -> str:
-    """The whole page; the same records give the same bytes."""
+def render(records: Iterable[Record], *, home: str = "") -> str:
+    """The whole page; the same records give the same bytes. `home` is the address of an index that it is part of."""
+    records = list(records)
     sections = grouping.sections(records)
     names = sorted({row.name for section in sections for row in section.rows})
     views = [
@@ -76,16 +77,51 @@ def render(records: Iterable[Record]) -> str:
         "precision": sorted({row.arm.precision for row in rows}),
         "preset": sorted({section.first.preset for section in sections}),
     }
-    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
-    return _environment().get_template("page.html").render(
-        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING,
+    script, style = script_and_style()
+    return environment().get_template("page.html").render(
+        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING, explained=_explained(records), home=home,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip
 
 
+def script_and_style() -> tuple[str, str]:
+    """What stands in a page, so that nothing is loaded."""
+    return (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
+
+
+class Explained(NamedTuple):
+    """What the template shows of where a step's time goes."""
+
+    title: str
+    sentences: list[str]
+    tables: list[tuple[str, list[list[str]], str]]  # caption, rows with the titles first, what it means
+    plot: Plot
+    drawn: Markup
+    facts: list[tuple[str, str]]
+    failures: list[str]
+
+
+def _explained(records: Sequence[Record]) -> list[Explained]:
+    found = []
+    for number, group in enumerate(explanations.groups(records), start=1):
+        plot = explanation_plot.plot(group)
+        tables = [
+            ("Timed without a profiler", explanations.neutral(group), explanations.MEANING),
+            ("By each framework's own profiler", explanations.profiled(group), explanations.MEANING_OF_PROFILE),
+        ]
+        facts = [*explanations.largest(group), *explanations.settings(group), *explanations.machine(group)]
+        found.append(
+            Explained(
+                group.title, explanations.sentences(group), [one for one in tables if one[1]], plot,
+                inline(plot, f"e{number}-"), facts, explanations.failures(group),
+            )
+        )  # fmt: skip
+    return found
+
+
 def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix: str) -> View:
-    rows = [(row, [_cell(figure, section, row) for figure in figures.shown(section)]) for row in section.rows]
+    rows = [(row, [cell(figure, section, row) for figure in figures.shown(section)]) for row in section.rows]
     return View(
         section=section,
         title=title,
@@ -105,7 +141,8 @@ def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix
     )
 
 
-def _cell(figure: Figure, section: grouping.Section, row: grouping.Row) -> Cell:
+def cell(figure: Figure, section: grouping.Section, row: grouping.Row) -> Cell:
+    """A figure of a row as the page shows and sorts it."""
     key = figure.key(section, row)
     text = figure.text(section, row) if figure.text else ""
     return Cell(text, "" if key is None else repr(key))
@@ -142,7 +179,8 @@ def inline(plot: Plot, prefix: str) -> Markup:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja with this folder's templates, in which everything from a record is escaped."""
     return Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=_printable,

@@ -72,7 +72,7 @@ def overview(sections: Sequence[Section]) -> Plot:
                 sides = [[ratio.estimate - (ratio.low or 0)], [(ratio.high or 0) - ratio.estimate]] if known else None
                 colour = COLOURS[names.index(row.name) % len(COLOURS)]
                 axes.errorbar(ratio.estimate, place, xerr=sides, color=colour, marker="o", capsize=3, linestyle="")
-            _named(axes, [row.name for row in section.ranked])
+            named(axes, [row.name for row in section.ranked])
             axes.set_title(label(section.first.task), fontsize="medium")
             axes.set_xlim(0, 1.1)
             axes.set_xlabel("speed, fastest = 1")
@@ -142,7 +142,7 @@ def _throughput(section: Section, style: Style) -> Plot | None:
         if mean.low is not None and mean.high is not None:
             sides = [[mean.estimate - mean.low], [mean.high - mean.estimate]]
             axes.errorbar(mean.estimate, place, xerr=sides, color=INK, capsize=4)
-    _named(axes, [row.name for row in rows])
+    named(axes, [row.name for row in rows])
     axes.set_xlim(left=0)
     axes.set_xlabel(label(f"{section.first.unit}/s"))
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
@@ -199,7 +199,7 @@ def _memory(section: Section, style: Style) -> Plot | None:
             colour = style[row.name][0]
             axes.barh(place, peak / 2**20, height=0.6, color=colour, alpha=0.3)
             axes.barh(place, imported / 2**20, height=0.6, color="none", edgecolor=colour, hatch="////", linewidth=0)
-        _named(axes, [row.name for row, *_ in found])
+        named(axes, [row.name for row, *_ in found])
         axes.set_xlim(left=0)
         hatched = "; hatched: after the import alone" if any(base for *_, base in found) else ""
         axes.set_xlabel(f"{title}, MiB{hatched}")
@@ -250,7 +250,7 @@ def label(text: str) -> str:
     return " " + (shown if len(shown) <= 80 else shown[:79] + "…")
 
 
-def _named(axes: Axes, names: Sequence[str]) -> None:
+def named(axes: Axes, names: Sequence[str]) -> None:
     """Bars from above to below with their names."""
     axes.set_yticks(list(range(len(names))), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)

@@ -10,14 +10,14 @@ too, and at the end corrections.md, which is kept by hand.
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import backends
 from bench.records import digest, files
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import facts, figures, grouping, markdown, plots, summary, table_csv
+from bench.report import explanations, facts, figures, grouping, markdown, plots, summary, table_csv
 from bench.report.grouping import Section
 
 OVERVIEW = re.compile(
@@ -90,15 +90,30 @@ def _overview(sections: Sequence[Section], picture: str) -> str:
 
 def tables(folder: Path) -> dict[Path, str]:
     """Every generated file of a folder of results, with its content; RecordError for a bad record."""
-    runs = {path.parent: _records(path.parent) for path in sorted(folder.glob("*/records"), reverse=True)}
+    found = runs(folder)
     made = {}
-    for run, records in runs.items():
+    for name, records in found.items():
+        run = folder / name
         made[run / "table.md"] = markdown.render(records)
         made[run / "table.csv"] = table_csv.render(records)
         if not (run / digest.NAME).exists():  # or it would be made anew for what was edited
             made[run / digest.NAME] = digest.text(run)
-    made[folder / "README.md"] = _index(folder, runs)
+    made[folder / "README.md"] = _index(folder, found)
     return made
+
+
+def runs(folder: Path) -> dict[str, list[Record]]:
+    """Name of a run in a folder of results -> its records, the newest first; RecordError for a bad record."""
+    return {path.parent.name: _records(path.parent) for path in sorted(folder.glob("*/records"), reverse=True)}
+
+
+def newest(found: Mapping[str, Sequence[Record]]) -> dict[tuple[object, ...], str]:
+    """What was compared where -> the name of the latest run of it."""
+    latest: dict[tuple[object, ...], str] = {}
+    for name, records in found.items():
+        for section in grouping.sections(records):
+            latest.setdefault(identity(section), name)
+    return latest
 
 
 def _records(run: Path) -> list[Record]:
@@ -108,20 +123,25 @@ def _records(run: Path) -> list[Record]:
     return records
 
 
-def _index(folder: Path, runs: dict[Path, list[Record]]) -> str:
-    parts = [HEAD]
-    newest: dict[tuple[object, ...], str] = {}  # what was compared where -> the name of the latest run of it
-    for run, records in runs.items():
+def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
+    parts, latest = [HEAD], newest(found)
+    for name, records in found.items():
         for title, section in summary.titled(grouping.sections(records)):
-            newer = newest.setdefault(_identity(section), run.name)
-            parts += [f"## {run.name}\n", "\n".join(_entry(run.name, title, section=section, newer=newer)) + "\n"]
+            newer = latest[identity(section)]
+            parts += [f"## {name}\n", "\n".join(_entry(name, title, section=section, newer=newer)) + "\n"]
+        for group in explanations.groups(records):
+            told = [f"[{markdown.escape(group.title)}]({name}/table.md), [records]({name}/records)"]
+            told += [markdown.escape(sentence) for sentence in explanations.sentences(group)]
+            told += [f"{about}: {markdown.escape(text)}" for about, text in explanations.machine(group)]
+            parts += [f"## {name}\n", "\n".join(f"- {line}" for line in told) + "\n"]
     corrections = folder / "corrections.md"
     if corrections.exists():
         parts += ["## Corrections\n", corrections.read_text(encoding="utf-8")]
     return "\n".join(parts)
 
 
-def _identity(section: Section) -> tuple[object, ...]:
+def identity(section: Section) -> tuple[object, ...]:
+    """What was compared where: of two runs with the same one, the later supersedes the earlier."""
     first, machine = section.first, section.run.machine
     ways = sorted({f"{row.arm.device} {row.arm.precision} {row.arm.mode}" for row in section.rows})
     return first.task, first.preset, tuple(first.changes.items()), tuple(ways), machine.cpu, machine.cores, machine.gpu

@@ -1,6 +1,6 @@
 """A report for a terminal (rich); where the output is no terminal, it is the Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO
 
 from rich.console import Console
@@ -9,28 +9,85 @@ from rich.text import Text
 
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import figures, grouping, markdown, summary, totals
+from bench.report import explanations, figures, grouping, markdown, summary, totals
+
+SHORT = ("arm", "throughput", "ratio_to_fastest", "metric_mean", "parity")
+"""The columns of a table that still grows, by the names of their first values."""
+
+NARROW = (
+    "arm", "throughput", "ratio_to_fastest", "cores_busy", "first_step_s", "host_peak_bytes", "device_peak_allocated_bytes",
+    "metric_mean", "parity",
+)  # fmt: skip
+"""Those of a finished one: the others are in table.md."""
+
+LONGEST = 36  # characters of a cell
 
 
 def show(records: Iterable[Record], stream: IO[str]) -> None:
     """Verdicts and tables."""
     console = Console(file=stream)
-    if not console.is_terminal:
+    if console.is_terminal:
+        show_on(console, records)
+    else:
         stream.write(markdown.render(records))
-        return
+
+
+def show_on(console: Console, records: Iterable[Record]) -> None:
+    """What one should know first: verdicts, a table of the figures that differ, and below it those that do not."""
+    records = list(records)
     for section in grouping.sections(records):
-        console.print(_table(section, figures.titles(section), [figures.cells(section, row) for row in section.rows]))
+        console.print(plain(summary.title(section)), style="bold")
         for sentence in [*summary.sentences(section), *totals.sentences(section)]:
-            console.print(plain(sentence))
+            console.print(_coloured(sentence))
+        titles, rows, below = narrow(section)
+        console.print(_rich("", titles, rows))
+        for line in (*below, f"data: {section.first.data.description}"):
+            console.print(plain(line))
         for failure in summary.failures(section):
             console.print(plain(failure), style="red")
-        console.print(plain(f"Data: {section.first.data.description}"))
+    for group in explanations.groups(records):
+        for number, rows in enumerate(filter(None, (explanations.neutral(group), explanations.profiled(group)))):
+            console.print(_rich(group.title if not number else "By each framework's own profiler", rows[0], rows[1:]))
+        for sentence in explanations.sentences(group):
+            console.print(plain(sentence))
+        for failure in explanations.failures(group):
+            console.print(plain(failure), style="red")
+
+
+def narrow(section: grouping.Section) -> tuple[list[str], list[list[str]], list[str]]:
+    """Titles, rows, and the lines below: what is the same in all rows, and what is too long for a cell, by number."""
+    titles = figures.titles(section, only=NARROW)
+    rows = [figures.cells(section, row, only=NARROW) for row in section.rows]
+    same = [at > 0 and len(rows) > 1 and len({row[at] for row in rows}) == 1 for at in range(len(titles))]
+    below = [f"{title}: {rows[0][at]} in every row" for at, title in enumerate(titles) if same[at]]
+    notes: list[str] = []
+    shown = [[_noted(cell, notes) for at, cell in enumerate(row) if not same[at]] for row in rows]
+    return [title for at, title in enumerate(titles) if not same[at]], shown, [*notes, *below]
+
+
+def _noted(cell: str, notes: list[str]) -> str:
+    """The cell, or its beginning and the number of a note that has the whole of it."""
+    if len(cell) <= LONGEST:
+        return cell
+    note = next((number for number, text in enumerate(notes, start=1) if text == f"[{number}] {cell}"), None)
+    if note is None:
+        note = len(notes) + 1
+        notes.append(f"[{note}] {cell}")
+    return f"{cell.partition(':')[0][:LONGEST]} [{note}]"
+
+
+def _coloured(sentence: str) -> Text:
+    text = plain(sentence)
+    text.highlight_words(["times as fast"], "green")
+    text.highlight_words(["not decided"], "yellow")
+    text.highlight_words(["cannot be trusted", "was missed", "was called"], "red")
+    return text
 
 
 def short_table(section: grouping.Section) -> Table:
     """The columns that matter while it grows."""
-    rows = [figures.cells(section, row, short=True) for row in section.rows]
-    return _table(section, figures.titles(section, short=True), rows)
+    rows = [figures.cells(section, row, only=SHORT) for row in section.rows]
+    return _rich(summary.title(section), figures.titles(section, only=SHORT), rows)
 
 
 def show_ladders(climbed: Record, stream: IO[str]) -> None:
@@ -53,8 +110,8 @@ def show_ladders(climbed: Record, stream: IO[str]) -> None:
         console.print(plain(f"  {outcome.reason}"), soft_wrap=True)
 
 
-def _table(section: grouping.Section, titles: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title=plain(summary.title(section)), title_justify="left")
+def _rich(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=plain(title) if title else None, title_justify="left")
     for title in titles:
         table.add_column(plain(title))
     for row in rows:

@@ -3,8 +3,10 @@
 from bench.records.limits import MARGIN, MOST_ROUNDS
 from bench.records.record import RoundsPlan, SelfTest
 from bench.report.formats import significant, with_interval
-from bench.stats import power
+from bench.stats import intervals, power
 from bench.stats import selftest as judging
+
+DEAR = 1.03  # of a step's time alone, that company may cost without a word
 
 
 def rounds_plan(plan: RoundsPlan) -> str:
@@ -40,7 +42,17 @@ def selftest(test: SelfTest, *, adjusted: bool = True) -> list[str]:
         same += f"; too few rounds for a tie, about {found.same.rounds_needed} would decide at this noise"
     slowed = f"planted {percent(test.slow_down)} slow-down: {found.slowed.decision}"
     exact = f"{1 / (1 + test.slow_down):.4g} is exact"
-    return [*lines, same, f"{slowed}, ratio {with_interval(found.slowed.ratio)}; {exact}"]
+    return [*lines, same, f"{slowed}, ratio {with_interval(found.slowed.ratio)}; {exact}", *_company(test)]
+
+
+def _company(test: SelfTest) -> list[str]:
+    if not test.company:
+        return []
+    found = intervals.geometric_mean(test.company)
+    told = f"a step among the others takes {with_interval(found)} times as long as alone"
+    if found.low is not None and found.low > DEAR:
+        told += ": what others ran meanwhile has left the caches to be filled again, for every row of a table alike"
+    return [told]
 
 
 def selftest_faults(test: SelfTest) -> list[str]:

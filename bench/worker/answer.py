@@ -70,6 +70,7 @@ def answer(request: Request) -> Outcome:
         speed = partial(_speed, request=request)
         kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
             "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
+            "explain": partial(_explain, request=request),
         }  # fmt: skip
         return kinds[asked.kind](asked, preset)
     except Exception as error:  # whatever a framework raises becomes an outcome
@@ -254,6 +255,19 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
     return _finished(asked, backend, session, quality=quality, remarks=remarks)
+
+
+def _explain(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+    from bench.worker import explain
+
+    backend = _load(asked)
+    session = _open(backend, preset, asked, preset.task.init_params(asked.seed))
+    phases.enter("first step")
+    traces = Path(request.traces) if request.traces else None
+    found = explain.explain(session, preset, device=asked.arm.device, traces=traces)
+    phases.enter("checks")
+    probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
+    return _finished(asked, backend, session, explanation=found, probe=probe)
 
 
 def too_good(target: Target, value: float) -> str:

@@ -55,7 +55,7 @@ class Watcher:
         self.done: list[Record] = []
         self.plans: list[RoundsPlan] = []
 
-    def started(self, cell: Cell, *, done: int, total: int, left_s: float) -> None:
+    def started(self, cell: Cell, *, done: int, total: int, left_s: float, at_least: bool = False) -> None:
         self.begun.append((cell.arm.name, cell.kind, done, total, left_s))
 
     def finished(self, finished: Record) -> None:
@@ -72,7 +72,8 @@ def good(cell: Cell) -> Outcome:
 
 def campaigns(answers: "Answers") -> Callable[..., Campaign]:
     """What makes campaigns without processes, to be put in the place of `Campaign` where a command makes one."""
-    return lambda *given, **named: Campaign(*given, **{**named, "execute": answers, "execute_round": None})
+    instead = {"execute": answers, "execute_round": None, "execute_climbs": None}
+    return lambda *given, **named: Campaign(*given, **{**named, **instead})
 
 
 class Answers:

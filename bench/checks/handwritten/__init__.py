@@ -2,10 +2,11 @@
 
 Each module is the loop that a user of that framework would write for the preset's model, batch and optimizer, without
 weights, without a session, without a clock per block: it uses neither a backend's session nor `bench.loop`. Each prints one
-number, the seconds per step over a window after a warm-up. Keras and Flax have no BERT: there the loop trains the backend's
+number, the seconds per step over its blocks. Keras and Flax have no BERT: there the loop trains the backend's
 model.
 
     python -m bench.checks.handwritten --task mnist_mlp --preset standard --data-dir DIR --rounds 8
 
-runs them side by side with the harness's own processes, interleaved in shuffled order, and prints the ratio of the steps.
+lets them take turns with the harness's own processes, block by block, as the arms of a round do, and prints the ratio of the
+steps.
 """

@@ -1,10 +1,13 @@
 """Compares the harness with the hand-written loops: `python -m bench.checks.handwritten`. A benchmark, not a test."""
 
+import contextlib
 import importlib.util
 import random
 import secrets
 import sys
 import tempfile
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -13,8 +16,8 @@ import backends
 from bench.campaign import plan
 from bench.campaign.plan import Choice, TaskPlan
 from bench.cli.options import FilePath
-from bench.process import environment, launch
-from bench.process.execute import execute
+from bench.process import environment, launch, phases, turns
+from bench.process.execute import DEADLINES, started
 from bench.records.record import Arm, Cell
 from bench.report.formats import duration, with_interval
 from bench.stats import intervals
@@ -26,7 +29,10 @@ from bench.stats import intervals
 @click.option("--data-dir", type=FilePath(exists=True, file_okay=False), envvar="FRAMEWORK_BENCH_DATA")
 @click.option("--rounds", default=8, show_default=True, type=click.IntRange(min=2))
 def main(task: str, preset: str, data_dir: Path | None, rounds: int) -> None:
-    """Prints, per backend, the harness's step over the hand-written loop's, with its interval over interleaved rounds."""
+    """Prints, per backend, the harness's step over the hand-written loop's, with its interval over rounds.
+
+    In a round the harness's process and the loop's are alive at once and take turns, block by block.
+    """
     names = [
         name
         for name, entry in backends.BACKENDS.items()
@@ -39,48 +45,62 @@ def main(task: str, preset: str, data_dir: Path | None, rounds: int) -> None:
     (task_plan,) = plan.make(choice)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="framework-bench-") as name:
-        folder = Path(name)
-        for cell in task_plan.of_kind("speed"):
-            steps = {}
-            for kind in random.sample(("harness", "hand-written"), 2):
-                steps[kind] = (
-                    _harness(task_plan, cell, folder) if kind == "harness" else _handwritten(cell, folder, data_dir)
+        for _, cells in groupby(task_plan.of_kind("speed"), key=lambda cell: cell.round):
+            for cell in cells:
+                ours, theirs = _both(task_plan, cell, Path(name))
+                found = ratios[cell.arm.name]
+                found.append(ours / theirs)
+                click.echo(
+                    f"round {cell.round} {cell.arm.name}: harness {duration(ours)}, hand-written {duration(theirs)}, "
+                    f"ratio {found[-1]:.3f}"
                 )
-            found = ratios[cell.arm.name]
-            found.append(steps["harness"] / steps["hand-written"])
-            click.echo(
-                f"round {cell.round} {cell.arm.name}: harness {duration(steps['harness'])}, "
-                f"hand-written {duration(steps['hand-written'])}, ratio {found[-1]:.3f}"
-            )
     for name, values in ratios.items():
         ratio = with_interval(intervals.geometric_mean(values))
         click.echo(f"{name}: harness step / hand-written step = {ratio}, n={len(values)}")
 
 
-def _harness(task_plan: TaskPlan, cell: Cell, folder: Path) -> float:
-    outcome = execute(task_plan.run, cell, folder, data_dir=task_plan.choice.data_dir).outcome
-    if outcome.timings is None:
-        raise click.ClickException(f"{cell.arm.name}: {outcome.status}: {outcome.reason}")
-    return outcome.timings.step_s
+@dataclass(frozen=True)
+class Loop:
+    """A hand-written loop's process, as bench/process/turns.py wants one."""
+
+    child: launch.Child
 
 
-def _handwritten(cell: Cell, folder: Path, data_dir: Path | None) -> float:
+def _both(task_plan: TaskPlan, cell: Cell, folder: Path) -> tuple[float, float]:
+    """Seconds of a step of the harness's and of the hand-written loop."""
+    data_dir = task_plan.choice.data_dir
     log = folder / "hand-written.log"
     module = f"bench.checks.handwritten.{cell.task}_{cell.arm.backend}"
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        module,
-        cell.task,
-        cell.preset,
-        *([str(data_dir.absolute())] if data_dir else []),
-    ]
+    words = [cell.task, cell.preset, *([str(data_dir.absolute())] if data_dir else [])]
     env = environment.for_child(backends.find(cell.arm.backend), cell.arm)
-    ending = launch.run(command, env=env, log=log, deadlines=launch.Deadlines(600))
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            started(
+                task_plan.run,
+                cell,
+                folder,
+                data_dir=data_dir,
+                interpreter=None,
+                deadlines=DEADLINES["speed"],
+                together=2,
+            )
+        )
+        process.child.until(phases.WAITING)
+        child = launch.Child(
+            [sys.executable, "-P", "-m", module, *words], env=env, log=log, deadlines=DEADLINES["speed"]
+        )
+        loop = Loop(stack.enter_context(child))
+        loop.child.until(phases.WAITING)
+        rng = random.Random(f"{task_plan.run.id}/{cell.round}/{cell.arm.name}")
+        turns.take_turns([process, loop], turns=task_plan.preset.blocks, rng=rng)
+        for one in (process, loop):
+            one.child.say(phases.END, phase="checks")
+        outcome, ending = process.record(beside=1).outcome, loop.child.ending()
+    if outcome.timings is None:
+        raise click.ClickException(f"{cell.arm.name}: {outcome.status}: {outcome.reason}")
     if ending.status != "ok":
         raise click.ClickException(f"{cell.arm.name}: hand-written loop: {ending.reason}")
-    return float(log.read_text().split()[-1])
+    return outcome.timings.step_s, float(log.read_text().split()[-1])
 
 
 if __name__ == "__main__":

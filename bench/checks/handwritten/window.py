@@ -1,4 +1,4 @@
-"""The arguments of a bare loop, and the batches that it trains on."""
+"""The arguments of a bare loop, the batches that it trains on, and the window that it is timed in."""
 
 import sys
 import time
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import tasks
+from bench.process import phases
 from tasks.spec import Batch, Preset
 
-WINDOW_S = 2.0
 BLOCK_STEPS = 10
 
 
@@ -24,19 +24,31 @@ def preset_and_batches() -> tuple[Preset, list[Batch]]:
 def print_step_seconds(
     step: Callable[[Any], object], batches: list[Any], *, warmup: int, block: int, wait: Callable[[], object]
 ) -> None:
-    """Runs the loop for a warm-up and then a window, and prints the seconds per step.
+    """Runs the loop for a warm-up, and then blocks whenever its parent gives it a turn; prints the seconds per step.
 
-    The clock is looked at after every `block` steps; the window has at least 10 of them, and lasts at least WINDOW_S.
+    A block lasts about as long as the harness's own (`Preset.block_s`), in whole multiples of `block` steps.
     """
+    phases.attach()
+    phases.enter("warm-up")
+    preset, _ = preset_and_batches()
     upcoming = cycle(batches)
-    for batch in islice(upcoming, warmup):
+    start, steps = time.perf_counter(), 0
+    while steps < warmup or time.perf_counter() - start < preset.warmup_s:
+        step(next(upcoming))
+        steps += 1
+    wait()
+    start = time.perf_counter()
+    for batch in islice(upcoming, block):
         step(batch)
     wait()
-    steps = 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < WINDOW_S or steps < 10 * block:
-        for batch in islice(upcoming, block):
+    size = block * max(1, round(preset.block_s / (time.perf_counter() - start)))
+    blocks_s: list[float] = []
+    while (word := phases.next_word(repr(blocks_s[-1]) if blocks_s else "")) != phases.END:
+        if word == phases.AGAIN:
+            blocks_s.clear()
+        start = time.perf_counter()
+        for batch in islice(upcoming, size):
             step(batch)
-        steps += block
-    wait()
-    print((time.perf_counter() - start) / steps)
+        wait()
+        blocks_s.append(time.perf_counter() - start)
+    print(sum(blocks_s) / len(blocks_s) / size)

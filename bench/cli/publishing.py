@@ -1,0 +1,98 @@
+"""`framework-bench publish`: a folder that passes `check` becomes one of a clone's published results."""
+
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from bench.campaign.journal import NAME as JOURNAL
+from bench.checks import review
+from bench.cli.options import UserError
+from bench.records import digest, files
+from bench.records.record import Record
+from bench.report import publish
+
+KEPT = ("plan.json", JOURNAL, digest.NAME)
+"""What is published of a run beside its records and tables. Logs and traces stay where they are."""
+
+
+def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
+    """Copies a run's folder below `results` under a name of its own, and makes the index anew; returns the new folder.
+
+    UserError, and nothing is written, for a folder that `check` objects to, and for results that are no clone's.
+    """
+    index = results / "README.md"
+    if not index.is_file():
+        raise UserError(f"--results {results}: there is no README.md; it is to be the folder `results` of a clone")
+    found = [one for one in review.check(folder, data_dir) if not one.gap]
+    if found:
+        for one in found:
+            click.echo(f"{one.about}: {one.text}", err=True)
+        many = f"{len(found)} finding{'s' if len(found) != 1 else ''}"
+        raise click.ClickException(f"{folder} is not published: {many}; see framework-bench check {folder}")
+    records, _ = files.read_folder(folder)
+    place = _free(results, name_of(records))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".framework-bench-", dir=results) as name:
+            made = Path(name, "run")
+            (made / "records").mkdir(parents=True)
+            names = [f"records/{one.cell.file_name}" for one in records]
+            for part in (*names, *(part for part in KEPT if (folder / part).exists())):
+                shutil.copyfile(folder / part, made / part)
+            made.rename(place)
+        for path, text in publish.tables(results).items():
+            if path == index or path.parent == place:
+                files.write_bytes(path, text.encode())
+    except OSError as error:
+        raise click.ClickException(f"{error.strerror}: {place}") from error
+    return place
+
+
+def name_of(records: Sequence[Record]) -> str:
+    """The day, the tasks, the preset and the device: `2026-11-22-mnist_mlp-standard-cpu`."""
+    cells = [one.cell for one in records]
+    day = min(one.outcome.started_utc for one in records if one.outcome.started_utc)[:10]
+    tasks = dict.fromkeys(cell.task.replace(".", "-") for cell in cells)
+    devices = dict.fromkeys(sorted(cell.arm.device for cell in cells))
+    words = [day, "+".join(tasks), cells[0].preset, "+".join(devices)]
+    return "-".join([*words, *(["explained"] if any(cell.kind == "explain" for cell in cells) else [])])
+
+
+def _free(results: Path, name: str) -> Path:
+    """A folder that is not there yet."""
+    number, place = 1, results / name
+    while place.exists():
+        number += 1
+        place = results / f"{name}-{number}"
+    return place
+
+
+def commands(place: Path) -> list[list[str]]:
+    """What makes a pull request of a published folder."""
+    branch, title = f"results/{place.name}", f"Results: {place.name}"
+    return [
+        ["git", "switch", "-c", branch],
+        ["git", "add", str(place), str(place.parent / "README.md")],
+        ["git", "commit", "-m", title],
+        ["git", "push", "-u", "origin", branch],
+        ["gh", "pr", "create", "--title", title, "--body", f"Passes `framework-bench check results/{place.name}`."],
+    ]
+
+
+def request_pull(place: Path) -> None:
+    """Runs the commands in the clone, once the user agrees; ClickException for one that fails."""
+    if shutil.which("gh") is None:
+        raise click.ClickException(
+            "there is no gh (https://cli.github.com) here: the commands above do without --pull-request"
+        )
+    click.confirm("Run these commands?", abort=True)
+    for words in commands(place.absolute()):
+        done = subprocess.run(words, cwd=place.parent, check=False)
+        if done.returncode:
+            raise click.ClickException(
+                f"{shlex.join(words)}: exit code {done.returncode}; what was done before it stays"
+            )

@@ -1,0 +1,72 @@
+"""Climbs of the ladder of parity, some side by side: nothing in them is timed, and most of a climb keeps one core busy."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from bench.machine import cores
+from bench.process.execute import DEADLINES, started
+from bench.process.interpreters import Interpreter
+from bench.process.launch import Deadlines
+from bench.records.record import Cell, Record, Run
+
+MOST = 4
+CLIMB_BYTES = 6 * 2**30  # of memory, for a climb of the largest model here
+
+
+def execute_climbs(
+    run: Run,
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    data_dir: Path | None,
+    interpreters: Mapping[str, Interpreter],
+    starting: Callable[[Cell], object] = lambda cell: None,
+    ended: Callable[[Record], object] = lambda record: None,
+    deadlines: Deadlines = DEADLINES["parity"],
+    at_once: int | None = None,
+) -> list[Record]:
+    """The records of climbs, in the order in which they end; `starting` and `ended` are told of each.
+
+    OSError where the disk does not take the files of one, which ends the others.
+    """
+    width = at_once or width_for(cells)
+    longer = replace(
+        deadlines,
+        whole_s=width * deadlines.whole_s,
+        phases_s={name: width * limit_s for name, limit_s in deadlines.phases_s.items()},
+    )
+    records: list[Record] = []
+    waiting, running = deque(cells), dict[Future[Record], contextlib.ExitStack]()
+    # On the way out the processes end first: the threads wait for them.
+    with ThreadPoolExecutor(width) as pool, contextlib.ExitStack() as every:
+        while waiting or running:
+            while waiting and len(running) < width:
+                cell = waiting.popleft()
+                starting(cell)
+                own = every.enter_context(contextlib.ExitStack())
+                process = own.enter_context(
+                    started(
+                        run, cell, folder, data_dir=data_dir, interpreter=interpreters.get(cell.arm.name),
+                        deadlines=longer, passive=width > 1,
+                    )
+                )  # fmt: skip
+                running[pool.submit(process.record)] = own
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                with running.pop(future):
+                    records.append(future.result())
+                ended(records[-1])
+    return records
+
+
+def width_for(cells: Sequence[Cell]) -> int:
+    """How many climb side by side: as there are cores and memory for; one where any is on a GPU, which it may fill."""
+    if any(cell.arm.device != "cpu" for cell in cells):
+        return 1
+    room = psutil.virtual_memory().available // CLIMB_BYTES
+    return max(1, min(len(cells), cores.granted(), room, MOST))

@@ -1,0 +1,139 @@
+"""A site of all published results: `python -m bench.report.site results site` makes it of the records alone.
+
+`index.html` is one table of every row that was ever published, to filter and sort; each row leads to the page of its run
+(bench/report/page.py), to its records, and to the command that makes such a run. It needs no server and no network. What is
+superseded, and what a correction is about, is marked where it stands. The same records give the same bytes.
+"""
+
+import base64
+import hashlib
+import io
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from bench.report import explanations, figures, grouping, page, publish, summary
+from bench.report.grouping import Row, Section
+
+FRAMEWORKS = ("torch", "tensorflow", "jax")
+FIGURES = (
+    "throughput", "ratio_to_fastest", "cores_busy", "first_step_s", "host_peak_bytes", "device_peak_allocated_bytes",
+    "metric_mean",
+)  # fmt: skip
+"""The columns of the index, by the names of their first values."""
+
+FILTERS = ("task", "preset", "machine", "device", "precision", "mode", "release")
+MADE = "framework-bench-site.txt"
+"""A file by which a folder is known to be a site that may be made anew."""
+
+
+class Line(NamedTuple):
+    """A row of the index."""
+
+    run: str
+    day: str
+    facts: dict[str, str]  # what it can be filtered by
+    arm: str
+    cells: list[page.Cell]
+    remarks: list[str]
+    command: str
+
+
+def pages(results: Path) -> Iterator[tuple[str, bytes]]:
+    """(path inside the site, content) of every file; RecordError for a folder with a bad record."""
+    runs = publish.runs(results)
+    newest = publish.newest(runs)
+    notes = corrections(results)
+    lines: list[Line] = []
+    explained: list[tuple[str, str]] = []
+    for name, records in runs.items():
+        for section in grouping.sections(records):
+            newer = newest[publish.identity(section)]
+            remarks = [f"superseded by {newer}"] if newer != name else []
+            remarks += ["corrected, see below"] if any(name in note for note in notes) else []
+            lines += [_line(name, section, row, remarks=remarks) for row in section.rows]
+        explained += [(name, group.title) for group in explanations.groups(records)]
+        yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
+        yield f"runs/{name}.zip", _zipped(results / name)
+    yield "index.html", _index(lines, explained, notes).encode()
+    yield MADE, b"made by framework-bench: python -m bench.report.site\n"
+
+
+def corrections(results: Path) -> list[str]:
+    """What turned out to be wrong with a published table, a text each."""
+    path = results / "corrections.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [" ".join(part.split()) for part in text.split("\n- ")[1:]]
+
+
+def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str]) -> Line:
+    first, machine, arm = section.first, section.run.machine, row.arm
+    release = next((f"{name} {row.versions[name]}" for name in FRAMEWORKS if name in row.versions), "other")
+    facts = {
+        "task": first.task,
+        "preset": first.preset,
+        "machine": ", ".join(filter(None, (machine.cpu, f"{machine.cores} cores", machine.gpu))),
+        "device": arm.device,
+        "precision": arm.precision,
+        "mode": arm.mode,
+        "release": release,
+    }
+    started = min((one.outcome.started_utc for one in row.records if one.outcome.started_utc), default="")
+    known = {next(iter(figure.values(section, row)), ""): figure for figure in figures.FIGURES}
+    cells = [page.cell(known[name], section, row) for name in FIGURES]
+    control = summary.failed_control(section)
+    told = [*remarks, *(["the control failed"] if control else [])]
+    return Line(run, started[:10], facts, arm.name, cells, told, publish.command(section))
+
+
+def _zipped(run: Path) -> bytes:
+    """The run's folder, the same bytes for the same files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(path for path in run.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(f"{run.name}/{path.relative_to(run).as_posix()}")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            packed.writestr(entry, path.read_bytes())
+    return stream.getvalue()
+
+
+def _index(lines: Sequence[Line], explained: Sequence[tuple[str, str]], notes: Sequence[str]) -> str:
+    script, style = page.script_and_style()
+    choices = {name: sorted({line.facts[name] for line in lines}) for name in FILTERS}
+    return page.environment().get_template("site.html").render(
+        lines=lines, choices=choices, titles=_titles(), explained=explained, corrections=notes,
+        script=Markup(script), style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    ) + "\n"  # fmt: skip
+
+
+def _titles() -> list[str]:
+    return [
+        "a second (images, tokens or sentences)", "relative to the fastest", "cores busy", "first step",
+        "host memory peak (after import)", "device memory peak", "quality",
+    ]  # fmt: skip
+
+
+def main(results: Path, site: Path) -> None:
+    """Makes the site anew; a folder with anything else in it is left alone."""
+    if site.exists() and any(site.iterdir()) and not (site / MADE).is_file():
+        sys.exit(f"{site} holds something that is no site of framework-bench: name a new folder")
+    site.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".framework-bench-", dir=site.parent) as name:
+        made = Path(name, "site")
+        for path, content in pages(results):
+            (made / path).parent.mkdir(parents=True, exist_ok=True)
+            (made / path).write_bytes(content)
+        if site.exists():
+            shutil.rmtree(site)
+        made.rename(site)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

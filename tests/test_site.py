@@ -1,0 +1,148 @@
+"""The site of all published results: made of records alone, complete, marked where superseded, and usable in a browser."""
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.records import files
+from bench.report import site
+from tests import chromium
+from tests.builders import MACHINE, a_run, changed, write_records
+from tests.test_explain import an_explained_run
+from tests.test_report import HOSTILE
+
+ROOT = Path(__file__).parent.parent
+TWO = {"pytorch": [200.0, 204.0, 198.0], "jax": [100.0, 101.0, 99.5]}
+VERSIONS = {"versions": {"torch": "2.13.0"}}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """An older and a newer run of one comparison, one of another machine, and one of `explain`; a correction of the first."""
+    folder = tmp_path / "results"
+    other = [
+        changed(one, machine=type(MACHINE)("Another CPU", 8, 2**34, None, None, "Linux", "3.12.1"))
+        for one in a_run(TWO)
+    ]
+    write_records(folder / "2026-01-01-mnist_mlp-quick-cpu", a_run(TWO, **VERSIONS))
+    write_records(folder / "2026-02-01-mnist_mlp-quick-cpu", a_run(TWO, id="5678", **VERSIONS))
+    write_records(folder / "2026-03-01-mnist_mlp-quick-cpu", other)
+    write_records(folder / "2026-04-01-mnist_mlp-quick-cpu-explained", an_explained_run({"pytorch": [10.0, 10.1]}))
+    note = "What is wrong:\n\n- 2026-05-01: in `2026-01-01-mnist_mlp-quick-cpu`, the\n  memory.\n"
+    (folder / "corrections.md").write_text(note)
+    return folder
+
+
+def test_every_row_of_every_run_is_in_the_index_with_its_page_and_records(results: Path) -> None:
+    made = dict(site.pages(results))
+    index = made["index.html"].decode()
+    assert index.count("<tr data-arm=") == 6
+    for name in (path.name for path in results.iterdir() if path.is_dir()):
+        assert f'href="runs/{name}.html"' in index
+        assert "All published results" in made[f"runs/{name}.html"].decode()
+        with zipfile.ZipFile(io.BytesIO(made[f"runs/{name}.zip"])) as packed:
+            assert {f"{name}/records/{path.name}" for path in (results / name / "records").iterdir()} <= set(
+                packed.namelist()
+            )
+    assert "framework-bench run --task mnist_mlp" in index
+    assert "torch 2.13.0" in index
+
+
+def test_what_is_superseded_or_corrected_is_marked_where_it_stands(results: Path) -> None:
+    index = dict(site.pages(results))["index.html"].decode()
+    assert index.count("superseded by 2026-02-01-mnist_mlp-quick-cpu") == 2
+    assert index.count("corrected, see below") == 2
+    assert "in `2026-01-01-mnist_mlp-quick-cpu`, the memory." in index
+
+
+def test_the_same_records_give_the_same_bytes(results: Path) -> None:
+    assert dict(site.pages(results)) == dict(site.pages(results))
+
+
+def test_a_site_is_made_anew_and_nothing_else_is_replaced(results: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        site.main(results, tmp_path / "site")
+        assert (tmp_path / "site" / "index.html").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(SystemExit, match="holds something that is no site"):
+        site.main(results, tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "results", "site"]
+
+
+def test_a_bad_record_makes_no_site(results: Path, tmp_path: Path) -> None:
+    next((results / "2026-02-01-mnist_mlp-quick-cpu" / "records").iterdir()).write_text("{")
+    with pytest.raises(files.RecordError):
+        site.main(results, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_hostile_records_stay_text(tmp_path: Path) -> None:
+    evil = HOSTILE["html"]
+    machine = type(MACHINE)(evil, 2, 2**33, None, None, "Linux", "3.11")
+    write_records(tmp_path / "2026-01-01-x", a_run(TWO, machine=machine, versions={"torch": evil}, preset="smoke"))
+    index = dict(site.pages(tmp_path))["index.html"].decode()
+    assert "<script>alert" not in index
+    assert "&lt;script&gt;alert" in index
+
+
+@pytest.mark.slow
+def test_the_published_results_make_a_site(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.report.site", "results", str(tmp_path / "site")], cwd=ROOT, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pages = {path.stem for path in (tmp_path / "site" / "runs").glob("*.html")}
+    assert pages == {path.parent.name for path in (ROOT / "results").glob("*/records")}
+
+
+# In a browser.
+
+ROWS = "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.cells[0].textContent)"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
+    if chromium.PROGRAM is None:
+        pytest.skip(chromium.WITHOUT)
+    with chromium.opened(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_the_index_filters_and_sorts_without_a_request_or_a_complaint(
+    browser: chromium.Page, results: Path, tmp_path: Path
+) -> None:
+    site.main(results, tmp_path / "site")
+    address = (tmp_path / "site" / "index.html").as_uri()
+    browser.look(width=1280)
+    browser.open(address)
+    assert len(browser.run(ROWS)) == 6
+    browser.run("""{
+      const select = document.forms.filters.elements.machine;
+      select.selectedIndex = [...select.options].findIndex(option => option.textContent.startsWith("Another CPU"));
+      select.dispatchEvent(new Event("change", { bubbles: true }));
+    }""")
+    assert browser.run("document.getElementById('shown').textContent") == "2 of 6 rows shown"
+    browser.run("document.querySelectorAll('th button')[2].click()")  # a second, ascending
+    assert browser.run(ROWS) == ["jax", "pytorch"]
+    assert browser.requests() == [address]
+    assert browser.complaints() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_is_no_wider_than_the_screen(
+    browser: chromium.Page, results: Path, tmp_path: Path, width: int
+) -> None:
+    site.main(results, tmp_path / "site")
+    browser.look(width=width)
+    browser.open((tmp_path / "site" / "index.html").as_uri())
+    assert browser.run("document.documentElement.scrollWidth") <= width
