@@ -25,10 +25,8 @@ VERSIONS = {"versions": {"torch": "2.13.0"}}
 def results(tmp_path: Path) -> Path:
     """An older and a newer run of one comparison, one of another machine, and one of `explain`; a correction of the first."""
     folder = tmp_path / "results"
-    other = [
-        changed(one, machine=type(MACHINE)("Another CPU", 8, 2**34, None, None, "Linux", "3.12.1"))
-        for one in a_run(TWO)
-    ]
+    cpu = "A CPU with a very long name, as some have it, with all its features and its clock at 2.60GHz"
+    other = [changed(one, machine=type(MACHINE)(cpu, 8, 2**34, None, None, "Linux", "3.12.1")) for one in a_run(TWO)]
     write_records(folder / "2026-01-01-mnist_mlp-quick-cpu", a_run(TWO, **VERSIONS))
     write_records(folder / "2026-02-01-mnist_mlp-quick-cpu", a_run(TWO, id="5678", **VERSIONS))
     write_records(folder / "2026-03-01-mnist_mlp-quick-cpu", other)
@@ -127,7 +125,7 @@ def test_the_index_filters_and_sorts_without_a_request_or_a_complaint(
     assert len(browser.run(ROWS)) == 6
     browser.run("""{
       const select = document.forms.filters.elements.machine;
-      select.selectedIndex = [...select.options].findIndex(option => option.textContent.startsWith("Another CPU"));
+      select.selectedIndex = [...select.options].findIndex(option => option.textContent.startsWith("A CPU with"));
       select.dispatchEvent(new Event("change", { bubbles: true }));
     }""")
     assert browser.run("document.getElementById('shown').textContent") == "2 of 6 rows shown"

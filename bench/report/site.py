@@ -24,7 +24,7 @@ from bench.report.grouping import Row, Section
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 FIGURES = (
     "throughput", "ratio_to_fastest", "cores_busy", "first_step_s", "host_peak_bytes", "device_peak_allocated_bytes",
-    "metric_mean",
+    "metric_mean", "parity",
 )  # fmt: skip
 """The columns of the index, by the names of their first values."""
 
@@ -56,7 +56,7 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
         for section in grouping.sections(records):
             newer = newest[publish.identity(section)]
             remarks = [f"superseded by {newer}"] if newer != name else []
-            remarks += ["corrected, see below"] if any(name in note for note in notes) else []
+            remarks += ["corrected, see below"] if any(f"`{name}`" in note for note in notes) else []
             lines += [_line(name, section, row, remarks=remarks) for row in section.rows]
         explained += [(name, group.title) for group in explanations.groups(records)]
         yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
@@ -116,7 +116,7 @@ def _index(lines: Sequence[Line], explained: Sequence[tuple[str, str]], notes: S
 def _titles() -> list[str]:
     return [
         "a second (images, tokens or sentences)", "relative to the fastest", "cores busy", "first step",
-        "host memory peak (after import)", "device memory peak", "quality",
+        "host memory peak (after import)", "device memory peak", "quality", "parity",
     ]  # fmt: skip
 
 

@@ -82,12 +82,12 @@ def conclusion(section: Section) -> str:
     if len(ranked) < 2:
         return f"{task}: nothing is compared, for fewer than two rows passed parity and reached the target."
     fastest = ranked[0].name
-    parts = [_against(row.name, section.verdicts.get((fastest, row.name))) for row in ranked[1:]]
+    speed = _speeds(fastest, {row.name: section.verdicts.get((fastest, row.name)) for row in ranked[1:]})
     title = METRICS[section.metric].title if section.metric in METRICS else section.metric
     decisions = {found.decision for found in section.equivalences.values()}
     same = "equivalent" if decisions == {"equivalent"} else "not decided to be equivalent"
     learned = f"{title} {'different' if 'different' in decisions else same if decisions else 'not compared'}"
-    return f"{task}: {fastest} trains {' and '.join(parts)}; {learned}.{_failed_selftests(*ranked)}"
+    return f"{task}: {speed}; {learned}.{_failed_selftests(*ranked)}"
 
 
 def so_far(section: Section) -> str:
@@ -98,16 +98,20 @@ def so_far(section: Section) -> str:
     fastest, *others = (row.name for row in timed)
     found = verdict.compare_all({row.name: row.comparable for row in timed}, family=grouping.family(timed))
     rounds = max(len(row.comparable) for row in timed)
-    parts = " and ".join(_against(name, found.get((fastest, name))) for name in others)
-    return f"{section.first.task} after {rounds} rounds: {fastest} trains {parts}"
+    speed = _speeds(fastest, {name: found.get((fastest, name)) for name in others})
+    return f"{section.first.task} after {rounds} rounds: {speed}"
 
 
-def _against(name: str, found: verdict.Verdict | None) -> str:
-    """How the fastest arm compares with another one."""
-    if found is not None and found.decision == "faster":
-        return f"{with_interval(found.ratio)} times as fast as {name}"
-    told = "a tie" if found is not None and found.decision == "tie" else "not decided"
-    return f"against {name} {told}" + (f" ({with_interval(found.ratio)})" if found else "")
+def _speeds(fastest: str, found: Mapping[str, verdict.Verdict | None]) -> str:
+    """How the fastest arm compares with each of the others."""
+    faster = [f"{with_interval(one.ratio)} times as fast as {name}" for name, one in found.items()
+              if one is not None and one.decision == "faster"]  # fmt: skip
+    told = [f"{fastest} trains {' and '.join(faster)}"] if faster else []
+    for name, one in found.items():
+        if one is None or one.decision != "faster":
+            word = "a tie" if one is not None and one.decision == "tie" else "not decided"
+            told.append(f"{fastest} and {name}: {word}" + (f" (ratio {with_interval(one.ratio)})" if one else ""))
+    return "; ".join(told)
 
 
 def _failed_selftests(*rows: Row) -> str:
