@@ -427,7 +427,7 @@ def test_a_failed_process_is_kept_and_told_until_it_is_to_be_retried(
     assert said[2].startswith(f"{name} speed round 1 is kept as it is (failed: RuntimeError: the layer is broken")
     assert said[3].startswith(f"{name} quality seed 0 is kept as it is (failed: RuntimeError")
     assert said[4] == "to run again what failed, add --retry-failed"
-    assert said[5].startswith(f"[4/4, about 5 s left] {name} memory: ok")
+    assert said[5].startswith(f"[4/4, more than 5 s left] {name} memory: ok")
     Path("run/records/foreign.json").unlink()
     done = bench(*command, "--retry-failed")
     assert done.code == 0

@@ -13,6 +13,7 @@ import msgspec
 import psutil
 import pytest
 
+from bench.campaign.journal import Journal
 from bench.process import turns
 from bench.process.execute import DEADLINES, PHASES_S
 from bench.process.launch import Deadlines
@@ -101,6 +102,11 @@ def test_a_record_that_one_could_not_write_ends_the_round_and_leaves_nothing_run
     assert [path.name for path in (tmp_path / ".framework-bench-scratch").iterdir()] == []
 
 
+def in_rounds(folder: Path) -> list[str]:
+    """The processes of rounds that have begun."""
+    return [line.cell for line in Journal(folder).lines() if line.event == "start" and "-speed-" in line.cell]
+
+
 @pytest.mark.slow
 def test_a_parent_that_is_killed_in_a_round_takes_all_its_arms_along_and_the_round_is_run_again(
     tmp_path: Path, misbehave: Callable[[str], None]
@@ -112,7 +118,7 @@ def test_a_parent_that_is_killed_in_a_round_takes_all_its_arms_along_and_the_rou
     ]  # fmt: skip
     with started(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
         parent = psutil.Process(running.pid)
-        wait_until(lambda: len(parent.children()) == 2)
+        wait_until(lambda: len(in_rounds(tmp_path / "run")) == 2 == len(parent.children()))
         time.sleep(2)  # until one of them has its turn
         children = parent.children()
         running.send_signal(signal.SIGKILL)
