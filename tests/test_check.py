@@ -40,6 +40,12 @@ def folder(finished: dict[str, Path], bench: Callable[..., Done], tmp_path: Path
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("published", sorted(path.parent.name for path in PUBLISHED.parent.glob("*/records")))
+def test_every_published_folder_passes(published: str) -> None:
+    assert [one for one in review.check(PUBLISHED.parent / published) if not one.gap] == []
+
+
 def about(folder: Path) -> set[str]:
     """What there are findings about."""
     return {one.about for one in review.check(folder) if not one.gap}

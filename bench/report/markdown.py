@@ -22,6 +22,7 @@ def render(records: Iterable[Record]) -> str:
 
 def brief(records: Iterable[Record]) -> str:
     """Verdicts, table, data and machine only, for a page that links to the whole."""
+    records = list(records)
     parts = []
     for section in grouping.sections(records):
         below = [
@@ -30,6 +31,13 @@ def brief(records: Iterable[Record]) -> str:
             for name, text in source(section)
         ]
         parts.append("\n".join([*_verdicts_and_table(section), *below, ""]))
+    for group in explanations.groups(records):
+        tables = [
+            table(rows[0], rows[1:]) for rows in (explanations.neutral(group), explanations.profiled(group)) if rows
+        ]
+        told = [f"- {escape(sentence)}" for sentence in explanations.sentences(group)]
+        below = [f"- {escape(name)}: {escape(text)}" for name, text in explanations.machine(group)]
+        parts.append("\n\n".join(["\n".join(told), *tables, "\n".join(below)]) + "\n")
     return "\n".join(parts)
 
 

@@ -31,7 +31,7 @@ from tasks.spec import Preset
 
 TURNS = 12
 BATCHES = 16
-PROFILED_S, MOST_PROFILED = 0.5, 50  # about so long, and no more steps: a trace of each has thousands of operations
+PROFILED_S, MOST_PROFILED = 2.0, 50  # about so long, and no more steps: a trace of each has thousands of operations
 LARGEST = 8  # operations that are named
 
 Profiler = Callable[[Callable[[], None], Path], list[Operation]]
