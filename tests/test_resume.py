@@ -874,7 +874,7 @@ def test_two_hundred_kills_lose_no_finished_round_and_pair_none_with_anothers_ha
         assert (folder / "records" / name).read_bytes() == content, name
     assert_complete(folder, cells=2 * (1 + 300 + 1 + 1))
     records = [files.read(path) for path in sorted((folder / "records").glob("*.json"))]
-    assert resume._of_two_days(folder, records, Journal(folder)) == set()
+    assert resume._of_two_days(folder, records, Journal(folder)) <= {None}  # of no round
     assert_nothing_runs(tmp_path)
 
 
