@@ -18,7 +18,7 @@ from bench.records.record import Explanation, OperationTime, Probe, Profile, Rec
 from bench.report import explanation_plot, explanations, grouping, markdown, page, table_csv
 from bench.worker import explain, timeline
 from bench.worker.timeline import Span
-from tests.builders import a_ladder, a_record, a_run
+from tests.builders import a_ladder, a_record, a_run, changed
 from tests.fakes.campaign import FAKE as NAME
 from tests.test_cli import FAKE, Done, bench
 from tests.test_loop import PUT_S, STEP_S, WAIT_S, Clock, RecordingSession, a_batch
@@ -219,7 +219,7 @@ def an_explanation(step_ms: float, *, profile: bool = True, gradient: float = 0.
     )  # fmt: skip
 
 
-def an_explained_run(steps_ms: dict[str, list[float]], **more: Any) -> list[Record]:
+def an_explained_run(steps_ms: dict[str, list[float]], *, proven: bool = True, **more: Any) -> list[Record]:
     """A climb and explanations of arms: name -> milliseconds of a step, process by process."""
     ladders = [a_ladder(precision="float64"), a_ladder()]
     records = []
@@ -227,7 +227,8 @@ def an_explained_run(steps_ms: dict[str, list[float]], **more: Any) -> list[Reco
         records.append(a_record(kind="parity", backend=name, ladders=ladders))
         for number, value in enumerate(values, start=1):
             found = an_explanation(value, **more)
-            records.append(a_record(kind="explain", backend=name, round=number, explanation=found, step_flops=10**8))
+            made = a_record(kind="explain", backend=name, round=number, explanation=found, step_flops=10**8)
+            records.append(changed(made, ladders=ladders if proven else []))
     return records
 
 
@@ -272,6 +273,16 @@ def test_a_report_has_the_explanation_and_no_table_of_a_comparison() -> None:
     assert table_csv.render(records) == table_csv.render([])
     assert "Where a step&#39;s time goes" in page.render(records)
     assert markdown.render(list(reversed(records))) == text
+
+
+def test_no_step_is_shown_of_an_arm_that_is_not_proven_and_those_that_are_say_so() -> None:
+    proven = an_explained_run({"alpha": [10.0, 10.1]})
+    text = markdown.render([*proven, *an_explained_run({"beta": [5.0, 5.1]}, proven=False)])
+    assert "| alpha" in text
+    assert "| beta" not in text
+    assert "beta, round 1: parity was not checked" in text
+    assert "parity float64 10/10, float32 10/10" in text
+    assert "parity float64 10/10, float32 10/10" in markdown.brief(proven)
 
 
 def test_explanations_change_nothing_in_a_comparison_beside_them() -> None:

@@ -31,6 +31,7 @@ def test_a_folder_is_named_by_day_tasks_preset_and_device() -> None:
     assert publishing.name_of([one]) == "2026-01-02-mnist_mlp-quick-cpu"
     other = a_record(task="gru_lm", device="gpu", started_utc="2026-01-01T00:00:00Z")
     assert publishing.name_of([one, other]) == "2026-01-01-mnist_mlp+gru_lm-quick-cpu+gpu"
+    assert "/" not in publishing.name_of([a_record(preset="../../x", task="a.b/../c")])
     assert publishing.name_of([a_record(kind="explain", status="failed", reason="no")]).endswith("-cpu-explained")
 
 
@@ -75,6 +76,21 @@ def test_results_that_are_no_clones_are_refused(bench: Callable[..., Done], tmp_
     assert done.code == 2
     assert "there is no README.md" in done.error
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_where_the_index_cannot_be_made_nothing_is_copied(
+    bench: Callable[..., Done], results: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert bench("run", *FAKE, "--preset", "smoke", "--output", run).code == 0
+    (results / "broken" / "records").mkdir(parents=True)
+    (results / "broken" / "records" / "half.json").write_text("{")
+    before = sorted(results.rglob("*"))
+    done = bench("publish", run, "--results", results)
+    assert done.code == 2
+    assert "its index cannot be made" in done.error
+    assert sorted(results.rglob("*")) == before
 
 
 def a_program(folder: Path, name: str, code: int) -> None:

@@ -1,6 +1,7 @@
 """The site of all published results: made of records alone, complete, marked where superseded, and usable in a browser."""
 
 import io
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -66,6 +67,15 @@ def test_a_site_is_made_anew_and_nothing_else_is_replaced(results: Path, tmp_pat
     for _ in range(2):
         site.main(results, tmp_path / "site")
         assert (tmp_path / "site" / "index.html").exists()
+    for name in ("CNAME", "runs/mine.html"):
+        (tmp_path / "site" / name).write_text("mine")
+    shutil.rmtree(results / "2026-01-01-mnist_mlp-quick-cpu")
+    with (tmp_path / "site" / site.MADE).open("a") as made:
+        made.write("../results/corrections.md\nCNAME\n")  # somebody's edit
+    site.main(results, tmp_path / "site")
+    assert not (tmp_path / "site" / "runs" / "2026-01-01-mnist_mlp-quick-cpu.html").exists()
+    assert [(tmp_path / "site" / name).read_text() for name in ("CNAME", "runs/mine.html")] == ["mine", "mine"]
+    assert (results / "corrections.md").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(SystemExit, match="holds something that is no site"):

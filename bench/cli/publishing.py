@@ -1,5 +1,6 @@
 """`framework-bench publish`: a folder that passes `check` becomes one of a clone's published results."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,10 @@ def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
             click.echo(f"{one.about}: {one.text}", err=True)
         many = f"{len(found)} finding{'s' if len(found) != 1 else ''}"
         raise click.ClickException(f"{folder} is not published: {many}; see framework-bench check {folder}")
+    try:
+        publish.runs(results)
+    except files.RecordError as error:
+        raise UserError(f"--results {results}: its index cannot be made: {error}") from error
     records, _ = files.read_folder(folder)
     place = _free(results, name_of(records))
     try:
@@ -56,10 +61,11 @@ def name_of(records: Sequence[Record]) -> str:
     """The day, the tasks, the preset and the device: `2026-11-22-mnist_mlp-standard-cpu`."""
     cells = [one.cell for one in records]
     day = min(one.outcome.started_utc for one in records if one.outcome.started_utc)[:10]
-    tasks = dict.fromkeys(cell.task.replace(".", "-") for cell in cells)
+    tasks = dict.fromkeys(cell.task for cell in cells)
     devices = dict.fromkeys(sorted(cell.arm.device for cell in cells))
     words = [day, "+".join(tasks), cells[0].preset, "+".join(devices)]
-    return "-".join([*words, *(["explained"] if any(cell.kind == "explain" for cell in cells) else [])])
+    words += ["explained"] if any(cell.kind == "explain" for cell in cells) else []
+    return re.sub(r"[^\w+-]+", "-", "-".join(words))  # no text of a record becomes a path
 
 
 def _free(results: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ from bench.process.launch import Deadlines
 from bench.records.record import Cell, Record, Run
 
 MOST = 4
-CLIMB_BYTES = 6 * 2**30  # of memory, for a climb of the largest model here
+CLIMB_BYTES = 6 * 2**30  # of free memory that each is given room for: a bound, not a measurement
 
 
 def execute_climbs(

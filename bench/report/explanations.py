@@ -10,6 +10,7 @@ from statistics import median
 
 from bench.records import rules
 from bench.records.record import Arm, Explanation, Record
+from bench.report import figures
 from bench.report.formats import significant, with_interval
 from bench.report.grouping import GIB
 from bench.stats import intervals
@@ -86,7 +87,7 @@ class Group:
     """The arms of one task that were explained together, the fastest first."""
 
     rows: list[Row]
-    failures: list[Record]
+    failures: list[str]  # processes that are not ok, and arms that are not proven
 
     @property
     def first(self) -> Record:
@@ -118,15 +119,24 @@ def groups(records: Iterable[Record]) -> list[Group]:
     for key in sorted(found):
         arms: dict[str, list[Record]] = defaultdict(list)
         for one in sorted(found[key], key=lambda one: (one.cell.arm.name, one.cell.round)):
-            if one.outcome.status == "ok":
+            if _unexplained(one) is None:
                 arms[one.cell.arm.hash].append(one)
         rows = sorted(
             (Row(of[0].cell.arm, of) for of in arms.values()), key=lambda row: (row.step.estimate, row.arm.name)
         )
-        failures = [one for one in found[key] if one.outcome.status != "ok"]
+        failures = [
+            f"{one.cell.arm.name}, round {one.cell.round}: {why}" for one in found[key] if (why := _unexplained(one))
+        ]
         if rows:
             made.append(Group(rows, failures))
     return made
+
+
+def _unexplained(record: Record) -> str | None:
+    """Why a process explains nothing: a step is shown for an arm only that has climbed its ladders."""
+    if record.outcome.status != "ok":
+        return f"{record.outcome.status}: {record.outcome.reason}"
+    return rules.parity_fault(record.cell.arm, record.ladders)
 
 
 def parts(found: Explanation) -> dict[str, float]:
@@ -238,14 +248,6 @@ def _remarks(group: Group) -> list[str]:
     return told
 
 
-def failures(group: Group) -> list[str]:
-    """Processes that are not ok."""
-    return [
-        f"{one.cell.arm.name}, round {one.cell.round}: {one.outcome.status}: {one.outcome.reason}"
-        for one in group.failures
-    ]
-
-
 def settings(group: Group) -> list[tuple[str, str]]:
     """What each arm was: versions and what was in force."""
     told = []
@@ -254,7 +256,8 @@ def settings(group: Group) -> list[tuple[str, str]]:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(outcome.versions.items()))
         kernels = {name: outcome.settings.get(name) for name in ("mode", "compile", "kernels", "cores")}
         known = ", ".join(f"{name}: {value}" for name, value in kernels.items() if value is not None)
-        told.append((row.arm.name, f"{versions} ({known}), n={len(row.found)}"))
+        parity = figures.ladders(row.records[0].ladders)
+        told.append((row.arm.name, f"{versions} ({known}), parity {parity}, n={len(row.found)}"))
     return told
 
 

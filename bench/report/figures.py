@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from bench.records.metrics import METRICS
-from bench.records.record import Bytes
+from bench.records.record import Bytes, Ladder
 from bench.report import totals
 from bench.report.formats import duration, mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
@@ -73,8 +73,13 @@ def quality(section: Section, row: Row) -> str:
 
 def parity(row: Row) -> str:
     """How far up the ladder, in which precisions."""
-    climbed = [f"{one.precision} {sum(rung.passed for rung in one.rungs)}/{one.height}" for one in row.ladders]
-    return ", ".join(climbed) or "not checked"
+    return ladders(row.ladders)
+
+
+def ladders(climbed: Sequence[Ladder]) -> str:
+    """How far up each ladder."""
+    told = [f"{one.precision} {sum(rung.passed for rung in one.rungs)}/{one.height}" for one in climbed]
+    return ", ".join(told) or "not checked"
 
 
 def quality_interval(metric: str, values: Sequence[float]) -> Interval:

@@ -36,7 +36,8 @@ def brief(records: Iterable[Record]) -> str:
             table(rows[0], rows[1:]) for rows in (explanations.neutral(group), explanations.profiled(group)) if rows
         ]
         told = [f"- {escape(sentence)}" for sentence in explanations.sentences(group)]
-        below = [f"- {escape(name)}: {escape(text)}" for name, text in explanations.machine(group)]
+        about = (*explanations.settings(group), *explanations.machine(group))
+        below = [f"- {escape(name)}: {escape(text)}" for name, text in about]
         parts.append("\n\n".join(["\n".join(told), *tables, "\n".join(below)]) + "\n")
     return "\n".join(parts)
 
@@ -91,7 +92,7 @@ def _explanation(group: explanations.Group) -> str:
         lines += [table(profiled[0], profiled[1:]), "", escape(explanations.MEANING_OF_PROFILE), ""]
         lines += ["The operations that take the most time:", ""]
         lines += [*(f"- {escape(name)}: {escape(text)}" for name, text in explanations.largest(group)), ""]
-    lines += [*(f"- {escape(failure)}" for failure in explanations.failures(group))]
+    lines += [*(f"- {escape(failure)}" for failure in group.failures)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in explanations.settings(group)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in explanations.machine(group)]
     return "\n".join([*lines, ""])

@@ -114,7 +114,7 @@ def _explained(records: Sequence[Record]) -> list[Explained]:
         found.append(
             Explained(
                 group.title, explanations.sentences(group), [one for one in tables if one[1]], plot,
-                inline(plot, f"e{number}-"), facts, explanations.failures(group),
+                inline(plot, f"e{number}-"), facts, group.failures,
             )
         )  # fmt: skip
     return found

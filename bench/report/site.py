@@ -8,9 +8,8 @@ superseded, and what a correction is about, is marked where it stands. The same 
 import base64
 import hashlib
 import io
-import shutil
+import re
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from bench.records import files
 from bench.report import explanations, figures, grouping, page, publish, summary
 from bench.report.grouping import Row, Section
 
@@ -30,7 +30,11 @@ FIGURES = (
 
 FILTERS = ("task", "preset", "machine", "device", "precision", "mode", "release")
 MADE = "framework-bench-site.txt"
-"""A file by which a folder is known to be a site that may be made anew."""
+"""A file by which a folder is known to be a site: the paths of what was written there, a line each."""
+
+
+OWN = re.compile(r"runs/[^/]+[.](?:html|zip)")
+"""What a site has beside its index: nothing else in a list that somebody may have edited is removed."""
 
 
 class Line(NamedTuple):
@@ -62,7 +66,6 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
         yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
         yield f"runs/{name}.zip", _zipped(results / name)
     yield "index.html", _index(lines, explained, notes).encode()
-    yield MADE, b"made by framework-bench: python -m bench.report.site\n"
 
 
 def corrections(results: Path) -> list[str]:
@@ -121,18 +124,21 @@ def _titles() -> list[str]:
 
 
 def main(results: Path, site: Path) -> None:
-    """Makes the site anew; a folder with anything else in it is left alone."""
-    if site.exists() and any(site.iterdir()) and not (site / MADE).is_file():
+    """Makes the site, or makes it anew: of what is in the folder, only what an earlier one wrote is replaced or removed."""
+    made = site / MADE
+    if site.exists() and any(site.iterdir()) and not made.is_file():
         sys.exit(f"{site} holds something that is no site of framework-bench: name a new folder")
-    site.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".framework-bench-", dir=site.parent) as name:
-        made = Path(name, "site")
-        for path, content in pages(results):
-            (made / path).parent.mkdir(parents=True, exist_ok=True)
-            (made / path).write_bytes(content)
-        if site.exists():
-            shutil.rmtree(site)
-        made.rename(site)
+    before = set(made.read_text(encoding="utf-8").splitlines()) if made.exists() else set()
+    now = dict(pages(results))  # all of it, before anything is written
+    if foreign := sorted(path for path in now if path not in before and (site / path).exists()):
+        sys.exit(f"{site} holds {foreign[0]}, which no site of framework-bench wrote: name a new folder")
+    for path, content in now.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(site / path, content)
+    for path in sorted(before - set(now)):
+        if OWN.fullmatch(path):
+            (site / path).unlink(missing_ok=True)
+    files.write_bytes(made, "".join(f"{path}\n" for path in sorted(now)).encode())
 
 
 if __name__ == "__main__":

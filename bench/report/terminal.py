@@ -50,7 +50,7 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
             console.print(_rich(group.title if not number else "By each framework's own profiler", rows[0], rows[1:]))
         for sentence in explanations.sentences(group):
             console.print(plain(sentence))
-        for failure in explanations.failures(group):
+        for failure in group.failures:
             console.print(plain(failure), style="red")
 
 
