@@ -39,6 +39,17 @@ def test_the_reference_passes_its_own_ladder(task):
     assert ladder.passed
 
 
+@pytest.mark.parametrize("task", [PLAIN, EVERYTHING], ids=["plain", "decay, clipping, schedule"])
+def test_a_walk_of_the_reference_serves_a_second_climb_as_it_served_the_first(task):
+    subject = SimpleNamespace(open_session=lambda task, params, options: ReferenceSession(task, params))
+    walk = parity.Walk(task)
+    steps = []
+    step, walk.session.train_step = walk.session.train_step, lambda batch: steps.append(batch) or step(batch)
+    ladders = [parity.climb(subject, task, DOUBLE, walk=walk) for _ in range(2)]
+    assert ladders[0] == ladders[1] == parity.climb(subject, task, DOUBLE)
+    assert len(steps) == parity.LONG_RUN
+
+
 class RenamedParameter(ReferenceSession):
     def params(self):
         return {name.replace("dense_1", "dense_2"): value for name, value in super().params().items()}

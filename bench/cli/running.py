@@ -24,14 +24,17 @@ from bench.records.record import Record
 from bench.report import terminal, words
 
 
-def run(choice: Choice, folder: Path, *, retry_failed: bool) -> tuple[Campaign, bool]:
-    """Starts or continues the comparison in a folder, and runs it to its end; returns whether its tables were written."""
+def run(choice: Choice, folder: Path, *, retry_failed: bool, output: Path | None = None) -> tuple[Campaign, bool]:
+    """Starts or continues the comparison in a folder, and runs it to its end; returns whether its tables were written.
+
+    `output` is what was named as --output, where the folder is one of several in it.
+    """
     try:
         with _opened(choice, folder) as (plans, continued):
             return _run_in(folder, plans, continued=continued, retry_failed=retry_failed)
     except (KeyboardInterrupt, SystemExit):
         if (folder / "plan.json").exists():
-            tell(f"to continue: the same command with --output {shlex.quote(str(folder))}")
+            tell(f"to continue: the same command with --output {shlex.quote(str(output or folder))}")
         raise
     except locks.Held as error:
         raise UserError(f"--output {folder}: another run is at work there: {error}") from error
@@ -103,10 +106,15 @@ def verify(choice: Choice, *, quiet: bool) -> list[Record]:
             parity_cache.remember(climbed, choice.interpreters.get(climbed.cell.arm.name))
 
     with measuring(choice, purpose="verify"), tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
-        cells = [cell for task_plan in plans for cell in task_plan.of_kind("parity")]
+        # The longest first, so that no core is left without one at the end.
+        cells = [cell for task_plan in sorted(plans, key=_by_flops) for cell in task_plan.of_kind("parity")]
         return climbs.execute_climbs(
             plans[0].run, cells, Path(folder), data_dir=choice.data_dir, interpreters=choice.interpreters, ended=ended
         )
+
+
+def _by_flops(task_plan: TaskPlan) -> int:
+    return -(task_plan.template.step_flops or 0)
 
 
 def selftests(choice: Choice, *, rounds: int, slow_down: float) -> tuple[list[dict[str, object]], list[str]]:

@@ -84,13 +84,13 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
 }  # fmt: skip
 
 
-def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True) -> Ladder:
+def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True, walk: "Walk | None" = None) -> Ladder:
     """Compares a backend with the reference rung by rung; an exception in the backend is a rung not passed.
 
     Except for Unsupported, with which a backend declines the device or the precision. `timed` says that these are the options
-    that will be timed.
+    that will be timed. The `walk` of an earlier climb of the same task spares this one the reference's part.
     """
-    climber = _Climber(subject, task, options, timed=timed)
+    climber = _Climber(subject, task, options, timed=timed, walk=walk or Walk(task))
     rungs = []
     for number, (name, rung_of) in enumerate(zip(RUNGS, climber.rungs, strict=True), start=1):
         try:
@@ -114,16 +114,54 @@ def climb(subject: Backend, task: Task, options: Options, *, timed: bool = True)
 LATER = Comparison("left to the climb in the precision that is timed", 0.0, 0.0)
 
 
+class Walk:
+    """The reference's updates from rung 3 to rung 10: the same for every precision, so that they are made once."""
+
+    def __init__(self, whole: Task) -> None:
+        self.task = with_schedule_in_reach(whole.for_parity())
+        self.arbiter: Any = backends.load("reference")
+        self.initial = with_noise_on_vectors(self.task.init_params(seed=0))
+        self.batch = with_padding(next(self.task.train_batches(seed=0)))
+        self.session = self.open(self.initial)
+        self._batches = self.batches()
+        self._losses: list[float] = []
+        self._params: dict[int, Params] = {}
+
+    def batches(self) -> Iterator[Batch]:
+        """Those of the updates that follow the first one's."""
+        return self.task.train_batches(seed=1)
+
+    def open(self, params: Params) -> Session:
+        """A session of the reference for the small task."""
+        session: Session = self.arbiter.open_session(self.task, params, Options(precision="float64"))
+        return session
+
+    def loss(self, update: int) -> float:
+        """The training loss of an update, the first of which is number 1."""
+        while len(self._losses) < update:
+            batch = next(self._batches) if self._losses else self.batch
+            self._losses.append(loop.step(self.session, batch))
+        return self._losses[update - 1]
+
+    def params(self, update: int) -> Params:
+        """The parameters after an update, asked for before the next one or again."""
+        if update not in self._params:
+            self._params[update] = self.session.params()
+        return self._params[update]
+
+    def evaluated(self, update: int) -> None:
+        """An evaluation follows an update: it leaves a recurrent state of zero."""
+        if len(self._losses) == update:
+            self.session.reset_state()
+
+
 class _Climber:
     """One method per rung, in the order of RUNGS; each yields its comparisons."""
 
-    def __init__(self, subject: Backend, whole: Task, options: Options, *, timed: bool) -> None:
-        self.subject, self.whole, self.options, self.timed = subject, whole, options, timed
-        self.task = task = with_schedule_in_reach(whole.for_parity())
-        self.arbiter: Any = backends.load("reference")
+    def __init__(self, subject: Backend, whole: Task, options: Options, *, timed: bool, walk: Walk) -> None:
+        self.subject, self.whole, self.options, self.timed, self.walk = subject, whole, options, timed, walk
+        self.task, self.arbiter, self.initial, self.batch = walk.task, walk.arbiter, walk.initial, walk.batch
         self.tolerance = TOLERANCES[options.precision]
-        self.initial = with_noise_on_vectors(task.init_params(seed=0))
-        self.batch = with_padding(next(task.train_batches(seed=0)))
         self.updates = 1  # rung 3's
 
     @property
@@ -144,17 +182,18 @@ class _Climber:
                 yield Comparison(name, 0.0 if same else 1.0, 0)
 
     def forward(self) -> Iterator[Comparison]:
-        expected = self.reference.logits(loop.put(self.reference, self.batch))
+        reference = self.walk.open(self.initial)
+        expected = reference.logits(loop.put(reference, self.batch))
         yield self.compare("logits", self.session.logits(loop.put(self.session, self.batch)), expected, "forward")
 
     def loss(self) -> Iterator[Comparison]:
         with suppress(Exception):  # if there are none, rung 4 says so
             _ = self.own_gradients  # before the step changes the weights
-        found, expected = loop.step(self.session, self.batch), loop.step(self.reference, self.batch)
-        yield self.compare("loss of a padded batch", self.session.fetch(found), np.asarray(expected), "loss")
+        found, expected = loop.step(self.session, self.batch), np.asarray(self.walk.loss(1))
+        yield self.compare("loss of a padded batch", self.session.fetch(found), expected, "loss")
 
     def gradients(self) -> Iterator[Comparison]:
-        found, reference = self.own_gradients, self.open_reference(self.initial)
+        found, reference = self.own_gradients, self.walk.open(self.initial)
         expected = reference.gradients(loop.put(reference, self.batch))
         yield from self.compare_gradients(found, expected)
         rng = np.random.default_rng(0)
@@ -209,12 +248,12 @@ class _Climber:
         session = self.session
         before = session.params()
         found = loop.evaluate(session, self.task.eval_batches())
-        self.reference.reset_state()  # an evaluation leaves a state of zero
+        self.walk.evaluated(self.updates)
         after = session.params()
         moved = sum(not np.array_equal(before[name], after[name]) for name in before)
         yield Comparison("parameters changed by evaluation", moved, 0)
 
-        reference = self.open_reference(before)
+        reference = self.walk.open(before)
         expected = loop.evaluate(reference, self.task.eval_batches())
         yield Comparison("evaluated positions", abs(len(found.labels) - len(expected.labels)), 0)
         if len(found.labels) == len(expected.labels):
@@ -289,30 +328,24 @@ class _Climber:
         return self.subject.open_session(self.task, self.initial, self.options)
 
     @cached_property
-    def reference(self) -> Session:
-        """It takes the same steps."""
-        return self.open_reference(self.initial)
-
-    @cached_property
     def batches(self) -> Iterator[Batch]:
-        return self.task.train_batches(seed=1)
+        return self.walk.batches()
 
     def train(self, steps: int, tolerance: str) -> Iterator[Comparison]:
-        """Losses of the next steps, and the parameters after them."""
-        for batch in islice(self.batches, steps):
-            found = self.session.fetch(loop.step(self.session, batch))
-            expected = loop.step(self.reference, batch)
+        """Losses of the next steps, and the parameters after them.
+
+        As in what is timed, no loss is fetched before the steps are over: a session may take several of them at once.
+        """
+        handles = [loop.step(self.session, batch) for batch in islice(self.batches, steps)]
+        for handle in handles:
             self.updates += 1
-            yield self.compare(f"loss of update {self.updates}", found, np.asarray(expected), tolerance)
-        yield from self.compare_all(self.session.params(), self.reference.params(), tolerance)
+            expected = np.asarray(self.walk.loss(self.updates))
+            yield self.compare(f"loss of update {self.updates}", self.session.fetch(handle), expected, tolerance)
+        yield from self.compare_all(self.session.params(), self.walk.params(self.updates), tolerance)
 
     @cached_property
     def own_gradients(self) -> Params:
         return _as_float64(self.session.gradients(loop.put(self.session, self.batch)))
-
-    def open_reference(self, params: Params) -> Session:
-        session: Session = self.arbiter.open_session(self.task, params, Options(precision="float64"))
-        return session
 
     def compare(self, where: str, found: Array, expected: Array, tolerance: str) -> Comparison:
         return self.compare_all_as_one({where: found}, {where: expected}, tolerance)
@@ -341,7 +374,7 @@ class _Climber:
     def central_difference(self, name: str, direction: Array) -> float:
         def loss(shift: float) -> float:
             shifted = {**self.initial, name: self.initial[name].astype(np.float64) + shift * direction}
-            reference = self.open_reference(shifted)
+            reference = self.walk.open(shifted)
             losses, _ = reference.eval_step(loop.put(reference, self.batch))
             return float(np.sum(losses * self.batch.weights) / np.sum(self.batch.weights, dtype=np.float64))
 
@@ -349,7 +382,7 @@ class _Climber:
 
     def ties(self, params: Params, differing: Array) -> int:
         """How many of the differing predictions are between two logits that the precision cannot tell apart."""
-        reference = self.open_reference(params)
+        reference = self.walk.open(params)
         margins = []
         for batch in self.task.eval_batches():
             top = np.sort(reference.logits(loop.put(reference, batch))[batch.weights != 0], axis=-1)
