@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:  # NumPy, which the help of the command line can do without
-    from pathlib import Path
-
     from backends.operations import Operation
     from tasks.spec import Array, Batch, Params, Task
 
@@ -46,8 +45,10 @@ class Entry:
 
     @property
     def install_command(self) -> str:
-        """The command that makes this backend available, from a clone."""
-        return f'pip install -c constraints.txt -e ".[{self.extra}]"'
+        """The command that makes this backend available: from a clone, or where the package alone is installed."""
+        if (Path(__file__).parents[1] / "constraints.txt").is_file():
+            return f'pip install -c constraints.txt -e ".[{self.extra}]"'
+        return f'pip install "framework-bench[{self.extra}]"'
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,23 @@ class Session(Protocol):
 
     def settings(self) -> Settings:
         """What is in force, read back from the framework; no option is echoed. It leaves the training as it is."""
+        ...
+
+
+STEPS_PER_CALL = 8
+"""How many training steps a mode with several of them takes in one call: the same in every backend."""
+
+
+class Several(Protocol):
+    """What a session offers beside in a mode with several training steps in one call; bench/worker/several.py calls it."""
+
+    steps_per_call: int  # STEPS_PER_CALL, or 1 in the other modes
+
+    def train_steps(self, batches: Sequence[Any], resets: Sequence[bool]) -> Any:
+        """`steps_per_call` updates, one after the other, on batches of one shape from `put`; a handle of their losses, [steps].
+
+        `resets` says before which of them the carried recurrent state is put back to zero.
+        """
         ...
 
 

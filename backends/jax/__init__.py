@@ -27,6 +27,10 @@ MODES: Mapping[str, str] = {
         "Adam's moments of all parameters in one vector, and one update of it: optax.flatten "
         "(https://optax.readthedocs.io/en/latest/api/transformations.html#optax.flatten)"
     ),
+    "multi-step": (
+        "eight training steps in one jitted call, one after the other, so that eight share the time that a call takes "
+        "(https://docs.jax.dev/en/latest/jit-compilation.html)"
+    ),
 }
 
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}

@@ -1,7 +1,7 @@
 """Loss, step, evaluation, synchronisation and memory in JAX, once for all tasks."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
+from backends.api import NO_TF32, STEPS_PER_CALL, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
 from backends.jax import MODES
 from backends.jax.models import Model, State, build
 from backends.operations import Operation
@@ -90,6 +90,8 @@ class Programs:
         self.transform = _transform(optimizer, flat=flat)
         self.rest = jax.jit(lambda key: jax.tree.leaves(nnx.state(new(key), nnx.Not(nnx.Param))))
         self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3))
+        self.train_several = jax.jit(self._train_several, donate_argnums=(0, 1, 2, 3))
+        self.several_traced = False
         self.evaluate = jax.jit(self._evaluate)
         self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True))
         self.forward = jax.jit(self._loss)
@@ -119,6 +121,24 @@ class Programs:
         (loss, (rest, state)), gradients = compute(weights, rest, state, batch)
         weights, optimizer = self._updated(weights, optimizer, gradients)
         return loss, weights, optimizer, rest, state
+
+    def _train_several(
+        self,
+        weights: list[jax.Array],
+        optimizer: Any,
+        rest: list[jax.Array],
+        state: State,
+        batches: tuple[DeviceBatch, ...],
+        resets: jax.Array,
+    ) -> tuple[jax.Array, list[jax.Array], Any, list[jax.Array], State]:
+        self.several_traced = True
+        losses = []
+        # Written out: a scan would first copy the batches into one array, and then each out of it.
+        for batch, reset in zip(batches, resets, strict=True):
+            state = jax.tree.map(lambda part, reset=reset: jnp.where(reset, jnp.zeros_like(part), part), state)
+            loss, weights, optimizer, rest, state = self._train(weights, optimizer, rest, state, batch)
+            losses.append(loss)
+        return jnp.stack(losses), weights, optimizer, rest, state
 
     @jax.named_scope("optimizer")  # a profile tells it from the rest
     def _updated(
@@ -151,6 +171,7 @@ class JaxSession:
         self._device = device
         self._programs = programs(task.model, task.optimizer, options.precision, options.mode)
         self._dtype = self._programs.dtype
+        self.steps_per_call = STEPS_PER_CALL if "multi-step" in switches(options.mode, MODES) else 1
         # `default_device` binds nothing: all that a call is given is committed, or it would run on JAX's first device.
         self._rest = self._commit(self._programs.rest(jax.random.key(options.seed)))
         self._weights = self._load(params)
@@ -174,6 +195,13 @@ class JaxSession:
             self._weights, self._optimizer, self._rest, self._carried(batch), batch
         )
         return loss
+
+    def train_steps(self, batches: Sequence[DeviceBatch], resets: Sequence[bool]) -> jax.Array:
+        self._example = batches[-1]
+        losses, self._weights, self._optimizer, self._rest, self._state = self._programs.train_several(
+            self._weights, self._optimizer, self._rest, self._carried(batches[0]), tuple(batches), np.array(resets)
+        )
+        return losses
 
     def eval_step(self, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
         losses, predictions, _, self._state = self._programs.evaluate(
@@ -257,7 +285,8 @@ class JaxSession:
         }
 
     def _mode(self) -> str:
-        """Read back from the dropout keys; in a model without dropout, from what keys would be made of."""
+        """Read back: from the dropout keys (in a model without dropout, from what keys would be made of), from the optimizer's
+        state, and from whether a program of several steps was traced, which before the first step is still to come."""
         keys = {
             str(jax.random.key_impl(leaf)) for leaf in self._rest if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         }
@@ -265,7 +294,8 @@ class JaxSession:
         if found not in (KEYS, "rbg"):
             return found
         (adam,) = (part for part in jax.tree.leaves(self._optimizer, is_leaf=_is_adam) if _is_adam(part))
-        on = {"rbg": found == "rbg", "flat": isinstance(adam.mu, jax.Array)}
+        several = self.steps_per_call > 1 and (self._example is None or self._programs.several_traced)
+        on = {"rbg": found == "rbg", "flat": isinstance(adam.mu, jax.Array), "multi-step": several}
         return mode_of([name for name, is_on in on.items() if is_on], MODES)
 
     def _precision(self) -> str:

@@ -26,6 +26,10 @@ MODES: Mapping[str, str] = {
         "tf.function(jit_compile=False) for every model: TensorFlow's own kernels "
         "(https://www.tensorflow.org/api_docs/python/tf/function)"
     ),
+    "steps-per-execution": (
+        "eight training steps in one call of a tf.function, as `compile(steps_per_execution=8)` has them "
+        "(https://keras.io/api/models/model_training_apis/#compile-method)"
+    ),
 }
 
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}

@@ -1,6 +1,6 @@
 """Loss, step, evaluation, synchronisation and memory in TensorFlow, once for all tasks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,17 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled  # tf.config has only the switch
 
-from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, switches
+from backends.api import (
+    DEFAULT_MODE,
+    NO_TF32,
+    STEPS_PER_CALL,
+    DeviceMemory,
+    Options,
+    Settings,
+    Unsupported,
+    mode_of,
+    switches,
+)  # fmt: skip
 from backends.operations import Operation
 from backends.tensorflow import MODES
 from backends.tensorflow.models import State, build
@@ -30,7 +40,7 @@ def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSes
     """Builds the Keras model on the device and assigns `params` to its variables."""
     if options.precision not in POLICIES:
         raise Unsupported(f"the TensorFlow backend computes in {', '.join(POLICIES)}, not {options.precision}")
-    if len(switches(options.mode, MODES)) > 1:
+    if {"xla", "no-xla"} <= switches(options.mode, MODES):
         raise Unsupported(f"{options.mode}: xla and no-xla exclude each other")
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
@@ -93,7 +103,10 @@ class TensorFlowSession:
     def __init__(self, task: Task, params: Params, options: Options) -> None:
         self._device = "/GPU:0" if options.device == "gpu" else "/CPU:0"
         self._dtype = np.dtype(keras.config.floatx())
-        self._model = build(task.model, options.mode)
+        on = switches(options.mode, MODES)
+        self.steps_per_call = STEPS_PER_CALL if "steps-per-execution" in on else 1
+        self._asked = mode_of(on - {"steps-per-execution"}, MODES)  # which compiler
+        self._model = build(task.model, self._asked)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
         self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
@@ -101,12 +114,12 @@ class TensorFlowSession:
         self._state: State | None = None
         self._unpadded: tf.Tensor | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to find the graph that it ran through
-        self._asked = options.mode
-        self._jit = {"default": self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
-        jit = self._jit[options.mode]
+        self._jit = {DEFAULT_MODE: self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
+        jit = self._jit[self._asked]
         if unable := [layer.name for layer in self._model.keras.layers if jit and not layer.supports_jit]:
             raise Unsupported(f"XLA cannot compile {', '.join(unable)}: Keras says so in the layer's `supports_jit`")
         self._train = tf.function(self._train_graph, jit_compile=jit)
+        self._train_several = tf.function(self._several_graph, jit_compile=jit)
         self._evaluate = tf.function(self._evaluate_graph, jit_compile=jit)
         self._differentiate = tf.function(self._gradients_graph, jit_compile=jit)
         self._forward = tf.function(self._loss_graph, jit_compile=jit)
@@ -129,6 +142,11 @@ class TensorFlowSession:
         self._example = batch
         loss, self._state = self._train(*batch, *self._carried(batch))
         return loss
+
+    def train_steps(self, batches: Sequence[DeviceBatch], resets: Sequence[bool]) -> tf.Tensor:
+        self._example = batches[-1]
+        losses, self._state = self._train_several(tuple(batches), tf.constant(resets), self._carried(batches[0]))
+        return losses
 
     def eval_step(self, batch: DeviceBatch) -> tuple[tf.Tensor, tf.Tensor]:
         losses, predictions, _, self._state = self._evaluate(*batch, *self._carried(batch))
@@ -181,7 +199,7 @@ class TensorFlowSession:
         return product
 
     def compilations(self) -> int | None:
-        functions = (self._train, self._evaluate, self._differentiate)
+        functions = (self._train, self._train_several, self._evaluate, self._differentiate)
         return sum(function.experimental_get_tracing_count() for function in functions)
 
     def device_memory(self) -> DeviceMemory | None:
@@ -207,9 +225,17 @@ class TensorFlowSession:
         }
 
     def _mode(self) -> str:
-        """Read back from the training step; where two modes are the same program, the one that was asked for."""
+        """Read back from the training step, and from whether several were traced, which before the first one is still to come.
+
+        Where two modes are the same program, it is the one that was asked for.
+        """
         xla = self._compiled_by_xla()
-        return self._asked if self._jit[self._asked] == xla else {True: "xla", False: "no-xla"}[xla]
+        found = {self._asked if self._jit[self._asked] == xla else {True: "xla", False: "no-xla"}[xla]}
+        if self.steps_per_call > 1 and (
+            self._example is None or self._train_several.experimental_get_tracing_count() > 0
+        ):
+            found.add("steps-per-execution")
+        return mode_of(found - {DEFAULT_MODE}, MODES)
 
     def _compiled_by_xla(self) -> bool:
         """By the account of the traced training step, and before there is one, of what will be traced."""
@@ -255,6 +281,16 @@ class TensorFlowSession:
         loss, gradients, state = self._loss_and_gradients(*arguments)
         self._optimizer.apply(gradients, self._variables)
         return loss, state
+
+    def _several_graph(
+        self, batches: tuple[DeviceBatch, ...], resets: tf.Tensor, state: State
+    ) -> tuple[tf.Tensor, State]:
+        losses = []
+        for batch, reset in zip(batches, tf.unstack(resets), strict=True):
+            state = tuple(tf.where(reset, tf.zeros_like(part), part) for part in state)
+            loss, state = self._train_graph(*batch, *state)
+            losses.append(loss)
+        return tf.stack(losses), state
 
     def _evaluate_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
         inputs, labels, _, state = self._named(arguments)

@@ -30,6 +30,7 @@ from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
+from bench.worker.several import Grouping
 from bench.worker.trimmed import Trimming
 from tasks import batching
 from tasks.spec import Params, Preset, SpecError, Target
@@ -109,8 +110,9 @@ def _parity(asked: Cell, preset: Preset) -> Outcome:
         Options(device=arm.device, precision=arm.precision, mode=mode),
     ]
     ladders: list[Ladder] = []
+    walk = parity.Walk(preset.task)
     for options in climbs if climbs[0] != climbs[1] else climbs[:1]:
-        ladders.append(parity.climb(backend, preset.task, options, timed=options == climbs[1]))
+        ladders.append(parity.climb(backend, preset.task, options, timed=options == climbs[1], walk=walk))
         if not ladders[-1].passed:
             break
     fallen = not ladders[-1].passed
@@ -282,7 +284,7 @@ def too_good(target: Target, value: float) -> str:
 
 def _load(asked: Cell) -> Backend:
     phases.enter("import")
-    return Trimming(backends.load(asked.arm.backend))
+    return Grouping(Trimming(backends.load(asked.arm.backend)))
 
 
 def _mode(asked: Cell) -> str:

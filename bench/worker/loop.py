@@ -16,6 +16,7 @@ import numpy as np
 from backends.api import Session
 from bench.process import phases
 from bench.records.rules import EACH_LOSS, LAST_LOSS, LOSS_EVERY
+from bench.worker.several import steps_per_call
 from tasks import batching
 from tasks.spec import Batch, Evaluation, Preset
 
@@ -102,10 +103,11 @@ def put(session: Session, batch: Batch) -> Any:
 def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, block_steps: int | None = None) -> Window:
     """Times the first step, warms up until the session is steady, and then times blocks with a barrier each.
 
-    A session that trims its batches has a first step for each of their shapes, and all are over before the warm-up. Copying a
-    batch to the device belongs to a step; building and preparing it does not. A block has `block_steps` updates, or as many as
-    take about `turns.block_s` after the warm-up. Of the first updates, and then of every LOSS_EVERY-th, the loss is kept as a
-    handle and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not finite.
+    A session that trims its batches has a first step for each of their shapes, and all are over before the warm-up; one that
+    takes several steps in a call has a first call. Copying a batch to the device belongs to a step; building and preparing it
+    does not. A block has `block_steps` updates, or as many as take about `turns.block_s` after the warm-up. Of the first
+    updates, and then of every LOSS_EVERY-th, the loss is kept as a handle and fetched when the window has closed, so that it
+    costs no block any time; Diverged names one that is not finite.
     """
     counted = _counted(session, preset)
     upcoming = cycle(counted)
@@ -116,6 +118,8 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
         start = clock()
         losses.note(step_prepared(session, one.prepared, starts_sequence=one.starts_sequence))
         if one.new_shape:
+            for more in islice(upcoming, steps_per_call(session) - 1):
+                losses.note(step_prepared(session, more.prepared, starts_sequence=more.starts_sequence))
             session.wait()
             window.first_step_s += clock() - start
     first = clock()
@@ -217,7 +221,8 @@ def warm_up(
         steps += 1
     session.wait()
     step_s = (clock() - start) / steps if steps else math.inf
-    size = block_steps or max(1, round(block_s / step_s))
+    together = steps_per_call(session)  # a block is made of whole calls
+    size = block_steps or together * max(1, round(block_s / step_s / together))
     blocks_s: list[float] = []
     while len(blocks_s) < MAX_WARMUP_BLOCKS:
         block_start = clock()
@@ -259,16 +264,17 @@ def _seconds(call: Callable[[], object], clock: Clock) -> float:
 def train(
     session: Session, batches: Iterator[Batch], *, steps: int, clock: Clock
 ) -> tuple[float, list[tuple[int, float, float]]]:
-    """Trains for a budget; returns its seconds and (step, seconds, loss) at about CURVE_POINTS steps.
+    """Trains for a budget; returns its seconds and (step, seconds, loss) at about CURVE_POINTS steps, the first among them.
 
     Diverged names the step whose loss was seen to be infinite or not a number.
     """
     start = clock()
-    interval = max(1, steps // CURVE_POINTS)
+    together = steps_per_call(session)
+    interval = together * max(1, steps // CURVE_POINTS // together)
     curve: list[tuple[int, float, float]] = []
     for number, batch in enumerate(islice(batches, steps), start=1):
         loss = step(session, batch)
-        if number % interval == 0 or number in (1, steps):
+        if number % interval == 0 or number in (together, steps):
             value = float(session.fetch(loss))
             if not math.isfinite(value):
                 raise Diverged(f"the training loss was {value} at step {number}")

@@ -9,6 +9,7 @@ import backends
 import tasks
 from backends.api import Options
 from bench.worker import loop, parity
+from bench.worker.several import Grouping, steps_per_call
 from bench.worker.trimmed import Trimming
 
 STEPS = 12
@@ -16,11 +17,13 @@ STEPS = 12
 
 def main(name: str, mode: str, task_name: str) -> dict[str, Any]:
     """What a mode reads back and counts over some steps, and how far it climbs."""
-    backend, task = Trimming(backends.load(name)), tasks.load(task_name, "smoke").task
+    backend, task = Grouping(Trimming(backends.load(name))), tasks.load(task_name, "smoke").task
     session = backend.open_session(task, task.init_params(0), Options(mode=mode))
     found: dict[str, Any] = {"before": session.settings()["mode"], "counted": [], "losses": []}
     batches = list(islice(task.train_batches(0), STEPS))
-    if backends.TRIM in mode.split("+"):  # a program for each length
+    if (
+        backends.TRIM in mode.split("+") or steps_per_call(session) > 1
+    ):  # a program for each length, or for a whole call
         for batch in batches:
             loop.step(session, batch)
     for batch in batches:
