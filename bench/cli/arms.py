@@ -1,7 +1,8 @@
-r"""Arms as they are typed: `--arm [LABEL=]BACKEND[:ITEM[,ITEM...]]`, an ITEM being a mode or key=value.
+r"""Arms as they are typed: `--arm [LABEL=]BACKEND[==RELEASE][:ITEM[,ITEM...]]`, an ITEM being a mode or key=value.
 
     --arm pytorch --arm pytorch:compile
     --arm jax --arm jax:precision=bfloat16 --arm jax:rbg+flat
+    --arm jax==0.10.1 --arm jax==0.10.2
     --arm old=pytorch:python=../torch-2.12/bin/python --arm pytorch
     --arm jax:env.XLA_FLAGS=--xla_cpu_use_onednn=true
 
@@ -16,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import msgspec
 
 import backends
 from backends.api import DEFAULT_MODE, mode_of
 from bench.cli.options import UserError, nearest
 from bench.machine import cores, describe
-from bench.process import environment, interpreters
+from bench.process import environment, interpreters, releases
 from bench.process.interpreters import Interpreter
 from bench.records.record import Arm, Label
 from bench.records.text import printable
@@ -39,12 +41,14 @@ class Typed:
     backend: str
     label: str | None = None
     items: Mapping[str, str] = field(default_factory=dict)  # key -> value, in the order in which they were typed
+    release: str | None = None  # of the framework, in an environment of its own
 
     @property
     def name(self) -> str:
         """The label, or else what was typed but for the interpreter, whose path belongs to this machine."""
         shown = [value if key == "mode" else f"{key}={value}" for key, value in self.items.items() if key != "python"]
-        return self.label or ":".join(filter(None, [self.backend, ",".join(shown)]))
+        backend = f"{self.backend}=={self.release}" if self.release else self.backend
+        return self.label or ":".join(filter(None, [backend, ",".join(shown)]))
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,24 @@ def parse(text: str) -> Typed:
     """What was typed after `--arm`; UserError for what has another form."""
     said = printable(f"--arm {text}")
     head, colon, rest = text.partition(":")
-    label, equals, backend = head.rpartition("=")
+    named, twice, release = head.rpartition("==")
+    label, equals, backend = (named if twice else head).rpartition("=")
     if equals and not _is_label(label):
         raise UserError(
             f"{said}: {printable(label[:80])!r} is no label: letters, digits and .:=,+@/_- after a first letter"
         )
     _check_backend(said, backend)
+    if twice and not releases.RELEASE.fullmatch(release):
+        raise UserError(f"{said}: {printable(release[:80])!r} is no release; expected one as in {backend}==1.2.3")
     items: dict[str, str] = {}
     for item in re.split(r"(?<!\\),", rest) if colon else []:
         key, value = _item(said, item.replace("\\,", ","))
         if key in items:
             raise UserError(f"{said}: {key} stands twice")
         items[key] = value
-    return Typed(said, backend, label or None, items)
+    if twice and "python" in items:
+        raise UserError(f"{said}: a release has an interpreter of its own, and python={items['python']} names another")
+    return Typed(said, backend, label or None, items, release if twice else None)
 
 
 def _item(said: str, item: str) -> tuple[str, str]:
@@ -115,10 +124,12 @@ def resolve(typed: Sequence[Typed], defaults: Defaults, *, required: bool) -> Re
         _check_name(one, arm, seen)
         seen[arm.name] = one
         entry = backends.find(one.backend)
-        if path is not None:
-            option = one.said if "python" in one.items else f"--python {one.backend}={path}"
+        if one.release is not None or path is not None:
+            option = one.said if one.release or "python" in one.items else f"--python {one.backend}={path}"
             try:
-                interpreter = interpreters.ask(one.backend, path, said=option)
+                if one.release is not None:
+                    path = str(releases.python_of(one.backend, one.release, said=option, tell=_tell))
+                interpreter = interpreters.ask(one.backend, str(path), said=option)
             except interpreters.InterpreterError as error:
                 raise UserError(str(error)) from error
             found.interpreters[arm.name] = interpreter
@@ -133,6 +144,10 @@ def resolve(typed: Sequence[Typed], defaults: Defaults, *, required: bool) -> Re
             continue
         found.arms.append(arm)
     return found
+
+
+def _tell(line: str) -> None:
+    click.echo(printable(line), err=True)
 
 
 def _arm(typed: Typed, defaults: Defaults) -> tuple[Arm, str | None]:
@@ -181,7 +196,7 @@ def _check_name(typed: Typed, arm: Arm, seen: Mapping[str, Typed]) -> None:
     other = seen.get(arm.name)
     if other is None:
         return
-    if (other.backend, dict(other.items)) == (typed.backend, dict(typed.items)):
+    if (other.backend, other.release, other.items) == (typed.backend, typed.release, typed.items):
         raise UserError(f"{typed.said} is given twice: to compare it with itself, give it two labels: "
                         f"--arm a={typed.backend} --arm b={typed.backend}")  # fmt: skip
     raise UserError(

@@ -58,6 +58,17 @@ def device(name: str, *, purpose: str, tell: Callable[[str], object]) -> Iterato
         yield
 
 
+@contextmanager
+def place(path: Path, *, purpose: str, tell: Callable[[str], object]) -> Iterator[None]:
+    """The only process that makes what is to be at a path of the cache: tells who is before it, and sleeps meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _open(path.with_name(f"{path.name}.lock")) as file,
+        _locked(file, purpose, wait=lambda holder: tell(f"waiting for {path.name}: {holder}")),
+    ):
+        yield
+
+
 def _open(path: Path) -> IO[bytes]:
     return open(path, "a+b", buffering=0, opener=files.no_link)  # through a link it would empty somebody's file
 

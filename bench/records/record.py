@@ -6,6 +6,7 @@ The parent writes the first two before the process starts, and the process only 
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -312,7 +313,7 @@ class Machine(Strict, frozen=True):
     cpu_quota: Window | None = None  # cores' time that a control group grants, 1.5 for example; None: no quota
 
 
-class Arm(Strict, frozen=True):
+class Arm(Strict, frozen=True, dict=True):  # with room for what is computed once
     """One backend in one declared way of using it: what a row of a table is a row of.
 
     Everything that may differ between two rows is in it, and nothing else is.
@@ -333,7 +334,7 @@ class Arm(Strict, frozen=True):
         """Everything but the name: two arms with the same way are the same program."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if name != "name"}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return hash_json(msgspec.to_builtins(self))
 
@@ -348,8 +349,10 @@ class Arm(Strict, frozen=True):
         items = [self.mode] if self.mode != "default" else []
         items += [f"{name}={value}" for name, value in declared.items() if value not in (None, common.get(name))]
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
-        items += ["python=PATH"] if self.python else []
-        way = ":".join(filter(None, [self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
+        head = self.name.partition(":")[0]
+        release = head if self.python and head.startswith(f"{self.backend}==") else ""
+        items += ["python=PATH"] if self.python and not release else []
+        way = ":".join(filter(None, [release or self.backend, ",".join(item.replace(",", "\\,") for item in items)]))
         has_label = self.name != way and ":" not in self.name  # no label has a colon, which ends it
         return f"{self.name}={way}" if has_label else way
 
@@ -371,7 +374,7 @@ class Run(Strict, frozen=True):
     measurement: Count = MEASUREMENT
 
 
-class Cell(Strict, frozen=True, kw_only=True):
+class Cell(Strict, frozen=True, kw_only=True, dict=True):
     """What one process is asked."""
 
     kind: Kind
@@ -397,11 +400,11 @@ class Cell(Strict, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _bound(self.spec)
 
-    @property
+    @cached_property
     def spec_hash(self) -> str:
         return hash_json(self.spec)
 
-    @property
+    @cached_property
     def file_name(self) -> str:
         """Of its record: a name that sorts by task, kind, round and arm."""
         count = f"seed{self.seed}" if self.kind == "quality" else f"round{self.round:02d}"
