@@ -44,7 +44,7 @@ def sentences(section: Section) -> list[str]:
         for other in ranked[position + 1 :]:
             found = section.verdicts.get((row.name, other.name))
             if found is not None:
-                texts.append(_sentence(first, row.name, other.name, found) + _failed_selftests(row, other))
+                texts.append(sentence(first, row.name, other.name, found) + _failed_selftests(row, other))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
     texts = [*_disturbed(section), *failed_control(section), *texts, *_order(section)]
@@ -162,7 +162,8 @@ def _equivalence(metric: str, name: str, other: str, found: equivalence.Equivale
     )
 
 
-def _sentence(first: Cell, name: str, other: str, found: verdict.Verdict) -> str:
+def sentence(first: Cell, name: str, other: str, found: verdict.Verdict) -> str:
+    """The verdict of one arm against another, with its evidence."""
     ratio_text = with_interval(found.ratio)
     rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
     if found.decision == "tie":
