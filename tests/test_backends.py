@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import backends
+from bench.machine import cores
 from bench.process import environment, execute
 from bench.records.record import Arm
 from bench.worker import parity
@@ -22,17 +25,34 @@ def in_child(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 
+Contracts = Mapping[tuple[str, str], "Future[subprocess.CompletedProcess[str]]"]
+
+
+@pytest.fixture(scope="module")
+def contracts(request: pytest.FixtureRequest) -> Iterator[Contracts]:
+    """The contract's processes, as many side by side as there are cores: most of what they do keeps one busy."""
+    chosen = [
+        item.callspec.params for item in request.session.items if getattr(item, "originalname", "") == "test_contract"
+    ]
+    with ThreadPoolExecutor(cores.granted()) as pool:
+        # Warnings are errors in our own tests, not in what a framework says about itself.
+        yield {
+            (one["name"], one["part"]): pool.submit(
+                in_child, one["name"], "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "-m", one["part"],
+                "tests/contract.py",
+            )
+            for one in chosen
+        }  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "part"),
     [(name, "not exhaustive") for name in ["reference", *BACKENDS_UNDER_TEST]]
     + [pytest.param(name, "exhaustive", marks=pytest.mark.exhaustive) for name in BACKENDS_UNDER_TEST],
 )
-def test_contract(name, part):
-    # Warnings are errors in our own tests, not in what a framework says about itself.
-    done = in_child(
-        name, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "-m", part, "tests/contract.py"
-    )
+def test_contract(contracts: Contracts, name, part):
+    done = contracts[name, part].result()
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

@@ -11,7 +11,7 @@ from scipy.stats import ttest_ind
 from bench.records.record import Disturbance, Record
 from bench.report import compare
 from tasks.spec import hash_json
-from tests.builders import MACHINE, a_quality, a_record, a_row, a_run
+from tests.builders import MACHINE, a_quality, a_record, a_row, a_run, changed
 from tests.test_report import FAST, SLOW, TWO, replaced, tables
 
 KEY = ("mnist_mlp", "quick")
@@ -244,3 +244,13 @@ def test_the_report_has_verdicts_table_and_what_the_ratio_is() -> None:
         "95.5 (89.1-100.0) %, n=2; after: 91.5 (85.1-97.9) %, n=2", "300 MiB",
     ]  # fmt: skip
     assert table[1][5].endswith(": slower")
+
+
+def test_two_tuned_arms_that_stood_for_other_modes_are_not_compared() -> None:
+    def tuned(mode: str) -> list[Record]:
+        made = a_row("x", FAST, mode="tuned")
+        return [changed(one, settings={**one.outcome.settings, "tuned": mode}) for one in made if one.outcome.settings]
+
+    with pytest.raises(compare.NotComparable, match="tuned stood for trim and stands for rbg\\+trim"):
+        compare.compare(tuned("trim"), later(tuned("rbg+trim")))
+    assert compare.compare(tuned("trim"), later(tuned("trim"))).changes

@@ -154,3 +154,46 @@ def test_the_page_is_no_wider_than_the_screen(
     browser.look(width=width)
     browser.open((tmp_path / "site" / "index.html").as_uri())
     assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+PAIR = """{{
+  const [first, second] = document.querySelectorAll("#pair select");
+  for (const [select, run] of [[first, {0!r}], [second, {1!r}]]) {{
+    select.value = run;
+    select.dispatchEvent(new Event("change", {{ bubbles: true }}));
+  }}
+}}"""
+BESIDE = "[...document.querySelectorAll('#two tbody tr')].map(r => [r.cells[0], r.cells[4]].map(c => c.textContent).join(' '))"
+
+
+@pytest.mark.slow
+def test_two_runs_stand_side_by_side_with_what_they_have_in_common(
+    browser: chromium.Page, results: Path, tmp_path: Path
+) -> None:
+    twice = {name: [2 * value for value in values] for name, values in TWO.items()}
+    machine = type(MACHINE)("Twice", 8, 2**34, None, None, "Linux", "3.12.1")
+    write_records(
+        results / "2026-05-01-mnist_mlp-quick-cpu", a_run({**twice, "third": [1.0, 1.1, 1.0]}, machine=machine)
+    )
+    write_records(results / "2026-06-01-gru_lm-quick-cpu", a_run(TWO, task="gru_lm"))
+    site.main(results, tmp_path / "site")
+    browser.open((tmp_path / "site" / "index.html").as_uri())
+    said = "document.getElementById('common').textContent"
+    assert browser.run(said) == "Choose two runs."
+    assert browser.run("document.querySelector('#two table').hidden") is True
+    before, after = "2026-02-01-mnist_mlp-quick-cpu", "2026-05-01-mnist_mlp-quick-cpu"
+    browser.run(PAIR.format(before, after))
+    assert browser.run(BESIDE) == ["pytorch 2.00", "jax 2.00"]
+    assert browser.run(said).endswith(f"framework-bench compare results/{before} results/{after}")
+    browser.run(PAIR.format(before, "2026-06-01-gru_lm-quick-cpu"))
+    assert browser.run(BESIDE) == []
+    assert "no row in common" in browser.run(said)
+    assert browser.complaints() == []
+
+
+def test_a_row_leads_to_the_explanation_of_its_step(results: Path) -> None:
+    index = dict(site.pages(results))["index.html"].decode()
+    explained = 'href="runs/2026-04-01-mnist_mlp-quick-cpu-explained.html">where its step'
+    spec = {one.cell.spec_hash for one in an_explained_run({"pytorch": [10.0, 10.1]})}
+    alike = spec == {one.cell.spec_hash for one in a_run(TWO)}
+    assert (index.count(explained) == 3) is alike  # of pytorch, in each run of that spec

@@ -103,7 +103,7 @@ BENCH = ROOT / "bench"
 BELOW_CLI = {"checks", "report", "campaign", "process", "worker", "machine", "records", "stats"}
 ROOMS: Mapping[str, set[str]] = {
     "cli": BELOW_CLI,
-    "checks": {"campaign", "report", "process", "stats", "records"},
+    "checks": {"campaign", "report", "process", "worker.comparison", "stats", "records"},
     "report": {"stats", "records"},
     "campaign": {"process", "stats", "machine", "records"},
     "process": {"machine", "records"},

@@ -15,7 +15,7 @@ import msgspec
 from bench.campaign import journal as journals
 from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
-from bench.campaign.plan import TaskPlan
+from bench.campaign.plan import COMPARISON, TaskPlan
 from bench.machine import locks
 from bench.process.execute import LINK, TRACES, remove_temporary
 from bench.records import digest, files, rules
@@ -30,8 +30,11 @@ FOLDERS = ("records", "logs", "corrupt", files.SCRATCH, TRACES)
 """The folders that a run makes inside its own."""
 
 
-EXPLAINED = "what is measured"
-"""The fact of a folder that `explain` wrote; that of `run` has none."""
+MEASURED = "what is measured"
+"""The fact of a folder that holds no whole comparison; that of `run` has none."""
+
+STEP, SPEED = "what a step's time is made of", "speed and memory"
+"""What it says: of `explain`, and of a point of `sweep`."""
 
 
 class Mismatch(ValueError):
@@ -149,8 +152,8 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
         "the version of the measurement": str(run.measurement),
         "the source code of framework-bench": str(run.source)[:12],
     }
-    if "explain" in choice.kinds:
-        found[EXPLAINED] = "what a step's time is made of"
+    if tuple(choice.kinds) != COMPARISON:
+        found[MEASURED] = STEP if "explain" in choice.kinds else SPEED
     for plan in plans:
         found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.rounds)
         found[f"--seeds of {plan.name}"] = str(plan.seeds)

@@ -151,12 +151,13 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             (one.cell.rounds_plan.rounds for one in speeds if one.cell.rounds_plan), default=1
         )
         yield from _as_many_rounds(task, least, speeds)
-        kinds = ("explain",) if resume.EXPLAINED in fixed.facts else ("speed", "memory", "quality")
+        measured = {resume.STEP: ("explain",), resume.SPEED: ("speed", "memory")}
+        kinds = measured.get(fixed.facts.get(resume.MEASURED, ""), ("speed", "memory", "quality"))
         wanted = [("parity", 1, 0)]
         last = max([least, *(one.cell.round for one in speeds)])
         wanted += [(kinds[0], number, 0) for number in range(1, last + 1)]
-        if "memory" in kinds:
-            wanted += [("memory", 1, 0), *(("quality", 1, seed) for seed in range(_count(seeds)))]
+        wanted += [("memory", 1, 0)] if "memory" in kinds else []
+        wanted += [("quality", 1, seed) for seed in range(_count(seeds)) if "quality" in kinds]
         for arm, (kind, number, seed) in itertools.product(planned, wanted):
             if control is not None and arm == control.name and kind in ("memory", "quality"):
                 continue  # it is only timed

@@ -11,14 +11,15 @@ from typing import Any
 
 import click
 
+import tasks
 from bench.cli import folders
-from bench.cli.options import FilePath, OneOf, Rounds, UserError, common_options
+from bench.cli.options import Duration, FilePath, NameOrModule, OneOf, Rounds, UserError, common_options
 from bench.machine import signals
 from bench.records.text import printable
 
 FORMATS = {
     "markdown": "bench.report.markdown", "csv": "bench.report.table_csv", "latex": "bench.report.latex",
-    "html": "bench.report.page", "json": "bench.report.table_json",
+    "html": "bench.report.page", "json": "bench.report.table_json", "sweep": "bench.report.sweep",
 }  # fmt: skip
 
 
@@ -145,28 +146,101 @@ def explain(output: Path | None, **options: Any) -> None:
 
 
 @cli.command()
+@common_options
+@click.option("--vary", "vary_texts", multiple=True, metavar="FIELD=A,B,...",
+              help="A field and its values: of the task (batch_size, model.hidden), or threads, precision, mode or release of "
+                   "the arms; may be given again.")  # fmt: skip
+@click.option("--rounds", type=Rounds(min=1, max=1000),
+              help="Timed processes per arm and point; auto plans them from a pilot. Default: the preset's.")  # fmt: skip
+@click.option("--effect", type=click.FloatRange(0, 1, min_open=True),
+              help="The difference that --rounds auto is to find. Default: 0.05, which is 5 %.")  # fmt: skip
+@click.option("--control", is_flag=True, help="Time the first arm of every point a second time.")
+@click.option("--budget", "budget_s", type=Duration(),
+              help="No point is begun that would not end within it: 90s, 20m, 1.5h. The same command continues.")  # fmt: skip
+@click.option("--output", type=FilePath(file_okay=False),
+              help="Folder with a run for each point; one of an earlier sweep is continued. "
+                   "Default: results/local/<time>.")  # fmt: skip
+def sweep(output: Path | None, vary_texts: tuple[str, ...], budget_s: float | None, **options: Any) -> None:
+    """Compares the speed at several points: batch sizes, widths, threads, precisions, and says who is ahead where.
+
+    Every arm climbs the ladder of parity at every point; quality is not judged.
+    """
+    from bench.cli import sweeping
+
+    if not sweeping.command(output, vary_texts, budget_s, options):
+        raise SystemExit(1)
+
+
+@cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
 @click.option("--format", "form", default="markdown", show_default=True, type=OneOf("format", FORMATS))
 @click.option(
     "--plots", "plots_folder", type=FilePath(file_okay=False), help="A new folder for the plots as SVG and PNG."
 )
-def report(paths: tuple[Path, ...], form: str, plots_folder: Path | None) -> None:
+@click.option("--baseline", help="The arm with which --fail-on compares the others.")
+@click.option("--fail-on", type=OneOf("verdict", ("slower", "undecided")), multiple=True,
+              help="Exit code 1 if an arm is slower than the baseline, or if that is undecided; may be given "
+                   "again.")  # fmt: skip
+def report(
+    paths: tuple[Path, ...], form: str, plots_folder: Path | None, baseline: str | None, fail_on: tuple[str, ...]
+) -> None:
     """Prints the tables of folders, from their records alone; the same records give the same bytes.
 
     Records of several runs stand in tables of their own. html is one page that needs nothing else; latex goes into a paper.
     """
     from bench.records import files
+    from bench.report import gate
 
+    if (baseline is None) != (not fail_on):
+        raise UserError(
+            "--baseline and --fail-on go together: an arm, and what must not be said of the others against it"
+        )
     records, sound = folders.read(paths)
+    try:
+        objections = gate.objections(records, baseline, fail_on) if baseline is not None else []
+    except gate.NoBaseline as error:
+        raise UserError(f"--baseline: {error}") from error
     click.echo(importlib.import_module(FORMATS[form]).render(records), nl=False)
     if plots_folder is not None:
-        from bench.report import explanation_plot, plots
+        from bench.report import explanation_plot, plots, sweep_plot
 
         folders.new_and_empty(plots_folder, "--plots")
-        for name, content in (*plots.files(records), *explanation_plot.files(records)):
+        made = (
+            sweep_plot.files(records) if form == "sweep" else (*plots.files(records), *explanation_plot.files(records))
+        )
+        for name, content in made:
             files.write_bytes(plots_folder / name, content)
-    if not sound:
+    for text in objections:
+        click.echo(printable(f"--fail-on {text}"), err=True)
+    if objections or not sound:
         raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, metavar="[FOLDER...]", type=FilePath(file_okay=False, exists=True))
+@click.option("--task", type=NameOrModule("task", tasks.TASKS), help="What is to be trained. Default: any.")
+@click.option("--device", type=OneOf("device", ("cpu", "gpu")), help="On what. Default: any.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="In batches of this size.")
+def advise(paths: tuple[Path, ...], task: str | None, device: str | None, batch_size: int | None) -> None:
+    """Says what records mean for a choice: who is ahead by how much, what is open, and what was never measured.
+
+    A FOLDER is a run's, or one of several runs. Default: results.
+    """
+    from bench.report import advice
+
+    found: dict[str, list[Any]] = {}
+    for path in paths or (Path("results"),):
+        places = (
+            [path]
+            if (path / "records").is_dir()
+            else sorted((one.parent for one in path.glob("*/records")), reverse=True)
+        )
+        if not places:
+            raise UserError(f"no runs in {path}: give the folder that `framework-bench run` wrote, or one of several")
+        for place in places:
+            found[place.name] = folders.read((place,))[0]
+    wish = advice.Wish(task, device, batch_size)
+    click.echo("\n".join(printable(line) for line in advice.render(advice.advice(found, wish)).splitlines()))
 
 
 @cli.command()

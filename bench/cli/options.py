@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ class NameOrModule(OneOf):
 def completions(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
     """What a shell offers after the first letters of a word."""
     return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, written as 90s, 20m or 1.5h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh])", value, re.ASCII)
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is no duration; write it as 90s, 20m or 1.5h", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 class Rounds(click.IntRange):

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from scipy.stats import t as student
 
+from backends import TUNED
 from bench.records.limits import MARGIN
 from bench.records.record import Record
 from bench.records.text import printable
@@ -140,6 +141,11 @@ def _refusals(key: Key, before: Cell, after: Cell) -> list[str]:
         for name in ("backend", "mode", "device", "precision", "slow_down")
         if getattr(old, name) != getattr(new, name)
     ]
+    parts = [cell.row.settings.get(TUNED) for cell in (before, after)]
+    if None not in parts and parts[0] != parts[1]:
+        texts.append(
+            f"{what}: {TUNED} stood for {parts[0]} and stands for {parts[1]}, which are other ways of using it"
+        )
     return [printable(text, " ") for text in texts]
 
 

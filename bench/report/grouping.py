@@ -179,7 +179,12 @@ class Row:
     @property
     def excluded(self) -> str | None:
         """Why this row takes part in no ratio; None if it does."""
-        return self._not_timed() or self._not_proven() or self.apart or self.beyond or self._not_learned()
+        return self.unfit or self._not_learned()
+
+    @property
+    def unfit(self) -> str | None:
+        """Why its speed is compared with no other, quality aside; None if it is."""
+        return self._not_timed() or self._not_proven() or self.apart or self.beyond
 
     def _not_timed(self) -> str | None:
         if self.throughputs:

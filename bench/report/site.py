@@ -42,6 +42,8 @@ class Line(NamedTuple):
 
     run: str
     day: str
+    same: str  # what the rows have in common that two runs may set side by side
+    explained: str  # the run that tells where the time of this row's step goes, where there is one
     facts: dict[str, str]  # what it can be filtered by
     arm: str
     cells: list[page.Cell]
@@ -56,13 +58,19 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
     notes = corrections(results)
     lines: list[Line] = []
     explained: list[tuple[str, str]] = []
+    told: dict[tuple[str, str], str] = {}
+    for name, records in runs.items():
+        for group in explanations.groups(records):
+            explained.append((name, group.title))
+            told |= {(group.first.cell.spec_hash, row.arm.name): name for row in group.rows}
     for name, records in runs.items():
         for section in grouping.sections(records):
             newer = newest[publish.identity(section)]
             remarks = [f"superseded by {newer}"] if newer != name else []
             remarks += ["corrected, see below"] if any(f"`{name}`" in note for note in notes) else []
-            lines += [_line(name, section, row, remarks=remarks) for row in section.rows]
-        explained += [(name, group.title) for group in explanations.groups(records)]
+            for row in section.rows:
+                because = told.get((section.first.spec_hash, row.name), "")
+                lines.append(_line(name, section, row, remarks=remarks, explained=because))
         yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
         yield f"runs/{name}.zip", _zipped(results / name)
     yield "index.html", _index(lines, explained, notes).encode()
@@ -75,7 +83,7 @@ def corrections(results: Path) -> list[str]:
     return [" ".join(part.split()) for part in text.split("\n- ")[1:]]
 
 
-def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str]) -> Line:
+def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str], explained: str) -> Line:
     first, machine, arm = section.first, section.run.machine, row.arm
     release = next((f"{name} {row.versions[name]}" for name in FRAMEWORKS if name in row.versions), "other")
     facts = {
@@ -92,7 +100,18 @@ def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str]) -> Li
     cells = [page.cell(known[name], section, row) for name in FIGURES]
     control = summary.failed_control(section)
     told = [*remarks, *(["the control failed"] if control else [])]
-    return Line(run, started[:10], facts, arm.name, cells, told, publish.command(section))
+    same = " ".join(
+        [
+            first.task,
+            first.preset,
+            first.spec_hash[:16],
+            str(section.run.measurement),
+            arm.device,
+            arm.precision,
+            row.name,
+        ]
+    )
+    return Line(run, started[:10], same, explained, facts, arm.name, cells, told, publish.command(section))
 
 
 def _zipped(run: Path) -> bytes:
@@ -108,9 +127,14 @@ def _zipped(run: Path) -> bytes:
 
 def _index(lines: Sequence[Line], explained: Sequence[tuple[str, str]], notes: Sequence[str]) -> str:
     script, style = page.script_and_style()
+    script += (Path(__file__).parent / "site.js").read_text(encoding="utf-8").removeprefix('"use strict";\n')
+    releases: dict[str, dict[str, None]] = {}
+    for line in lines:
+        releases.setdefault(line.run, {line.facts["machine"]: None})[line.facts["release"]] = None
+    runs = {run: f"{run}: {', '.join(of)}" for run, of in releases.items()}
     choices = {name: sorted({line.facts[name] for line in lines}) for name in FILTERS}
     return page.environment().get_template("site.html").render(
-        lines=lines, choices=choices, titles=_titles(), explained=explained, corrections=notes,
+        lines=lines, runs=runs, choices=choices, titles=_titles(), explained=explained, corrections=notes,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip

@@ -1,6 +1,7 @@
 """A report as CSV (pandas): one line per arm and section, plain numbers with their units in the column names."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -13,13 +14,14 @@ FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts wit
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    rows = [
-        {name: _safe(value) for name, value in figures.values(section, row).items()}
-        for section in grouping.sections(records)
-        for row in section.rows
-    ]
+    rows = [{name: _safe(value) for name, value in line.items()} for line in lines(records)]
     # As objects: an integer stays one where another row has none.
     return str(pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def lines(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The figures of each arm and section, by the names of their columns."""
+    return [dict(figures.values(section, row)) for section in grouping.sections(records) for row in section.rows]
 
 
 def _safe(value: object) -> object:

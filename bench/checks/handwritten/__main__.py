@@ -28,16 +28,20 @@ from bench.stats import intervals
 @click.option("--preset", default="quick", show_default=True)
 @click.option("--data-dir", type=FilePath(exists=True, file_okay=False), envvar="FRAMEWORK_BENCH_DATA")
 @click.option("--rounds", default=8, show_default=True, type=click.IntRange(min=2))
-def main(task: str, preset: str, data_dir: Path | None, rounds: int) -> None:
+@click.option("--variant", default="", help="compiled, or kerashub: other public ways to write the loop.")
+def main(task: str, preset: str, data_dir: Path | None, rounds: int, variant: str) -> None:
     """Prints, per backend, the harness's step over the hand-written loop's, with its interval over rounds.
 
     In a round the harness's process and the loop's are alive at once and take turns, block by block.
     """
+    stem = "_".join(filter(None, [f"bench.checks.handwritten.{task}", variant]))
     names = [
         name
         for name, entry in backends.BACKENDS.items()
-        if not entry.missing() and importlib.util.find_spec(f"bench.checks.handwritten.{task}_{name}")
+        if not entry.missing() and importlib.util.find_spec(f"{stem}_{name}")
     ]
+    if not names:
+        raise click.UsageError(f"there is no loop {stem}_<framework> of a framework that is installed")
     choice = Choice(
         tasks=[task], arms=[Arm(name=name, backend=name) for name in names], preset=preset, rounds=rounds,
         data_dir=data_dir, run_id=secrets.token_hex(8),
@@ -47,7 +51,7 @@ def main(task: str, preset: str, data_dir: Path | None, rounds: int) -> None:
     with tempfile.TemporaryDirectory(prefix="framework-bench-") as name:
         for _, cells in groupby(task_plan.of_kind("speed"), key=lambda cell: cell.round):
             for cell in cells:
-                ours, theirs = _both(task_plan, cell, Path(name))
+                ours, theirs = _both(task_plan, cell, f"{stem}_{cell.arm.backend}", Path(name))
                 found = ratios[cell.arm.name]
                 found.append(ours / theirs)
                 click.echo(
@@ -66,11 +70,10 @@ class Loop:
     child: launch.Child
 
 
-def _both(task_plan: TaskPlan, cell: Cell, folder: Path) -> tuple[float, float]:
+def _both(task_plan: TaskPlan, cell: Cell, module: str, folder: Path) -> tuple[float, float]:
     """Seconds of a step of the harness's and of the hand-written loop."""
     data_dir = task_plan.choice.data_dir
     log = folder / "hand-written.log"
-    module = f"bench.checks.handwritten.{cell.task}_{cell.arm.backend}"
     words = [cell.task, cell.preset, *([str(data_dir.absolute())] if data_dir else [])]
     env = environment.for_child(backends.find(cell.arm.backend), cell.arm)
     with contextlib.ExitStack() as stack:

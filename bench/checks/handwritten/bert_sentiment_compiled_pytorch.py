@@ -1,0 +1,28 @@
+"""The fine-tuning loop as a user of transformers writes it in PyTorch, its model compiled with torch.compile."""
+
+import torch
+import transformers
+
+from backends.pytorch.bert import transformers_config
+from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+
+preset, batches = preset_and_batches()
+spec = preset.task.optimizer
+torch.manual_seed(0)
+model = transformers.BertForSequenceClassification(transformers_config(preset.task.model)).train()
+optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+schedule = transformers.get_linear_schedule_with_warmup(optimizer, spec.warmup_steps, spec.decay_steps)
+compiled = torch.compile(model)
+
+
+def step(batch: tuple) -> None:
+    tokens, mask, labels = map(torch.from_numpy, batch)
+    optimizer.zero_grad()
+    compiled(input_ids=tokens, attention_mask=mask, labels=labels).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip_norm)
+    optimizer.step()
+    schedule.step()
+
+
+examples = [(batch.inputs["tokens"], batch.inputs["mask"], batch.labels.astype("int64")) for batch in batches]
+print_step_seconds(step, examples, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: None)

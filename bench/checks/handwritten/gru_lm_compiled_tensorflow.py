@@ -1,0 +1,28 @@
+"""The GRU language model's training loop with Keras's own recurrent layers, compiled by Keras as `fit` compiles it."""
+
+import keras
+
+from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+
+preset, batches = preset_and_batches()
+sizes, (batch_size, window) = preset.task.model, batches[0].labels.shape
+keras.utils.set_random_seed(0)
+tokens = keras.Input((window,), batch_size=batch_size, dtype="int32")
+features = keras.layers.Embedding(sizes.vocabulary, sizes.embedding)(tokens)
+for layer in range(sizes.layers):
+    if layer:
+        features = keras.layers.Dropout(sizes.dropout)(features)
+    features = keras.layers.GRU(sizes.hidden, return_sequences=True, stateful=True)(features)
+model = keras.Model(tokens, keras.layers.Dense(sizes.vocabulary)(features))
+model.compile(
+    optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=preset.task.optimizer.clip_norm),
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+)
+
+
+def step(batch: tuple) -> None:
+    model.train_on_batch(*batch)
+
+
+pairs = [(batch.inputs["tokens"], batch.labels) for batch in batches]
+print_step_seconds(step, pairs, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: None)

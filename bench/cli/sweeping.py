@@ -1,0 +1,217 @@
+"""`framework-bench sweep`: the same comparison at several points, each a run in a folder of its own."""
+
+import dataclasses
+import hashlib
+import itertools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import backends
+from bench.campaign import plan
+from bench.campaign.campaign import ESTIMATES_S
+from bench.campaign.plan import Choice
+from bench.cli import arms, folders, progress, request, running
+from bench.cli.options import UserError
+from bench.process import interpreters, releases
+from bench.records import files
+from bench.records.record import Kind, Record
+from bench.records.text import printable
+from bench.report import sweep, sweep_plot
+
+MADE = "sweep.json"
+"""A file by which a folder is known to be a sweep: the values that were asked for, field by field."""
+
+MOST_POINTS = 500
+KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory")
+
+Values = Mapping[str, Sequence[str]]
+
+
+def parse(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Field -> its values, from the texts after `--vary`; UserError for what has another form."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        said = printable(f"--vary {text}")
+        name, equals, rest = text.partition("=")
+        values = [value.replace("\\,", ",") for value in re.split(r"(?<!\\),", rest)]
+        if not equals or not name or not all(values):
+            raise UserError(f"{said}: expected FIELD=VALUE,VALUE,..., as in --vary batch_size=16,32,64")
+        if name in found:
+            raise UserError(f"{said}: {name} varies already, over {', '.join(found[name])}")
+        if len(set(values)) < len(values):
+            raise UserError(f"{said}: a value stands twice")
+        found[name] = values
+    if not found:
+        raise UserError("nothing varies: name a field and its values, as in --vary batch_size=16,32,64")
+    if (count := len(list(points(found)))) > MOST_POINTS:
+        raise UserError(f"{count:,} points are too many; a sweep may have {MOST_POINTS}")
+    return found
+
+
+def points(vary: Values) -> list[dict[str, str]]:
+    """Every combination of the values of a task's fields; those of an arm's fields are arms of one point."""
+    of_task = {name: values for name, values in vary.items() if name not in sweep.OF_ARMS}
+    return [dict(zip(of_task, values, strict=True)) for values in itertools.product(*of_task.values())]
+
+
+def choices(vary: Values, **options: Any) -> list[Choice]:
+    """The comparison of each point, checked as far as it can be before one of them runs."""
+    fixed: tuple[str, ...] = options.pop("changes")
+    if twice := sorted({text.partition("=")[0] for text in fixed} & set(vary)):
+        raise UserError(f"--set and --vary both name {twice[0]}")
+    named = _arms(vary, options)
+    made = []
+    for point in points(vary):
+        changes = (*fixed, *(f"{name}={value}" for name, value in point.items()))
+        choice = request.parse(**{**options, **named, "changes": changes})
+        made.append(dataclasses.replace(choice, kinds=KINDS))
+    for choice in made:
+        try:
+            request.planned(lambda choice=choice: plan.make(choice))  # type: ignore[misc]
+        except UserError as error:
+            raise UserError(error.message.replace("--set ", "--vary ")) from error
+    return made
+
+
+def _arms(vary: Values, options: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The options that name the arms: where a field of theirs varies, one for each of its values."""
+    ways = {name: values for name, values in vary.items() if name in sweep.OF_ARMS}
+    if not ways:
+        return {}
+    varied = ", ".join(ways)
+    numbers = ways.pop(sweep.RELEASE, [])
+    installed = tuple(name for name, entry in backends.BACKENDS.items() if not entry.missing())
+    texts = (*options["arm_texts"], *options["backend_names"]) or installed
+    if options["track"] != "default":
+        raise UserError(f"--track {options['track']} and a --vary of the arms do not go together: vary mode instead")
+    for text in texts:
+        head = text.partition(":")[0]
+        if "=" in head.replace("==", ""):
+            raise UserError(
+                printable(f"--arm {text}: an arm of which {varied} varies is named after it, and has no label")
+            )
+    made = []
+    texts = tuple(one for text in texts for one in _releases(text, numbers)) if numbers else texts
+    for text, values in itertools.product(texts, itertools.product(*ways.values())):
+        items = ",".join(
+            f"{name}={value.replace(',', chr(92) + ',')}" for name, value in zip(ways, values, strict=True)
+        )
+        made.append(f"{text}{',' if ':' in text else ':'}{items}" if items else text)
+    return {"arm_texts": tuple(made), "backend_names": ()}
+
+
+def _releases(text: str, numbers: Sequence[str]) -> list[str]:
+    """An arm in each of the releases that can be had; a line for each of the others, and UserError if there is none."""
+    backend, colon, items = text.partition(":")
+    found = []
+    for number in numbers:
+        typed = f"{backend}=={number}{colon}{items}"
+        arms.parse(typed)  # which knows what is a release
+        try:
+            releases.python_of(backend, number, said=f"--arm {typed}", tell=running.tell)
+        except interpreters.InterpreterError as error:
+            running.tell(f"{error}; it is left out")
+        else:
+            found.append(typed)
+    if not found:
+        raise UserError(f"--vary release: none of {', '.join(numbers)} can be had for {backend}")
+    return found
+
+
+def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float | None) -> tuple[list[Record], bool]:
+    """Measures the points that fit into the budget; the records of all, and whether every point is there and ok."""
+    _own(output, vary)
+    least_s = min(_least_s(choice) for choice in made)
+    if budget_s is not None and budget_s < least_s:
+        raise UserError(f"--budget: a point takes {progress.about(least_s, at_least=True)}")
+    running.tell(
+        f"{len(made)} point{'s' if len(made) != 1 else ''} of {len(made[0].arms)} arms, "
+        f"{progress.about(sum(map(_least_s, made)), at_least=True)} in all"
+    )
+    start, longest_s, whole, left = time.monotonic(), 0.0, True, 0
+    for number, choice in enumerate(made, start=1):
+        began = time.monotonic()
+        if (
+            budget_s is not None
+            and number > 1
+            and began - start + longest_s > budget_s
+            and not _is_done(output, choice)
+        ):
+            left += 1
+            continue
+        running.tell(f"point {number} of {len(made)}: {_name(choice)}")
+        done, _ = running.run(choice, output / _folder(choice), retry_failed=False, output=output)
+        # What does not fit into the memory is a finding about a point.
+        whole = whole and all(one.outcome.status in ("ok", "oom") for one in done.records)
+        longest_s = max(longest_s, time.monotonic() - began)
+    if left:
+        running.tell(f"the budget is used: {left} of {len(made)} points are not measured; the same command continues")
+    return records_of(output), whole and not left
+
+
+def write(output: Path, records: Sequence[Record]) -> str:
+    """Writes the sweep's table and plots; returns the table. OSError where the disk does not take them."""
+    text = sweep.render(records)
+    files.write_bytes(output / "sweep.md", text.encode())
+    for name, content in sweep_plot.files(records):
+        files.write_bytes(output / name, content)
+    return text
+
+
+def records_of(output: Path) -> list[Record]:
+    """The records of all points that are there."""
+    places = sorted(path.parent for path in output.glob("*/plan.json"))
+    measured = tuple(place for place in places if any((place / "records").glob("*.json")))
+    return folders.read(measured)[0] if measured else []
+
+
+def _own(output: Path, vary: Values) -> None:
+    """Makes the sweep's folder, or finds that it is one; UserError if it is somebody else's."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()) and not (output / MADE).is_file():
+            raise UserError(f"--output {output} holds something that is no sweep; name a new folder")
+        files.write(output / MADE, {name: list(values) for name, values in vary.items()})
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot write there: {error.strerror}") from error
+
+
+def _least_s(choice: Choice) -> float:
+    """A lower bound of the seconds that a point takes: what its processes take at least, its ladders remembered."""
+    rounds = choice.rounds or 3
+    return len(choice.tasks) * len(choice.arms) * (rounds * ESTIMATES_S["speed"] + ESTIMATES_S["memory"])
+
+
+def _is_done(output: Path, choice: Choice) -> bool:
+    """Whether a point was measured to its end: its digest is there, and continuing it costs nothing."""
+    return (output / _folder(choice) / "records.sha256").is_file()
+
+
+def _name(choice: Choice) -> str:
+    return ", ".join(f"{name}={value}" for name, value in choice.changes.items()) or "as the preset has it"
+
+
+def _folder(choice: Choice) -> str:
+    """A name of a point's folder: readable, and another one for another point."""
+    text = ",".join(f"{name}={value}" for name, value in choice.changes.items()) or "preset"
+    return f"{re.sub(r'[^A-Za-z0-9_.=,-]+', '-', text)[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def command(output: Path | None, vary_texts: Sequence[str], budget_s: float | None, options: Mapping[str, Any]) -> bool:
+    """The command: what it prints is on standard output; whether every point is there and ok."""
+    vary = parse(vary_texts)
+    made = choices(vary, **options)
+    folder = output or folders.default()
+    records, whole = run(vary, made, folder, budget_s=budget_s)
+    try:
+        click.echo(write(folder, records), nl=False)
+    except OSError as error:
+        raise click.ClickException(f"{error.strerror}: {folder}; every record is intact") from error
+    click.echo(f"Table and plots: {folder}; again from the records: framework-bench report {folder}/*/ --format sweep")
+    running.tell_absent(made[0], "not in the sweep")
+    return whole

@@ -1,0 +1,103 @@
+"""Advice from records: each sentence has a run behind it, and what was not measured is said with the command that would."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.report import advice
+from bench.report.advice import Wish
+from bench.report.frame import frame
+from tests.builders import a_run, write_records
+from tests.test_cli import Done, bench, refusal
+from tests.test_report import FAST, SLOW
+
+__all__ = ["bench"]  # the fixture
+
+RUN = {"pytorch": FAST, "jax": SLOW}
+NOISY = [100.0, 130.0, 90.0, 101.0, 120.0]
+
+
+def told(runs: dict[str, list], wish: Wish = Wish()) -> dict[str, list[str]]:  # noqa: B008
+    return dict(advice.advice(runs, wish))
+
+
+def test_a_table_says_who_is_ahead_and_names_its_run() -> None:
+    found = told({"2026-01-01-a": a_run(RUN, preset="quick")})
+    title, *_ = found
+    assert title.startswith("mnist_mlp: preset quick")
+    assert "2026-01-01-a: 2026-01-01, A CPU, 2 cores" in title
+    assert found[title][0].startswith("pytorch trains 2.0")
+    assert any(text.startswith("Least host memory at its peak: ") for text in found[title])
+
+
+def test_what_is_not_decided_comes_with_the_command_that_would_decide_it() -> None:
+    found = told({"a": a_run({"pytorch": SLOW, "jax": NOISY})})
+    (text,) = [one for one in next(iter(found.values())) if one.startswith("Not decided: ")]
+    assert "jax and pytorch" in text or "pytorch and jax" in text
+    assert "framework-bench run --task mnist_mlp" in text
+
+
+def test_a_run_that_another_supersedes_gives_no_advice() -> None:
+    found = told({"2026-02-01-b": a_run(RUN, id="b"), "2026-01-01-a": a_run(RUN, id="a")})
+    assert [title for title in found if "2026-01-01-a" in title] == []
+
+
+def test_what_tuning_is_worth_is_said_of_each_backend() -> None:
+    tuned = a_run({"jax": FAST}, mode="tuned", name="jax:tuned")
+    found = told({"a": [*a_run({"jax": SLOW}), *tuned]})
+    assert any(text.startswith("Tuning jax: 2.0") and text.endswith("faster") for text in next(iter(found.values())))
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (Wish(), "gru_lm on the cpu: framework-bench run --task gru_lm --device cpu"),
+        (
+            Wish(task="mnist_mlp"),
+            "mnist_mlp in tensorflow: framework-bench run --task mnist_mlp --device cpu --backend tensorflow",
+        ),
+        (
+            Wish(task="mnist_mlp", device="gpu"),
+            "mnist_mlp on the gpu: framework-bench run --task mnist_mlp --device gpu",
+        ),
+        (Wish(task="mnist_mlp", batch_size=7), "mnist_mlp at a batch size of 7 (there is 32): framework-bench sweep"),
+        (Wish(task="mnist_mlp"), "mnist_mlp in bfloat16: "),
+    ],
+)
+def test_what_was_never_measured_is_said(wish: Wish, said: str) -> None:
+    runs = {"a": a_run(RUN, spec={"task": "mnist_mlp", "batch_size": 32})}
+    assert any(text.startswith(said) for text in told(runs, wish)["Never measured"])
+
+
+def test_a_wish_for_another_device_leaves_tables_out() -> None:
+    assert list(told({"a": a_run(RUN)}, Wish(device="gpu"))) == ["Never measured"]
+
+
+def test_the_command_reads_a_run_and_a_folder_of_runs(bench: Callable[..., Done], tmp_path: Path) -> None:
+    write_records(tmp_path / "results" / "2026-01-01-a", a_run(RUN))
+    for path in (tmp_path / "results", tmp_path / "results" / "2026-01-01-a"):
+        done = bench("advise", path)
+        assert done.code == 0, done.error
+        assert "- pytorch trains 2.0" in done.out
+        assert "Never measured" in done.out
+    assert "no runs in" in refusal(bench("advise", tmp_path))
+
+
+def test_hostile_records_do_not_reach_the_terminal_as_they_are(bench: Callable[..., Done], tmp_path: Path) -> None:
+    write_records(tmp_path / "run", a_run(RUN, versions={"torch": "\x1b[2J"}))
+    assert "\x1b" not in bench("advise", tmp_path / "run").out
+
+
+def test_the_published_results_give_advice(bench: Callable[..., Done]) -> None:
+    done = bench("advise", Path(__file__).parent.parent / "results", "--task", "gru_lm", "--device", "cpu")
+    assert done.code == 0, done.error
+    assert "2026-11-26-gru_lm-standard-cpu" in done.out
+
+
+def test_a_data_frame_has_a_line_for_each_row(tmp_path: Path) -> None:
+    write_records(tmp_path / "run", a_run(RUN))
+    table = frame(tmp_path / "run")
+    assert list(table["arm"]) == ["pytorch", "jax"]
+    assert table["throughput"].dtype.kind == "f"
+    assert table.loc[table["arm"] == "jax", "verdict"].item() == "slower"

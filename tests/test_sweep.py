@@ -1,0 +1,290 @@
+"""Sweeps: points and arms from what is typed, sentences and tables from records, and one that is run and continued."""
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.cli import sweeping
+from bench.cli.options import UserError
+from bench.process import interpreters, releases
+from bench.records.record import Record
+from bench.report import sweep, sweep_plot
+from tests.builders import a_row
+from tests.test_cli import FAKE, Done, bench, refusal
+from tests.test_report import HOSTILE
+
+__all__ = ["bench"]  # the fixture
+
+
+SEEDS = itertools.count()
+
+
+def noise(value: float, rounds: int = 5) -> list[float]:
+    """Throughputs that differ by some thousandths, otherwise in every call."""
+    rng = random.Random(next(SEEDS))
+    return [value * rng.gauss(1, 0.003) for _ in range(rounds)]
+
+
+def a_point(speeds: dict[str, Sequence[float]], run: str, **changes: str) -> list[Record]:
+    common = {"id": run, "changes": changes, "spec": {"task": "mnist_mlp", **changes}}
+    return [
+        one for name, values in speeds.items() for one in a_row(name, values, **common) if one.cell.kind != "quality"
+    ]
+
+
+def crossing() -> list[Record]:
+    """jax is ahead at small batches, pytorch at large ones, and between nothing is decided."""
+    wide = [100.0, 130.0, 80.0, 101.0, 118.0]
+    speeds = {"8": (200.0, 100.0), "16": (150.0, 100.0), "64": (100.0, None), "256": (100.0, 180.0)}
+    return [
+        record
+        for number, (size, (jax, torch)) in enumerate(speeds.items())
+        for record in a_point(
+            {"jax": noise(jax), "pytorch": wide if torch is None else noise(torch)}, f"r{number}", batch_size=size
+        )
+    ]  # fmt: skip
+
+
+# What the records say.
+
+
+def test_a_sentence_says_who_is_ahead_where_and_what_is_not_decided() -> None:
+    (found,) = sweep.sweeps(crossing())
+    assert found.fields == ["batch_size"]
+    assert list(found.points) == [("8",), ("16",), ("64",), ("256",)]  # as numbers
+    (sentence,) = sweep.sentences(found)
+    assert re.fullmatch(
+        r"jax and pytorch: jax is 1[.][45]\d* to [12][.][09]\d* times as fast at batch_size 8 and 16; "
+        r"not decided at batch_size 64; pytorch is 1[.][78]\d* times as fast at batch_size 256[.]",
+        sentence,
+    )
+
+
+def test_the_table_has_a_line_for_each_arm_at_each_point() -> None:
+    (found,) = sweep.sweeps(crossing())
+    titles, *lines = sweep.table(found)
+    assert titles[:4] == ["batch_size", "arm", "images/s", "relative to the fastest"]
+    assert [line[:2] for line in lines][:2] == [["8", "jax"], ["8", "pytorch"]]
+    assert lines[0][3] == "1"
+    assert lines[1][3].endswith(": slower")
+    assert [line[1] for line in lines if line[0] == "256"] == ["pytorch", "jax"]  # the fastest of its point first
+
+
+def test_quality_is_not_asked_for_but_parity_is() -> None:
+    fallen = a_row(
+        "third", noise(500), id="r0", changes={"batch_size": "8"}, spec={"task": "mnist_mlp", "batch_size": "8"}, accuracies=(),
+    )  # fmt: skip
+    fallen = [one for one in fallen if one.cell.kind != "parity"]  # no ladder
+    (found,) = sweep.sweeps(crossing() + fallen)
+    lines = [line for line in sweep.table(found) if "third" in line]
+    assert len(lines) == 1
+    assert lines[0][3].startswith("not compared: ")
+    assert not any("third" in sentence and "times as fast" in sentence for sentence in sweep.sentences(found))
+
+
+def test_decisions_are_holms_over_all_points() -> None:
+    """One pair that alone is decided, beside many that are not: the level is that of all together."""
+    slight = [100.0, 104.9, 104.0, 107.5, 108.0]
+    alone = a_point({"a": slight, "b": [100.0, 99.0, 101.0, 100.5, 99.5]}, "r0", batch_size="1")
+    many = [one for number in range(2, 30) for one in a_point({"a": noise(100), "b": [90.0, 115.0, 97.0, 104.0, 99.0]},
+                                                              f"r{number}", batch_size=str(number))]  # fmt: skip
+    (few,), (all_of_them,) = sweep.sweeps([*alone, *many[: len(alone)]]), sweep.sweeps([*alone, *many])
+    level = [found.verdicts[(("1",), "a"), (("1",), "b")].ratio for found in (few, all_of_them)]
+    widths = [(one.high or 0) - (one.low or 0) for one in level]
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_two_fields_make_a_sentence_for_each_value_of_the_other() -> None:
+    made = [
+        one
+        for number, (size, width) in enumerate([("8", "32"), ("8", "64"), ("16", "32"), ("16", "64")])
+        for one in a_point(
+            {"jax": noise(200), "pytorch": noise(100)}, f"r{number}", **{"batch_size": size, "model.hidden": width}
+        )
+    ]  # fmt: skip
+    (found,) = sweep.sweeps(made)
+    assert found.fields == ["batch_size", "model.hidden"]
+    told = sweep.sentences(found)
+    assert [text.partition(":")[0] for text in told] == ["With model.hidden=32", "With model.hidden=64"]
+    assert [plot.name for plot in sweep_plot.drawn(found)] == ["lines", "map"]
+
+
+def test_a_field_of_the_arms_varies_within_one_run() -> None:
+    common = {"id": "r", "spec": {"task": "mnist_mlp"}}
+    made = [
+        one
+        for name, threads in (("jax", 1), ("jax", 2), ("pytorch", 1), ("pytorch", 2))
+        for one in a_row(name, noise(100 * threads), name=f"{name}:threads={threads}", threads=threads, **common)
+    ]
+    (found,) = sweep.sweeps(made)
+    assert (found.fields, list(found.points)) == (["threads"], [("1",), ("2",)])
+    assert found.lines == ["jax", "pytorch"]
+    one, other, pair = sweep.sentences(found)
+    assert re.match(r"jax is [12][.][09]\d+ \(", one)
+    assert one.endswith("times as fast with threads=2 as with threads=1: faster.")
+    assert re.match(r"pytorch is [12][.][09]\d+ \(", other)
+    assert pair == "jax and pytorch: a tie within 3% at threads 1 and 2."
+
+
+def test_records_of_one_point_are_no_sweep() -> None:
+    assert sweep.render(a_point({"jax": noise(100)}, "r", batch_size="8")) == sweep.NOTHING
+    assert sweep.render([]) == sweep.NOTHING
+
+
+def test_the_same_records_give_the_same_bytes_and_hostile_ones_stay_text() -> None:
+    made = crossing()
+    assert sweep.render(made) == sweep.render(made[::-1])
+    assert dict(sweep_plot.files(made)) == dict(sweep_plot.files(made[::-1]))
+    evil = [one for size in ("8", "16") for one in a_point({"jax": noise(100)}, size, **{HOSTILE["html"]: size})]
+    assert "<script>alert" not in sweep.render(evil)
+    assert list(sweep_plot.files(evil))
+
+
+# What is typed.
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ([], "nothing varies: name a field and its values, as in --vary batch_size=16,32,64"),
+        (["batch_size"], "expected FIELD=VALUE,VALUE,..."),
+        (["=1,2"], "expected FIELD=VALUE,VALUE,..."),
+        (["batch_size=1,,2"], "expected FIELD=VALUE,VALUE,..."),
+        (["batch_size=1,1"], "a value stands twice"),
+        (["batch_size=1", "batch_size=2"], "batch_size varies already, over 1"),
+        ([f"batch_size={','.join(map(str, range(1, 600)))}"], "599 points are too many; a sweep may have 500"),
+    ],
+)
+def test_what_varies_nothing_is_refused(texts: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sweeping.parse(texts)
+    assert said in str(caught.value)
+
+
+def test_values_have_commas_behind_a_backslash() -> None:
+    assert sweeping.parse([r"model.widths=784\,10,784\,64\,10"]) == {"model.widths": ["784,10", "784,64,10"]}
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_name_before_anything_runs(bench: Callable[..., Done]) -> None:
+    line = refusal(bench("sweep", *FAKE, "--vary", "batch_sise=8,16", "--output", "sweep"))
+    assert "--vary batch_sise=8" in line
+    assert "batch_size" in line
+    assert not Path("sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--vary", "batch_size=8", "--set", "batch_size=9"], "--set and --vary both name batch_size"),
+        (["--vary", "threads=1", "--track", "both"], "vary mode instead"),
+        (["--vary", "threads=1", "--arm", "a=tests.fakes.backend"], "has no label"),
+        (["--vary", "batch_size=8", "--budget", "1s"], "--budget: a point takes more than"),
+        (["--vary", "batch_size=8", "--budget", "soon"], "'soon' is no duration; write it as 90s, 20m or 1.5h"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(bench: Callable[..., Done], options: list[str], said: str) -> None:
+    assert said in refusal(bench("sweep", *FAKE, *options, "--output", "sweep"))
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(bench: Callable[..., Done]) -> None:
+    Path("mine").mkdir()
+    Path("mine", "letter.txt").write_text("dear")
+    assert "holds something that is no sweep" in refusal(
+        bench("sweep", *FAKE, "--vary", "batch_size=8", "--output", "mine")
+    )
+    assert Path("mine", "letter.txt").read_text() == "dear"
+
+
+# What is run.
+
+
+@pytest.mark.slow
+def test_a_sweep_is_run_told_and_made_again_from_its_records(bench: Callable[..., Done]) -> None:
+    arms = (*FAKE, "--arm", "tests.fakes.backend:fast")
+    asked = ("sweep", *arms, "--vary", "batch_size=8,16", "--rounds", 2, "--output", "sweep")
+    done = bench(*asked)
+    assert done.code == 0, done.error
+    assert "2 points of 2 arms" in done.error
+    assert "point 2 of 2: batch_size=16" in done.error
+    assert "## Sweep: tests.fakes.backend, preset quick, over batch_size" in done.out
+    text = Path("sweep", "sweep.md").read_text(encoding="utf-8")
+    points = sorted(path for path in Path("sweep").iterdir() if path.is_dir())
+    assert len(points) == 2
+    assert bench("report", *points, "--format", "sweep").out == text
+    assert Path("sweep", "sweep1-lines.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in points if "quality" in " ".join(name.name for name in (path / "records").iterdir())]
+    for point in points:
+        checked = bench("check", point)
+        assert "no record" not in checked.out, checked.out
+
+    records = {path: path.read_bytes() for path in Path("sweep").glob("*/records/*.json")}
+    assert bench(*asked).code == 0  # everything is there
+    assert {path: path.read_bytes() for path in Path("sweep").glob("*/records/*.json")} == records
+    wider = bench("sweep", *arms, "--vary", "batch_size=16,32", "--rounds", 2, "--output", "sweep")
+    assert wider.code == 0, wider.error
+    assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 3
+    assert "| 32 " in wider.out
+
+
+@pytest.mark.slow
+def test_a_budget_leaves_points_out_and_the_same_command_continues(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("sweep", *FAKE, "--vary", "batch_size=8,16,32", "--rounds", 1, "--output", "sweep", "--budget", "20s")
+    monkeypatch.setattr(sweeping.time, "monotonic", iter(range(0, 100_000, 15)).__next__)
+    done = bench(*asked)
+    assert done.code == 1
+    assert "the budget is used: " in done.error
+    first = len([path for path in Path("sweep").iterdir() if path.is_dir()])
+    assert first < 3
+    done = bench(*asked[:-2])
+    assert done.code == 0, done.error
+    assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 3
+
+
+def test_modes_are_compared_with_the_default_one_in_the_same_rounds() -> None:
+    common = {"id": "r", "spec": {"task": "mnist_mlp"}}
+    made = [
+        one
+        for mode, speed in (("compile", 150), ("default", 100), ("aot", 100))
+        for one in a_row("pytorch", noise(speed), name=f"pytorch:{mode}", mode=mode, **common)
+    ]
+    (found,) = sweep.sweeps(made)
+    assert list(found.points) == [("default",), ("aot",), ("compile",)]
+    tie, faster = sweep.sentences(found)
+    assert tie.endswith("times as fast with mode=aot as with mode=default: tie.")
+    assert re.match(r"pytorch is 1[.][45]\d+ \(", faster)
+    assert faster.endswith("times as fast with mode=compile as with mode=default: faster.")
+
+
+def test_releases_stand_in_the_order_of_their_numbers_and_are_compared_with_the_one_before() -> None:
+    common = {"id": "r", "spec": {"task": "mnist_mlp"}}
+    made = [
+        one
+        for release, speed in (("0.10.0", 150), ("0.9.2", 100), ("0.10.1", 150))
+        for one in a_row("jax", noise(speed), name=f"jax=={release}", versions={"jax": release}, **common)
+    ]
+    (found,) = sweep.sweeps(made)
+    assert (found.fields, list(found.points)) == (["release"], [("0.9.2",), ("0.10.0",), ("0.10.1",)])
+    faster, tie = sweep.sentences(found)
+    assert faster.endswith("times as fast with release=0.10.0 as with release=0.9.2: faster.")
+    assert tie.endswith("times as fast with release=0.10.1 as with release=0.10.0: tie.")
+
+
+def test_a_release_that_cannot_be_had_is_told_and_left_out(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def python_of(backend: str, release: str, *, said: str, tell: object) -> Path:
+        if release == "9.9":
+            raise interpreters.InterpreterError(f"{said}: pip cannot install jax==9.9: there is none")
+        return Path("/cache", release)
+
+    monkeypatch.setattr(releases, "python_of", python_of)
+    assert sweeping._releases("jax:rbg", ["0.10.1", "9.9"]) == ["jax==0.10.1:rbg"]
+    assert "pip cannot install jax==9.9: there is none; it is left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"none of 9\.9 can be had for jax"):
+        sweeping._releases("jax", ["9.9"])
