@@ -144,3 +144,9 @@ def test_a_page_shows_the_tables_and_the_picture_of_its_records(name):
     assert (len(drawn) == 1) == (name == "README.md")
     for path, content in drawn.items():
         assert path.read_text(encoding="utf-8") == content
+
+
+def test_a_ladder_that_was_remembered_does_not_take_the_day_of_a_table_away():
+    made = [changed(one, started_utc="") if one.cell.kind == "parity" else one for one in a_row("jax", FAST)]
+    (section,) = grouping.sections([*made, *a_row("pytorch", SLOW)])
+    assert section.day == "2026-01-01"

@@ -54,16 +54,13 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
 
 def _title(name: str, section: Section) -> str:
     machine = section.run.machine
-    started = min(
-        (one.outcome.started_utc for row in section.rows for one in row.records if one.outcome.started_utc), default=""
-    )
     versions = dict.fromkeys(
         f"{part} {version}"
         for row in section.rows
         for part, version in sorted(row.versions.items())
         if part in FRAMEWORKS
     )
-    on = ", ".join(filter(None, [started[:10], machine.cpu, f"{machine.cores} cores", machine.gpu, *versions]))
+    on = ", ".join(filter(None, [section.day, machine.cpu, f"{machine.cores} cores", machine.gpu, *versions]))
     return f"{summary.title(section)} ({name}: {on})"
 
 

@@ -292,6 +292,12 @@ class Section:
         return all(row.name == row.arm.backend for row in self.rows)
 
     @property
+    def day(self) -> str:
+        """When its first process started, in UTC; a ladder that was remembered started at no time."""
+        times = (one.outcome.started_utc for row in self.rows for one in row.records)
+        return min(filter(None, times), default="")[:10]
+
+    @property
     def noun(self) -> str:
         """What its rows are, as the title of their column."""
         return "backend" if self.plain else "arm"

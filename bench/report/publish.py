@@ -80,11 +80,10 @@ def _overview(sections: Sequence[Section], picture: str) -> str:
     ]
     seen: dict[str, None] = {}
     for section in sections:
-        started = min(one.outcome.started_utc for row in section.rows for one in row.records)[:10]
         versions = {part: version for row in section.rows for part, version in sorted(row.versions.items())}
         main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "tensorflow", "jax") if name in versions)
         way = f"{section.common('precision') or 'several precisions'} on the {section.common('device') or 'devices named'}"
-        seen[f"Measured {started} in {way}, with {main}, on {dict(facts.machine(section))['Machine']}."] = None
+        seen[f"Measured {section.day} in {way}, with {main}, on {dict(facts.machine(section))['Machine']}."] = None
     return "\n".join([*lines, *map(markdown.escape, seen), ""])
 
 
@@ -157,8 +156,7 @@ def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
     if newer != name:
         lines.append(f"Superseded by [{newer}](#{newer})")
     lines += [markdown.escape(sentence) for sentence in summary.sentences(section)]
-    started = min(one.outcome.started_utc for row in section.rows for one in row.records)
-    lines.append(f"Measured: {markdown.escape(started[:10])}")
+    lines.append(f"Measured: {markdown.escape(section.day)}")
     told = [*facts.machine(section), *facts.selftests(section), ("Versions", versions)]
     lines += [f"{about}: {markdown.escape(text)}" for about, text in told]
     lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {section.run.measurement}"]

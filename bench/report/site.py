@@ -41,7 +41,6 @@ class Line(NamedTuple):
     """A row of the index."""
 
     run: str
-    day: str
     same: str  # what the rows have in common that two runs may set side by side
     explained: str  # the run that tells where the time of this row's step goes, where there is one
     facts: dict[str, str]  # what it can be filtered by
@@ -95,7 +94,6 @@ def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str], expla
         "mode": arm.mode,
         "release": release,
     }
-    started = min((one.outcome.started_utc for one in row.records if one.outcome.started_utc), default="")
     known = {next(iter(figure.values(section, row)), ""): figure for figure in figures.FIGURES}
     cells = [page.cell(known[name], section, row) for name in FIGURES]
     control = summary.failed_control(section)
@@ -111,7 +109,7 @@ def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str], expla
             row.name,
         ]
     )
-    return Line(run, started[:10], same, explained, facts, arm.name, cells, told, publish.command(section))
+    return Line(run, same, explained, facts, arm.name, cells, told, publish.command(section))
 
 
 def _zipped(run: Path) -> bytes:
