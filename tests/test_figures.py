@@ -136,6 +136,9 @@ NUMBERS = {
     "figures.py": ["float(first)"],  # of a value
     "grouping.py": ["int(median(known))"],
     "markdown.py": ["re.match('[-+>\\\\s]|\\\\d+[.)](\\\\s|$)', text)"],  # what would begin a list
+    # The values of a field as they were typed after --vary.
+    "sweep.py": ['float(value)', 'int(part)', "re.split('([0-9]+)', value)"],
+    "sweep_plot.py": ['float(place)', 'float(value)'],
 }  # fmt: skip
 """What there is of it in the report, none of which reads a formatted figure."""
 
