@@ -32,4 +32,4 @@ MODES: Mapping[str, str] = {
     ),
 }
 
-TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}
+TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim", "mnist_mlp": "steps-per-execution"}}

@@ -266,6 +266,9 @@ def train(
 ) -> tuple[float, list[tuple[int, float, float]]]:
     """Trains for a budget; returns its seconds and (step, seconds, loss) at about CURVE_POINTS steps, the first among them.
 
+    Where several steps are taken in one call, the first is taken alone: the program of the steps that are left at the end is
+    then compiled at the beginning, and whole calls lie between the points.
+
     Diverged names the step whose loss was seen to be infinite or not a number.
     """
     start = clock()
@@ -274,7 +277,7 @@ def train(
     curve: list[tuple[int, float, float]] = []
     for number, batch in enumerate(islice(batches, steps), start=1):
         loss = step(session, batch)
-        if number % interval == 0 or number in (together, steps):
+        if (number - (together > 1)) % interval == 0 or number in (1, steps):
             value = float(session.fetch(loss))
             if not math.isfinite(value):
                 raise Diverged(f"the training loss was {value} at step {number}")
