@@ -84,6 +84,13 @@ def test_a_site_is_made_anew_and_nothing_else_is_replaced(results: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "results", "site"]
 
 
+def test_a_folder_without_runs_makes_no_site(tmp_path: Path) -> None:
+    for folder in ("nowhere", "."):
+        with pytest.raises(SystemExit, match="holds no runs"):
+            site.main(tmp_path / folder, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
 def test_a_bad_record_makes_no_site(results: Path, tmp_path: Path) -> None:
     next((results / "2026-02-01-mnist_mlp-quick-cpu" / "records").iterdir()).write_text("{")
     with pytest.raises(files.RecordError):

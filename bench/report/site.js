@@ -36,7 +36,7 @@
     table.hidden = common.length === 0;
     const chosen = first && second && first !== second;
     said.textContent = !chosen ? "Choose two runs." : common.length === 0
-      ? "These two have no row in common: another task, preset, size or arm."
+      ? "These two have no row in common: another task, preset, size, arm or version of the measurement."
       : `With intervals and a verdict: framework-bench compare results/${first} results/${second}`;
   }
 

@@ -147,6 +147,8 @@ def _titles() -> list[str]:
 
 def main(results: Path, site: Path) -> None:
     """Makes the site, or makes it anew: of what is in the folder, only what an earlier one wrote is replaced or removed."""
+    if not any(results.glob("*/records")):
+        sys.exit(f"{results} holds no runs: give the folder of the published results")
     made = site / MADE
     if site.exists() and any(site.iterdir()) and not made.is_file():
         sys.exit(f"{site} holds something that is no site of framework-bench: name a new folder")
