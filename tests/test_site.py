@@ -204,3 +204,11 @@ def test_a_row_leads_to_the_explanation_of_its_step(results: Path) -> None:
     spec = {one.cell.spec_hash for one in an_explained_run({"pytorch": [10.0, 10.1]})}
     alike = spec == {one.cell.spec_hash for one in a_run(TWO)}
     assert (index.count(explained) == 3) is alike  # of pytorch, in each run of that spec
+
+
+def test_a_row_that_is_not_ranked_is_set_beside_no_other(results: Path) -> None:
+    unproven = [one for one in a_run(TWO, id="9") if one.cell.kind != "parity"]
+    write_records(results / "2026-07-01-mnist_mlp-quick-cpu", unproven)
+    index = dict(site.pages(results))["index.html"].decode()
+    assert 'data-run="2026-02-01-mnist_mlp-quick-cpu"' in index
+    assert 'data-run="2026-07-01-mnist_mlp-quick-cpu"' not in index

@@ -182,7 +182,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name_before_anything_runs(
         (["--vary", "batch_size=8", "--set", "batch_size=9"], "--set and --vary both name batch_size"),
         (["--vary", "threads=1", "--track", "both"], "vary mode instead"),
         (["--vary", "threads=1", "--arm", "a=tests.fakes.backend"], "has no label"),
-        (["--vary", "batch_size=8", "--budget", "1s"], "--budget: a point takes more than"),
+        (["--vary", "batch_size=8", "--budget", "1s"], "--budget: a point takes about"),
         (["--vary", "batch_size=8", "--budget", "soon"], "'soon' is no duration; write it as 90s, 20m or 1.5h"),
     ],
 )
@@ -288,3 +288,17 @@ def test_a_release_that_cannot_be_had_is_told_and_left_out(
     assert "pip cannot install jax==9.9: there is none; it is left out" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"none of 9\.9 can be had for jax"):
         sweeping._releases("jax", ["9.9"])
+
+
+def test_two_runs_of_one_point_are_two_points_and_are_not_compared_with_each_other() -> None:
+    again = a_point({"jax": noise(400), "pytorch": noise(100)}, "again", batch_size="8")
+    (found,) = sweep.sweeps([*crossing(), *again])
+    assert found.fields == ["batch_size", "run"]
+    assert {point for point in found.points if point[0] == "8"} == {("8", "again"), ("8", "r0")}
+    assert all(one[0] == other[0] for one, other in found.verdicts)
+
+
+def test_every_line_has_its_parity() -> None:
+    titles, *lines = sweep.table(sweep.sweeps(crossing())[0])
+    assert titles[-1] == "parity"
+    assert {line[-1] for line in lines} == {"float64 10/10, float32 10/10"}

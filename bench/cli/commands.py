@@ -156,7 +156,8 @@ def explain(output: Path | None, **options: Any) -> None:
               help="The difference that --rounds auto is to find. Default: 0.05, which is 5 %.")  # fmt: skip
 @click.option("--control", is_flag=True, help="Time the first arm of every point a second time.")
 @click.option("--budget", "budget_s", type=Duration(),
-              help="No point is begun that would not end within it: 90s, 20m, 1.5h. The same command continues.")  # fmt: skip
+              help="No point is begun that, by the slowest before it, would not end within it: 90s, 20m, 1.5h. "
+                   "The same command continues.")  # fmt: skip
 @click.option("--output", type=FilePath(file_okay=False),
               help="Folder with a run for each point; one of an earlier sweep is continued. "
                    "Default: results/local/<time>.")  # fmt: skip

@@ -128,7 +128,7 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
     _own(output, vary)
     least_s = min(_least_s(choice) for choice in made)
     if budget_s is not None and budget_s < least_s:
-        raise UserError(f"--budget: a point takes {progress.about(least_s, at_least=True)}")
+        raise UserError(f"--budget: a point takes {progress.about(least_s)}")
     running.tell(
         f"{len(made)} point{'s' if len(made) != 1 else ''} of {len(made[0].arms)} arms, "
         f"{progress.about(sum(map(_least_s, made)), at_least=True)} in all"

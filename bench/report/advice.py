@@ -114,9 +114,7 @@ def _missing(found: Sequence[Section], wish: Wish) -> Iterator[str]:
     device = wish.device or "cpu"
     for name in names:
         sections = [section for section in found if section.first.task == name]
-        rows: list[Row] = [
-            row for section in sections for row in section.ranked if wish.device in (None, row.arm.device)
-        ]
+        rows: list[Row] = [row for section in sections for row in section.rows if wish.device in (None, row.arm.device)]
         command = f"framework-bench run --task {name} --device {device}"
         if not rows:
             yield f"{name} on the {device}: {command}"

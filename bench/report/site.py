@@ -109,6 +109,7 @@ def _line(run: str, section: Section, row: Row, *, remarks: Sequence[str], expla
             row.name,
         ]
     )
+    same = "" if row.excluded else same  # no speed stands beside another without its proof
     return Line(run, same, explained, facts, arm.name, cells, told, publish.command(section))
 
 

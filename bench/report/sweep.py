@@ -39,7 +39,8 @@ Point = tuple[str, ...]  # the values of a sweep's fields, in their order
 NOTHING = "No sweep: no field of a task or an arm has more than one value in these records.\n"
 MEANING = (
     "Speed is the steady state of a training step, as in every table; memory is the host's peak in a process of its own. "
-    "Every arm climbed the ladder of parity at every point. Ratios are between arms that took turns; quality is not judged. "
+    "An arm is compared where it climbed the whole ladder of parity for the sizes of the point. Ratios are between arms that "
+    "took turns; quality is not judged. What was in force in each process is in the table of its point's run. "
     "The intervals of ratios are at the level at which their verdicts were decided, over all of them together."
 )
 
@@ -157,16 +158,19 @@ def _sweep(sections: Sequence[Section]) -> Sweep | None:
     ]
     if not changes and not ways:
         return None
+    # Two runs of one point did not take turns: each is a point of its own.
+    places = [tuple(section.first.changes.get(name, "preset") for name in changes) for section in sections]
+    runs = ["run"] if len(set(places)) < len(places) else []
     points: dict[Point, dict[str, Spot]] = defaultdict(dict)
-    for section in sections:
+    for section, place in zip(sections, places, strict=True):
         for row in section.rows:
-            of_task = [section.first.changes.get(name, "preset") for name in changes]
+            of_task = [*place, *([section.run.id] if runs else [])]
             of_arm = [_way(row, name) for name in ways]
             spots = points[(*of_task, *of_arm)]
             # Two rows of one backend at a point differ in something that does not vary here: their names tell them apart.
             spots[row.arm.backend if row.arm.backend not in spots else row.name] = Spot(section, row)
     first = sections[0].first
-    fields = [*changes, *ways]
+    fields = [*changes, *runs, *ways]
     title = f"Sweep: {first.task}, preset {first.preset}, over {' and '.join(fields)}"
     return Sweep(title, fields, len(ways), {point: points[point] for point in sorted(points, key=_keys)})
 
@@ -270,6 +274,7 @@ def table(sweep: Sweep) -> list[list[str]]:
         "relative to the fastest",
         "host memory peak",
         "device memory peak",
+        "parity",
     ]
     lines = [titles]
     for point, spots in sweep.points.items():
@@ -286,6 +291,7 @@ def table(sweep: Sweep) -> list[list[str]]:
                     speed,
                     _relative(sweep, point, name),
                     *(mebibytes(peak) if peak else "" for peak in peaks),
+                    figures.ladders(row.ladders),
                 ]
             )
     return lines
@@ -313,15 +319,11 @@ def render(records: Iterable[Record]) -> str:
         machine = spot.section.run.machine
         versions = dict.fromkeys(f"{name} {version}" for spots in sweep.points.values() for one in spots.values()
                                  for name, version in sorted(one.row.versions.items()))  # fmt: skip
-        ladders = dict.fromkeys(
-            figures.ladders(one.row.ladders) for spots in sweep.points.values() for one in spots.values()
-        )
         parts += [
             f"## {markdown.escape(sweep.title)}", "", *(f"- {markdown.escape(text)}" for text in told), "",
             markdown.table(rows[0], rows[1:]), "",
             f"- Machine: {markdown.escape(_machine(machine.cpu, machine.cores, machine.gpu, machine.os))}",
             f"- Versions: {markdown.escape(', '.join(versions))}",
-            f"- Parity: {markdown.escape(', '.join(ladders))}",
             "", MEANING, "",
         ]  # fmt: skip
     return "\n".join(parts) if parts else NOTHING

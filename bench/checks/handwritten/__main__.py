@@ -28,7 +28,7 @@ from bench.stats import intervals
 @click.option("--preset", default="quick", show_default=True)
 @click.option("--data-dir", type=FilePath(exists=True, file_okay=False), envvar="FRAMEWORK_BENCH_DATA")
 @click.option("--rounds", default=8, show_default=True, type=click.IntRange(min=2))
-@click.option("--variant", default="", help="compiled, or kerashub: other public ways to write the loop.")
+@click.option("--variant", default="", help="compiled: as torch.compile, and Keras's own compile, have it.")
 def main(task: str, preset: str, data_dir: Path | None, rounds: int, variant: str) -> None:
     """Prints, per backend, the harness's step over the hand-written loop's, with its interval over rounds.
 
