@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from backends.api import Backend
 
 __all__ = [
-    "BACKENDS", "PRECISIONS", "REFERENCE", "TRIM", "TUNED", "BackendMissing", "Entry", "find", "load", "mode_for", "modes",
-    "package",
+    "BACKENDS", "PRECISIONS", "REFERENCE", "TRIM", "TUNED", "BackendMissing", "Entry", "find", "load", "mode_for",
+    "mode_on_cpu", "modes", "package",
 ]  # fmt: skip
 
 PRECISIONS: Mapping[str, str] = {
@@ -84,6 +84,11 @@ def modes(name: str) -> Mapping[str, str]:
     return {**found, TRIM: cut} | ({TUNED: f"the fastest of them, as measured: {told}"} if told else {})
 
 
+def mode_on_cpu(name: str, mode: str) -> str:
+    """The mode without the parts that the backend's `GPU_ONLY`, a tuple of literals, names: what a CPU can prove of it."""
+    return mode_of(set(mode.split("+")) - set(_declared(name, "GPU_ONLY")), modes(name))
+
+
 def mode_for(name: str, mode: str, *, task: str, device: str) -> str:
     """What a mode is for a task on a device, its parts in the order of `modes`: `tuned` depends on both."""
     if mode == TUNED:
@@ -92,12 +97,12 @@ def mode_for(name: str, mode: str, *, task: str, device: str) -> str:
 
 
 def _declared(name: str, variable: str) -> Any:
-    """A dict that a backend's package or module declares; empty where it has none."""
+    """What a backend's package or module declares; empty where it does not."""
     if "." not in name:
         find(name)
         return getattr(importlib.import_module(package(name)), variable, {})
     literal = _assigned(name, variable)
-    return {} if literal is None else dict(_literal(name, variable, literal))
+    return {} if literal is None else _literal(name, variable, literal)
 
 
 def package(name: str) -> str:

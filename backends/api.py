@@ -126,8 +126,12 @@ class Session(Protocol):
         """(losses, predictions), each of the labels' shape, dropout off; parameters stay as they are."""
         ...
 
-    def logits(self, batch: Any) -> Array:
-        """[*labels.shape, classes], dropout off, from zero recurrent state; changes nothing. For parity."""
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
+        """The logits of a batch's inputs, dropout off, from zero recurrent state; changes nothing.
+
+        From the host's arrays to the host's array, [*labels.shape, classes]: what a user calls who serves the model. A
+        framework that compiles does so for each shape. `run --measure inference` times it, and the ladder compares it.
+        """
         ...
 
     def gradients(self, batch: Any) -> Params:

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from bench.campaign import campaign, plan
-from bench.campaign.plan import Choice, TaskPlan
+from bench.campaign.plan import MEASURES, Choice, TaskPlan
 from bench.cli import folders, options, request, running
 from bench.records import pytest_json
 from bench.records.record import Arm, Cell, Record, RoundsPlan
 
-COMMAND = click.command()(options.common_options(lambda **_: None))
+COMMAND = click.command()(options.common_options(options.measure_option(lambda **_: None)))
 """A command that has the options of `run` and `verify`, to describe and to read them."""
 
 RUN: "pytest.StashKey[PytestRun]" = pytest.StashKey()
@@ -51,6 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(error.format_message()) from None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only what `--fb-measure` asks for is collected."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    asked = {f"test_{name}" for name, kinds in MEASURES.items() if set(kinds) <= set(run.choice.kinds)}
+    left_out = [item for item in items if getattr(item, "originalname", None) not in asked]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     run = config.stash.get(RUN, None)
@@ -78,15 +89,21 @@ class PytestRun:
         self.folder: Path | None = None  # not before something is measured
         self.records: list[Record] = []
         self._plans: dict[str, TaskPlan] = {}
+        self._done: dict[tuple[str, str, str], list[Record]] = {}
 
-    def measure(self, task: str, arm: Arm) -> list[Record]:
-        """The records of one arm on a task; click.ClickException if its data or its folder cannot be had."""
+    def measure(self, task: str, arm: Arm, what: str) -> list[Record]:
+        """The records of one arm on a task, of training or of inference; click.ClickException if they cannot be had."""
+        if (task, arm.name, what) not in self._done:
+            self._done[task, arm.name, what] = self._measured(task, arm, what)
+        return self._done[task, arm.name, what]
+
+    def _measured(self, task: str, arm: Arm, what: str) -> list[Record]:
         if task not in self._plans:
             asked = replace(self.choice, tasks=[task])
             (self._plans[task],) = request.planned(lambda: plan.make(asked))
         if self.folder is None:
             self.folder = folders.new(self.output or folders.default())
-        only = replace(self._plans[task], choice=replace(self.choice, arms=[arm], absent=()))
+        only = replace(self._plans[task], choice=replace(self.choice, arms=[arm], absent=(), kinds=MEASURES[what]))
         measuring = campaign.Campaign([only], self.folder, _Silent())
         try:
             measuring.start()

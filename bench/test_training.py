@@ -3,9 +3,10 @@
     pytest bench -k "mnist_mlp and jax" --fb-preset standard --benchmark-json new.json
 
 A cell is measured as by `framework-bench run`, each process fresh and alone: parity (or its cache), one window of speed,
-memory, one training. Nothing is timed inside pytest: the blocks that the worker timed are played back into the fixture, a
-block as a round and its steps as iterations, so that every figure of pytest-benchmark's is in seconds per step. A cell that
-our own table would not rank (parity, target, a disturbed window) is a failed test and not in pytest-benchmark's results.
+memory, one training; with `--fb-measure inference`, one window of predictions instead. Nothing is timed inside pytest: the
+blocks that the worker timed are played back into the fixture, a block as a round and its steps or calls as iterations, so that
+every figure of pytest-benchmark's is in seconds per step or call. A cell that our own table would not rank (parity, target, a
+disturbed window) is a failed test and not in pytest-benchmark's results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,11 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import RUN, PytestRun
-from bench.report import figures, grouping
+from bench.records.record import Record
+from bench.report import figures, grouping, inference
+
+SIZES = ("one", "batch")
+"""Of the batches that are asked: single examples, and the preset's."""
 
 PARAMETERS = ("task", "preset", "arm", "device", "precision")
 """In the name of a benchmark, so that pytest-benchmark never compares two that differ in one of them."""
@@ -45,14 +50,9 @@ def test_training(
     task: str, preset: str, arm: str, device: str, precision: str,
     run: PytestRun, benchmark: BenchmarkFixture, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    try:
-        records = run.measure(task, next(one for one in run.choice.arms if one.name == arm))
-    except click.ClickException as error:
-        pytest.fail(error.format_message(), pytrace=False)
+    records = _measured(run, task, arm, "training")
     assert run.folder is not None
     (row,) = [row for section in grouping.sections(records) for row in section.rows]
-    if records[0].outcome.status == "unsupported":
-        pytest.skip(str(records[0].outcome.reason))
     if row.excluded is not None:
         pytest.fail(f"{row.excluded} (records: {run.folder})", pytrace=False)
     speed = row.of("speed")[0]
@@ -67,10 +67,52 @@ def test_training(
         "parity": figures.parity(row),
         "record": str(run.folder / "records" / speed.cell.file_name),
     }
+    _play(benchmark, request, timings.blocks_s, timings.block_steps)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # by a cell that failed
+def test_inference(
+    task: str, preset: str, arm: str, device: str, precision: str, size: str,
+    run: PytestRun, benchmark: BenchmarkFixture, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    benchmark.group = f"{task}, {size}"
+    records = _measured(run, task, arm, "inference")
+    assert run.folder is not None
+    asked = [row for group in inference.groups(records) for row in group.rows]
+    if not asked:
+        why = [str(one.outcome.reason or one.outcome.disturbance) for one in records if one.cell.kind == "inference"]
+        pytest.fail(f"{'; '.join(why)} (records: {run.folder})", pytrace=False)
+    (row,) = asked
+    (found,) = row.found
+    calls = found.calls[0 if size == "one" else -1]
+    (record,) = row.records.values()
+    benchmark.extra_info |= {
+        "batch_size": calls.batch_size, f"{record.cell.unit}_per_s": calls.throughput, "first_call_s": calls.first_s,
+        **{f"{name}_s": getattr(calls, f"{name}_s") for name in ("p50", "p90", "p99")},
+        "host_peak_bytes": found.host_peak.bytes, "device_peak_allocated_bytes": found.device_peak_allocated.bytes,
+        "parity": figures.ladders(record.ladders), "record": str(run.folder / "records" / record.cell.file_name),
+    }  # fmt: skip
+    _play(benchmark, request, calls.blocks_s, calls.block_calls)
+
+
+def _measured(run: PytestRun, task: str, arm: str, what: str) -> list[Record]:
+    """The records of an arm; the test fails where they cannot be had, and is skipped where the arm has nothing to measure."""
+    try:
+        records = run.measure(task, next(one for one in run.choice.arms if one.name == arm), what)
+    except click.ClickException as error:
+        pytest.fail(error.format_message(), pytrace=False)
+    if records[0].outcome.status == "unsupported":
+        pytest.skip(str(records[0].outcome.reason))
+    return records
+
+
+def _play(
+    benchmark: BenchmarkFixture, request: pytest.FixtureRequest, blocks_s: Sequence[float], iterations: int
+) -> None:
     playback = request.node.get_closest_marker("benchmark").kwargs["timer"]
-    playback.cue(timings.blocks_s)
-    rounds, iterations = len(timings.blocks_s), timings.block_steps
-    benchmark.pedantic(_nothing, rounds=rounds, iterations=iterations)  # type: ignore[no-untyped-call]  # of the plug-in
+    playback.cue(blocks_s)
+    benchmark.pedantic(_nothing, rounds=len(blocks_s), iterations=iterations)  # type: ignore[no-untyped-call]  # of the plug-in
 
 
 def _nothing() -> None:

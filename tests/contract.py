@@ -90,17 +90,18 @@ def test_two_sessions_from_the_same_start_train_alike(compiled_task):
     np.testing.assert_allclose(losses(), losses(), rtol=1e-12)
 
 
-def test_logits_gradients_and_evaluation_change_nothing(task, session):
+def test_predictions_gradients_and_evaluation_change_nothing(task, session):
     session.train_step(loop.put(session, batches(task, 1)[0]))
     before = session.params()
-    batch = loop.put(session, batches(task, 2)[1])
-    first = session.logits(batch)
+    host = batches(task, 2)[1]
+    batch = loop.put(session, host)
+    first = session.predict(host.inputs)
     session.gradients(batch)
     session.eval_step(batch)
     session.reset_state()
     after = session.params()
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    np.testing.assert_array_equal(session.logits(batch), first)
+    np.testing.assert_array_equal(session.predict(host.inputs), first)
 
 
 def test_shapes_of_logits_losses_and_predictions(task, session):
@@ -108,7 +109,7 @@ def test_shapes_of_logits_losses_and_predictions(task, session):
     batch = loop.put(session, host)
     losses, predictions = map(session.fetch, session.eval_step(batch))
     assert losses.shape == predictions.shape == host.labels.shape
-    logits = session.logits(batch)
+    logits = session.predict(host.inputs)
     assert logits.shape[:-1] == host.labels.shape
     assert np.array_equal(predictions, logits.argmax(-1))
     assert set(session.gradients(batch)) == set(task.init_params(0))
@@ -144,7 +145,7 @@ def test_precision_is_what_was_asked_for(compiled_task):
         assert session.settings()["precision"] == precision
         assert rules.probe_fault(precision, precision_probe.error(session)) is None
         kept = np.float64 if precision == "float64" else np.float32
-        assert session.logits(loop.put(session, batch)).dtype == kept
+        assert session.predict(batch.inputs).dtype == kept
         assert {value.dtype for value in session.params().values()} == {np.dtype(kept)}
         loop.step(session, batch)  # now with kernels, and with a state that was carried
         assert session.settings()["precision"] == precision
@@ -166,7 +167,7 @@ def test_bfloat16_rounds_the_layers_and_not_the_loss(compiled_task):
     for precision in ("float32", "bfloat16"):
         session = BACKEND.open_session(compiled_task, compiled_task.init_params(0), Options(precision=precision))
         losses = session.fetch(session.eval_step(loop.put(session, batch))[0])
-        found[precision] = session.logits(loop.put(session, batch)), losses
+        found[precision] = session.predict(batch.inputs), losses
     difference = np.linalg.norm(found["bfloat16"][0] - found["float32"][0]) / np.linalg.norm(found["float32"][0])
     assert 2**-11 < difference < 2**-4
     logits = found["bfloat16"][0].astype(np.float64)

@@ -200,7 +200,7 @@ class DropoutInEvalStep(ReferenceSession):
     """The same, but only where quality is measured."""
 
     def eval_step(self, batch: Batch) -> Any:
-        logits = self.logits(batch)
+        logits = self.predict(batch.inputs)
         keep = 1 - self.task.model.classifier_dropout
         return self.losses(logits * keep, batch.labels), np.argmax(logits, axis=-1)
 

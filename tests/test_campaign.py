@@ -240,7 +240,7 @@ def test_a_phase_that_lasts_too_long_is_named(tmp_path: Path, misbehave: Misbeha
 
 def test_every_phase_has_a_deadline() -> None:
     """Else it would be counted with the one before it."""
-    sources = [ROOT / "bench" / "worker" / f"{name}.py" for name in ("answer", "loop", "explain")]
+    sources = [ROOT / "bench" / "worker" / f"{name}.py" for name in ("answer", "loop", "inference", "explain")]
     told = {name for path in sources for name in re.findall(r'phases\.enter\("([^"]+)"\)', path.read_text())}
     assert told == {phase for _, phase in PHASES}
     assert process.PHASES_S.keys() == told | {"start", "turn"}  # which the parent says

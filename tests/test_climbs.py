@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from bench.campaign import parity_cache
-from bench.machine import cores
+from bench.machine import cores, nvml
 from bench.process import climbs, environment
 from bench.process.execute import PHASES_S
 from bench.process.launch import Deadlines
@@ -86,8 +87,11 @@ def test_as_many_climb_at_once_as_there_are_cores_and_memory_for(monkeypatch: py
     assert width(core_count=4, memory=7 * GIB) == 1
     assert width(core_count=4, memory=1 * GIB) == 1
     on_a_gpu = a_planned_cell(an_arm("gpu", backend=FAKE, device="gpu"))[1]
-    monkeypatch.setattr(cores, "granted", lambda: 8)
-    assert climbs.width_for([*cells, on_a_gpu]) == 1
+    width(core_count=8, memory=128 * GIB)
+    for memory, wide in ((None, 1), (2 * GIB, 1), (13 * GIB, 2), (80 * GIB, 4)):
+        answer = None if memory is None else SimpleNamespace(free=memory)
+        monkeypatch.setattr(nvml, "ask", lambda card, question, answer=answer: answer)
+        assert climbs.width_for([*cells, on_a_gpu]) == wide
 
 
 def test_threads_that_wait_leave_the_cores_to_the_climb_beside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -393,8 +393,8 @@ def test_the_ladders_schedule_ends_before_its_last_update_whatever_the_tasks_is(
 
 def test_a_not_a_number_is_not_within_any_tolerance():
     class NotANumber(ReferenceSession):
-        def logits(self, batch):
-            return super().logits(batch) * np.nan
+        def predict(self, inputs):
+            return super().predict(inputs) * np.nan
 
     ladder = climb(NotANumber)
     assert (ladder.rungs[-1].name, ladder.rungs[-1].difference) == ("forward", None)
@@ -413,11 +413,11 @@ def test_predictions_that_a_tie_explains_are_named_and_pass():
     class TieBroken(ReferenceSession):
         def eval_step(self, batch):
             losses, predictions = super().eval_step(batch)
-            top = np.argsort(self.logits(batch), axis=-1)
+            top = np.argsort(self.predict(batch.inputs), axis=-1)
             return losses, np.where(tied(self, batch), top[:, -2], predictions)
 
     def tied(session, batch):
-        ordered = np.sort(ReferenceSession.logits(session, batch), axis=-1)
+        ordered = np.sort(ReferenceSession.predict(session, batch.inputs), axis=-1)
         return ordered[:, -1] - ordered[:, -2] < 0.05
 
     subject = SimpleNamespace(open_session=lambda task, params, options: TieBroken(task, params))

@@ -355,3 +355,20 @@ def test_a_file_that_is_not_there_is_refused(command: Callable[..., tuple[int, s
     assert "'nowhere.json' does not exist" in error
     with pytest.raises(RecordError, match="Is a directory"):
         pytest_json.read(Path())
+
+
+@pytest.mark.slow
+def test_predictions_are_benchmarks_of_their_own_and_are_measured_once_for_both_sizes(tmp_path: Path) -> None:
+    done = pytest_bench(
+        tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", "--fb-measure", "inference", "--fb-output", tmp_path / "run",
+        "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert done.code == 0, done.out
+    assert "2 passed, 1 deselected" in done.out
+    one, batch = json.loads((tmp_path / "out.json").read_bytes())["benchmarks"]
+    assert (one["group"], batch["group"]) == (f"{FAKE}, one", f"{FAKE}, batch")
+    assert one["extra_info"]["batch_size"] == 1 < batch["extra_info"]["batch_size"]
+    assert one["extra_info"]["p50_s"] <= one["extra_info"]["p99_s"]
+    assert one["extra_info"]["record"] == batch["extra_info"]["record"]
+    assert one["stats"]["mean"] == pytest.approx(1 / one["extra_info"]["images_per_s"], rel=1e-6)
+    assert len(list((tmp_path / "run" / "records").iterdir())) == 2

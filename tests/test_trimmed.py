@@ -55,9 +55,7 @@ def test_what_is_cut_changes_neither_logits_nor_gradients_nor_training() -> None
     plain, trimmed = session("default"), session("trim")
     batch = of_length(4)
     assert trimmed.prepare(batch).inputs["tokens"].shape[1] == 6
-    np.testing.assert_allclose(
-        trimmed.logits(loop.put(trimmed, batch)), plain.logits(loop.put(plain, batch)), rtol=1e-12
-    )
+    np.testing.assert_allclose(trimmed.predict(batch.inputs), plain.predict(batch.inputs), rtol=1e-12)
     found, expected = (one.gradients(loop.put(one, batch)) for one in (trimmed, plain))
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-14)
@@ -70,7 +68,7 @@ def test_a_batch_that_is_cut_too_short_is_another_function() -> None:
     plain, trimmed = session("default"), session("trim")
     trimmed.trim = lambda batch: TASK.trimmed(of_length(2))  # type: ignore[attr-defined]
     batch = of_length(4)
-    assert not np.allclose(trimmed.logits(loop.put(trimmed, batch)), plain.logits(loop.put(plain, batch)), rtol=1e-6)
+    assert not np.allclose(trimmed.predict(batch.inputs), plain.predict(batch.inputs), rtol=1e-6)
 
 
 def test_the_mode_stands_behind_the_sessions_own_with_the_shapes_that_were_prepared() -> None:

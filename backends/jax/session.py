@@ -93,6 +93,7 @@ class Programs:
         self.train_several = jax.jit(self._train_several, donate_argnums=(0, 1, 2, 3))
         self.several_traced = False
         self.evaluate = jax.jit(self._evaluate)
+        self.predict = jax.jit(self._predict)
         self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True))
         self.forward = jax.jit(self._loss)
         self.forward_and_backward = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
@@ -101,15 +102,17 @@ class Programs:
         states = jax.tree.unflatten(self._structure, weights), jax.tree.unflatten(self._rest_structure, rest)
         return nnx.merge(self._graph, *states, copy=True)  # a copy may count its dropout keys inside the gradient
 
-    def _apply(self, model: Any, batch: DeviceBatch, state: State, *, training: bool) -> tuple[jax.Array, State]:
-        logits, state = model(batch.inputs, state, training=training)
+    def _apply(
+        self, model: Any, inputs: Mapping[str, jax.Array], state: State, *, training: bool
+    ) -> tuple[jax.Array, State]:
+        logits, state = model(inputs, state, training=training)
         return logits.astype(self.dtype), state  # the loss is taken in the parameters' precision
 
     def _loss(
         self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
     ) -> tuple[jax.Array, tuple[list[jax.Array], State]]:
         model = self.merge(weights, rest)
-        logits, state = self._apply(model, batch, state, training=True)
+        logits, state = self._apply(model, batch.inputs, state, training=True)
         loss = jnp.sum(_losses(logits, batch.labels) * batch.weights)
         _, _, rest = nnx.split(model, nnx.Param, ...)
         return loss, (jax.tree.leaves(rest), state)
@@ -149,10 +152,13 @@ class Programs:
 
     def _evaluate(
         self, weights: list[jax.Array], rest: list[jax.Array], state: State, batch: DeviceBatch
-    ) -> tuple[jax.Array, jax.Array, jax.Array, State]:
-        model = self.merge(weights, rest)
-        logits, state = self._apply(model, batch, state, training=False)
-        return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), logits, state
+    ) -> tuple[jax.Array, jax.Array, State]:
+        logits, state = self._apply(self.merge(weights, rest), batch.inputs, state, training=False)
+        return _losses(logits, batch.labels), jnp.argmax(logits, axis=-1), state
+
+    def _predict(self, weights: list[jax.Array], rest: list[jax.Array], inputs: Mapping[str, jax.Array]) -> jax.Array:
+        state = self.initial_state(len(next(iter(inputs.values()))))
+        return self._apply(self.merge(weights, rest), inputs, state, training=False)[0]
 
 
 @cache
@@ -204,13 +210,14 @@ class JaxSession:
         return losses
 
     def eval_step(self, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
-        losses, predictions, _, self._state = self._programs.evaluate(
+        losses, predictions, self._state = self._programs.evaluate(
             self._weights, self._rest, self._carried(batch), batch
         )
         return losses, predictions
 
-    def logits(self, batch: DeviceBatch) -> Array:
-        return self.fetch(self._programs.evaluate(self._weights, self._rest, self._zero_state(batch), batch)[2])
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
+        on_host = {name: self._cast(value) for name, value in inputs.items()}
+        return self.fetch(self._programs.predict(self._weights, self._rest, on_host))
 
     def gradients(self, batch: DeviceBatch) -> Params:
         gradients, _ = self._programs.differentiate(self._weights, self._rest, self._zero_state(batch), batch)

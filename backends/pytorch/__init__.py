@@ -20,10 +20,17 @@ MODES: Mapping[str, str] = {
         "torch.compile of the module; loss and optimizer stay eager, and so do nn.GRU and what follows it, which torch.compile "
         "does not take over (https://docs.pytorch.org/docs/stable/generated/torch.compile.html)"
     ),
+    "cuda-graph": (
+        "on a GPU, all kernels of a training step recorded once and started together "
+        "(https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture)"
+    ),
     "flush-denormal": (
         "figures below 1e-38 become 0, for which a CPU needs far longer than for others "
         "(https://docs.pytorch.org/docs/stable/generated/torch.set_flush_denormal.html)"
     ),
 }
+
+GPU_ONLY = ("cuda-graph",)
+"""Modes of a GPU alone: the proof in double precision, which is a CPU's, is of the step that the graph was recorded from."""
 
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
 from backends.operations import Operation
 from backends.pytorch import MODES
+from backends.pytorch.graphed import Graphed
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
@@ -45,6 +46,8 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     # float32 means IEEE float32: PyTorch's own default lets cuDNN's recurrent kernels use TF32.
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    if options.device == "cpu" and "cuda-graph" in on:
+        raise Unsupported("cuda-graph is a mode of a GPU: what it saves is the time to start kernels there")
     if options.device == "gpu" and "flush-denormal" in on:
         raise Unsupported("flush-denormal is a mode of a CPU's arithmetic; on a GPU it would change nothing")
     # Before the first operation: the threads that it starts inherit the setting.
@@ -83,7 +86,11 @@ class TorchSession:
             self._compiler, self._net = compiled, compiled.compiled(self._model, self._device)
         self._called = False
         self._parameters = list(self._model.parameters())
-        self._optimizer = _optimizer(task.optimizer, self._parameters)
+        on_graph = "cuda-graph" in switches(options.mode, MODES)
+        steps = (self._update, self._backward, self._forward_loss)
+        self._graphs = [Graphed(step) for step in steps] if on_graph else []
+        self._step, self._gradient, self._only_forward = self._graphs or steps
+        self._optimizer = _optimizer(task.optimizer, self._parameters, capturable=on_graph)
         self._schedule = (
             torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda done: _rate_factor(task.optimizer, done))
             if task.optimizer.scheduled
@@ -107,10 +114,7 @@ class TorchSession:
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor:
         self._example = batch
-        loss, self._state = self._backward(batch, self._carried(batch))
-        if self._clip_norm is not None:
-            _clip(self._parameters, self._clip_norm)
-        self._optimizer.step()
+        loss, self._state = self._step(batch, self._carried(batch))
         if self._schedule is not None:
             self._schedule.step()
         return loss
@@ -118,27 +122,27 @@ class TorchSession:
     @torch.no_grad()
     def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         self._switch(training=False)
-        logits, self._state = self._forward(batch, self._carried(batch))
+        logits, self._state = self._forward(batch.inputs, self._carried(batch))
         return _losses(logits, batch.labels), logits.argmax(-1)
 
-    @torch.no_grad()
-    def logits(self, batch: DeviceBatch) -> Array:
+    @torch.inference_mode()
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
         self._switch(training=False)
-        return self.fetch(self._forward(batch, self._zero_state(batch))[0])
+        on_device = {name: torch.from_numpy(self._cast(value)).to(self._device) for name, value in inputs.items()}
+        return self.fetch(self._forward(on_device, self._zero_state(len(next(iter(inputs.values())))))[0])
 
     def gradients(self, batch: DeviceBatch) -> Params:
         self._switch(training=True)
-        logits, _ = self._forward(batch, self._zero_state(batch))
+        logits, _ = self._forward(batch.inputs, self._zero_state(len(batch.labels)))
         gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
         names = [name for name, _ in self._model.named_parameters()]
         return self._canonical(dict(zip(names, gradients, strict=True)))
 
     def training_loss(self, batch: DeviceBatch) -> torch.Tensor:
-        self._switch(training=True)
-        return _loss(self._forward(batch, self._zero_state(batch))[0], batch).detach()
+        return self._only_forward(batch, self._zero_state(len(batch.labels)))[0]
 
     def training_gradient(self, batch: DeviceBatch) -> torch.Tensor:
-        return self._backward(batch, self._zero_state(batch))[0]
+        return self._gradient(batch, self._zero_state(len(batch.labels)))[0]
 
     def optimizer_state(self) -> Iterator[Array]:
         for state in self._optimizer.state.values():
@@ -175,7 +179,10 @@ class TorchSession:
         return product
 
     def compilations(self) -> int | None:
-        return self._compiler.compilations(called=self._called) if self._compiler else None  # eager
+        if not (self._compiler or self._graphs):
+            return None  # eager
+        compiled = self._compiler.compilations(called=self._called) if self._compiler else 0
+        return compiled + sum(graph.captures for graph in self._graphs)
 
     def device_memory(self) -> DeviceMemory | None:
         if not self._on_gpu:
@@ -194,7 +201,8 @@ class TorchSession:
             "cuDNN deterministic": torch.backends.cudnn.deterministic,
             "cuDNN benchmark": torch.backends.cudnn.benchmark,
             "mode": self._mode(),
-            "compile": "torch.compile" if self._is_compiled() else "eager",
+            "compile": ("torch.compile" if self._is_compiled() else "eager")
+            + (", CUDA graph" if self._is_graph() else ""),
             "compile cache": self._compiler.cache() if self._compiler else None,
             "optimizer": "torch.optim.AdamW, fused",
             "threads": torch.get_num_threads(),
@@ -204,11 +212,14 @@ class TorchSession:
     def _mode(self) -> str:
         """Read back: from what stands behind the module, and from a number that is denormal."""
         flushed = not bool(torch.full((1,), 1e-30).mul_(1e-10))
-        on = {"compile": self._is_compiled(), "flush-denormal": flushed}
+        on = {"compile": self._is_compiled(), "cuda-graph": self._is_graph(), "flush-denormal": flushed}
         return mode_of([name for name, found in on.items() if found], MODES)
 
     def _is_compiled(self) -> bool:
         return self._compiler is not None and self._compiler.is_compiled(self._net, called=self._called)
+
+    def _is_graph(self) -> bool:
+        return bool(self._graphs) and all(graph.in_force for graph in self._graphs)
 
     def _precision(self) -> str:
         """Read back from autocast, the parameters and the flags, as a step finds them."""
@@ -231,7 +242,7 @@ class TorchSession:
             return None
         self._switch(training=True)  # with dropout on, attention may run another kernel than without
         with torch.random.fork_rng([self._device] if self._on_gpu else []):  # the training's own masks stay as they are
-            logits, _ = self._forward(self._example, self._zero_state(self._example))
+            logits, _ = self._forward(self._example.inputs, self._zero_state(len(self._example.labels)))
         names = [type(node).__name__ for node in _nodes(logits.grad_fn)]
         found = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}
         if graphs := sum(name.startswith("CompiledFunction") for name in names):
@@ -240,20 +251,33 @@ class TorchSession:
             found.add(f"ATen, {len(names) - graphs:,} operators in the forward graph")
         return ", ".join(sorted(found))
 
-    def _forward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
+    def _forward(self, inputs: Mapping[str, torch.Tensor], state: State) -> tuple[torch.Tensor, State]:
         self._called = True
         if self._autocast is None:
-            logits, state = self._net(batch.inputs, state)
+            logits, state = self._net(inputs, state)
             return logits, state
         with self._autocast:
-            logits, state = self._net(batch.inputs, state)
+            logits, state = self._net(inputs, state)
         return logits.float(), state  # the loss is taken in the parameters' precision
+
+    def _update(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
+        """A whole step but for the learning rate's schedule, which is the host's."""
+        loss, state = self._backward(batch, state)
+        if self._clip_norm is not None:
+            _clip(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        return loss, state
+
+    def _forward_loss(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
+        self._switch(training=True)
+        logits, state = self._forward(batch.inputs, state)
+        return _loss(logits, batch).detach(), state
 
     def _backward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
         """The loss and the state after the batch; the gradients are left in the parameters."""
         self._switch(training=True)
         self._optimizer.zero_grad(set_to_none=True)
-        logits, state = self._forward(batch, state)
+        logits, state = self._forward(batch.inputs, state)
         state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
         loss = _loss(logits, batch)
         loss.backward()
@@ -282,10 +306,10 @@ class TorchSession:
         return value.astype(self._host_dtype, copy=False) if value.dtype.kind == "f" else value
 
     def _carried(self, batch: DeviceBatch) -> State:
-        return self._zero_state(batch) if self._state is None else self._state
+        return self._zero_state(len(batch.labels)) if self._state is None else self._state
 
-    def _zero_state(self, batch: DeviceBatch) -> State:
-        return self._model.initial_state(batch.labels.shape[0], like=self._parameters[0])
+    def _zero_state(self, batch_size: int) -> State:
+        return self._model.initial_state(batch_size, like=self._parameters[0])
 
     @torch.no_grad()
     def _load(self, params: Params) -> None:
@@ -339,17 +363,21 @@ def _clip(parameters: list[torch.Tensor], clip_norm: float) -> None:
     torch._foreach_mul_(gradients, (clip_norm / norm).clamp(max=1.0))
 
 
-def _optimizer(spec: AdamW, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+def _optimizer(spec: AdamW, parameters: list[torch.Tensor], *, capturable: bool) -> torch.optim.Optimizer:
     # A group is an update of its own: one, unless weight decay tells parameters apart.
     decayed = [parameter for parameter in parameters if spec.weight_decay and spec.decays(parameter)]
     others = [parameter for parameter in parameters if not (spec.weight_decay and spec.decays(parameter))]
     groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    rate: float | torch.Tensor = spec.learning_rate
+    if capturable and spec.scheduled:  # which reaches a graph only through the memory that it reads
+        rate = parameters[0].new_tensor(rate, dtype=torch.float32)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=spec.learning_rate,
+        lr=rate,
         betas=(spec.beta1, spec.beta2),
         eps=spec.eps,
         fused=True,
+        capturable=capturable,
     )
 
 

@@ -107,10 +107,7 @@ class ReferenceSession:
     # The session.
 
     def prepare(self, batch: Batch) -> Batch:
-        inputs = {
-            name: value.astype(np.float64) if value.dtype.kind == "f" else value for name, value in batch.inputs.items()
-        }
-        return batch._replace(inputs=inputs, weights=batch.weights.astype(np.float64))
+        return batch._replace(inputs=_in_double(batch.inputs), weights=batch.weights.astype(np.float64))
 
     def put(self, prepared: Batch) -> Batch:
         return prepared
@@ -125,9 +122,9 @@ class ReferenceSession:
         logits, self.state = self.forward(self.values, batch.inputs, self.state)
         return self.losses(logits, batch.labels), np.argmax(logits, axis=-1)
 
-    def logits(self, batch: Batch) -> Array:
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
         self.drop = keep_all
-        logits: Array = self.forward(self.values, batch.inputs, None)[0]
+        logits: Array = self.forward(self.values, _in_double(inputs), None)[0]
         return logits
 
     def gradients(self, batch: Batch) -> Params:
@@ -159,6 +156,10 @@ class ReferenceSession:
 
     def settings(self) -> Settings:
         return {"device": "cpu", "precision": "float64", "mode": "default", "compile": "none", "kernels": "NumPy"}
+
+
+def _in_double(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: value.astype(np.float64) if value.dtype.kind == "f" else value for name, value in inputs.items()}
 
 
 def _unboxed(state: Any) -> Any:

@@ -121,6 +121,7 @@ class TensorFlowSession:
         self._train = tf.function(self._train_graph, jit_compile=jit)
         self._train_several = tf.function(self._several_graph, jit_compile=jit)
         self._evaluate = tf.function(self._evaluate_graph, jit_compile=jit)
+        self._predict = tf.function(self._predict_graph, jit_compile=jit)
         self._differentiate = tf.function(self._gradients_graph, jit_compile=jit)
         self._forward = tf.function(self._loss_graph, jit_compile=jit)
         if options.device == "gpu":
@@ -149,11 +150,13 @@ class TensorFlowSession:
         return losses
 
     def eval_step(self, batch: DeviceBatch) -> tuple[tf.Tensor, tf.Tensor]:
-        losses, predictions, _, self._state = self._evaluate(*batch, *self._carried(batch))
+        losses, predictions, self._state = self._evaluate(*batch, *self._carried(batch))
         return losses, predictions
 
-    def logits(self, batch: DeviceBatch) -> Array:
-        return self.fetch(self._evaluate(*batch, *self._zero_state(batch))[2])
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
+        self._inputs = tuple(inputs)
+        with tf.device(self._device):
+            return self.fetch(self._predict(*map(self._tensor, inputs.values())))
 
     def gradients(self, batch: DeviceBatch) -> Params:
         return self._canonical(self._differentiate(*batch, *self._zero_state(batch)))
@@ -199,7 +202,7 @@ class TensorFlowSession:
         return product
 
     def compilations(self) -> int | None:
-        functions = (self._train, self._train_several, self._evaluate, self._differentiate)
+        functions = (self._train, self._train_several, self._evaluate, self._predict, self._differentiate)
         return sum(function.experimental_get_tracing_count() for function in functions)
 
     def device_memory(self) -> DeviceMemory | None:
@@ -292,10 +295,14 @@ class TensorFlowSession:
             losses.append(loss)
         return tf.stack(losses), state
 
-    def _evaluate_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, State]:
+    def _evaluate_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, State]:
         inputs, labels, _, state = self._named(arguments)
         logits, state = self._apply(inputs, state, False)
-        return _losses(logits, labels), tf.argmax(logits, axis=-1), logits, state
+        return _losses(logits, labels), tf.argmax(logits, axis=-1), state
+
+    def _predict_graph(self, *arguments: tf.Tensor) -> tf.Tensor:
+        state = self._model.initial_state(arguments[0].shape[0])
+        return self._apply(dict(zip(self._inputs, arguments, strict=True)), state, False)[0]
 
     def _gradients_graph(self, *arguments: tf.Tensor) -> list[tf.Tensor]:
         return self._loss_and_gradients(*arguments)[1]

@@ -11,7 +11,7 @@ import msgspec
 
 from bench.campaign import cooldown, parity_cache, pilot
 from bench.campaign.journal import Journal
-from bench.campaign.plan import KINDS, TaskPlan, spare_rounds
+from bench.campaign.plan import IN_ROUNDS, KINDS, TaskPlan, spare_rounds
 from bench.machine.signals import deferred
 from bench.process.execute import execute
 from bench.process.interpreters import Interpreter
@@ -19,7 +19,9 @@ from bench.records import digest, files
 from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan, Run
 
 # Until one was seen:
-ESTIMATES_S: Mapping[Kind, float] = {"parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10, "explain": 20}
+ESTIMATES_S: Mapping[Kind, float] = {
+    "parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10, "inference": 8, "explain": 20,
+}  # fmt: skip
 START_S = 5.0  # of a training, beside its steps
 FEW_STEPS = 60  # of a process that measures memory
 
@@ -166,21 +168,21 @@ class Campaign:
                 for done in self._do(cells, climbed):
                     if kind == "parity":
                         climbed[done.cell.arm.name] = done
-            if kind == "speed" and "speed" in self.choice.kinds:
-                self._replace_disturbed(plan, climbed)
+            if kind in ("speed", "inference") and kind in self.choice.kinds:
+                self._replace_disturbed(plan, kind, climbed)
 
-    def _replace_disturbed(self, plan: TaskPlan, climbed: Mapping[str, Record]) -> None:
+    def _replace_disturbed(self, plan: TaskPlan, kind: Kind, climbed: Mapping[str, Record]) -> None:
         """Runs more rounds in place of those that were disturbed, up to a limit."""
         last = plan.rounds
         while last < plan.rounds + spare_rounds(plan.rounds):
-            speeds = [one for one in self.records if (one.cell.task, one.cell.kind) == (plan.name, "speed")]
+            timed = [one for one in self.records if (one.cell.task, one.cell.kind) == (plan.name, kind)]
             disturbed = {
-                one.cell.round for one in speeds if one.outcome.disturbance and one.outcome.disturbance.disturbed
+                one.cell.round for one in timed if one.outcome.disturbance and one.outcome.disturbance.disturbed
             }
             if last - len(disturbed) >= plan.rounds:
                 break
             last += 1
-            more = plan.spare_round(last)
+            more = plan.spare_round(kind, last)
             self._planned[plan.name] = [*self._planned[plan.name], *more]
             self._do(more, climbed)
 
@@ -369,6 +371,6 @@ class Campaign:
 
 def _by_round(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells of a kind in groups that belong together: climbs, the arms of a round; every other cell is alone."""
-    if not cells or cells[0].kind not in ("parity", "pilot", "speed"):
+    if not cells or cells[0].kind not in ("parity", *IN_ROUNDS):
         return [[cell] for cell in cells]
     return [list(group) for _, group in groupby(cells, key=lambda cell: cell.round)]

@@ -20,11 +20,19 @@ from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
-KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality", "explain")
+KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality", "inference", "explain")
 """The order in which a task's processes run."""
 
-COMPARISON = KINDS[:-1]
-"""The kinds of a comparison; what explains it runs by itself, and is in none of its figures."""
+MEASURES: Mapping[str, tuple[Kind, ...]] = {
+    "training": ("parity", "pilot", "speed", "memory", "quality"), "inference": ("parity", "inference"),
+}  # fmt: skip
+"""What `--measure` names: the kinds of processes of each. What explains a step runs by itself, and is in no comparison."""
+
+COMPARISON = MEASURES["training"]
+"""The kinds of a comparison, unless something else is asked for."""
+
+IN_ROUNDS: tuple[Kind, ...] = ("pilot", "speed", "inference")
+"""Those whose arms take turns."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class TaskPlan:
             "speed": self._rounds("speed", self.rounds, seed=seed_of_order(self.run, self.name)),
             "memory": (self.cell(arm, kind="memory") for arm in compared),
             "quality": (self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in compared),
+            "inference": self._rounds("inference", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/inference"),
             "explain": self._rounds("explain", self.rounds, seed=seed_of_order(self.run, self.name)),
         }
         return list(made[kind])
@@ -111,10 +120,10 @@ class TaskPlan:
         most = replace(self, choice=replace(self.choice, rounds=rounds + spare_rounds(rounds)))
         return most.cells
 
-    def spare_round(self, number: int) -> list[Cell]:
+    def spare_round(self, kind: Kind, number: int) -> list[Cell]:
         """One more round than planned, in place of a disturbed one."""
         more = replace(self, choice=replace(self.choice, rounds=number))
-        return [cell for cell in more.of_kind("speed") if cell.round == number]
+        return [cell for cell in more.of_kind(kind) if cell.round == number]
 
     def _rounds(self, kind: Kind, rounds: int, *, seed: str) -> Iterator[Cell]:
         """Randomised complete blocks: every round holds every arm once."""

@@ -15,7 +15,7 @@ import msgspec
 from bench.campaign import journal as journals
 from bench.campaign import parity_cache
 from bench.campaign.journal import Journal
-from bench.campaign.plan import COMPARISON, TaskPlan
+from bench.campaign.plan import COMPARISON, IN_ROUNDS, MEASURES, TaskPlan
 from bench.machine import locks
 from bench.process.execute import LINK, TRACES, remove_temporary
 from bench.records import digest, files, rules
@@ -153,7 +153,8 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
         "the source code of framework-bench": str(run.source)[:12],
     }
     if tuple(choice.kinds) != COMPARISON:
-        found[MEASURED] = STEP if "explain" in choice.kinds else SPEED
+        names = [name for name, kinds in MEASURES.items() if set(kinds) <= set(choice.kinds)]
+        found[MEASURED] = " and ".join(names) or (STEP if "explain" in choice.kinds else SPEED)
     for plan in plans:
         found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.rounds)
         found[f"--seeds of {plan.name}"] = str(plan.seeds)
@@ -250,7 +251,7 @@ def _move_broken(folder: Path, found: Found) -> None:
 
 def _round(cell: Cell) -> tuple[str, str, int] | None:
     """The round that a cell belongs to, None where it belongs to none."""
-    return (cell.task, cell.kind, cell.round) if cell.kind in ("pilot", "speed") else None
+    return (cell.task, cell.kind, cell.round) if cell.kind in IN_ROUNDS else None
 
 
 def _of_two_days(folder: Path, records: Iterable[Record], journal: Journal) -> set[tuple[str, str, int] | None]:

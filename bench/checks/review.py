@@ -146,16 +146,16 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
         rounds, seeds = (fixed.facts.get(f"--{name} of {task}", "") for name in ("rounds", "seeds"))
         if not (_count(rounds) or rounds == "auto") or not _count(seeds):
             yield "plan", f"plan.json has {rounds[:20]!r} rounds and {seeds[:20]!r} seeds of {task}", False
-        speeds = [one for one in records if (one.cell.task, one.cell.kind) == (task, "speed")]
-        least = _count(rounds) or max(
-            (one.cell.rounds_plan.rounds for one in speeds if one.cell.rounds_plan), default=1
-        )
-        yield from _as_many_rounds(task, least, speeds)
-        measured = {resume.STEP: ("explain",), resume.SPEED: ("speed", "memory")}
-        kinds = measured.get(fixed.facts.get(resume.MEASURED, ""), ("speed", "memory", "quality"))
+        kinds = _kinds(fixed.facts.get(resume.MEASURED, "training"))
         wanted = [("parity", 1, 0)]
-        last = max([least, *(one.cell.round for one in speeds)])
-        wanted += [(kinds[0], number, 0) for number in range(1, last + 1)]
+        for kind in ("speed", "inference", "explain"):
+            timed = [one for one in records if (one.cell.task, one.cell.kind) == (task, kind)]
+            least = _count(rounds) or max(
+                (one.cell.rounds_plan.rounds for one in timed if one.cell.rounds_plan), default=1
+            )
+            yield from _as_many_rounds(task, least, timed)
+            last = max([least, *(one.cell.round for one in timed)])
+            wanted += [(kind, number, 0) for number in range(1, last + 1) if kind in kinds]
         wanted += [("memory", 1, 0)] if "memory" in kinds else []
         wanted += [("quality", 1, seed) for seed in range(_count(seeds)) if "quality" in kinds]
         for arm, (kind, number, seed) in itertools.product(planned, wanted):
@@ -165,6 +165,12 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             if one is None or one.outcome.status != "ok":
                 status = one.outcome.status if one else "no record"
                 yield "plan", f"{task} {arm}, {kind}, round {number}, seed {seed}: {status}", False
+
+
+def _kinds(measured: str) -> Sequence[str]:
+    """The kinds of processes of a folder, by what its plan says that was measured."""
+    known = {resume.STEP: ("explain",), resume.SPEED: ("speed", "memory")}
+    return known.get(measured) or [kind for name in measured.split(" and ") for kind in plan.MEASURES.get(name, ())]
 
 
 def _as_many_rounds(task: str, least: int, speeds: Sequence[Record]) -> Iterator[Said]:

@@ -13,7 +13,7 @@ import click
 
 import tasks
 from bench.cli import folders
-from bench.cli.options import Duration, FilePath, NameOrModule, OneOf, Rounds, UserError, common_options
+from bench.cli.options import Duration, FilePath, NameOrModule, OneOf, Rounds, UserError, common_options, measure_option
 from bench.machine import signals
 from bench.records.text import printable
 
@@ -41,6 +41,7 @@ def cli() -> None:
 @click.option("--retry-failed", is_flag=True, help="When continuing: rerun failed processes. Default: keep them.")
 @click.option("--control", is_flag=True,
               help="Time the first arm a second time: the same program must not be called different from itself.")  # fmt: skip
+@measure_option
 @click.option("--energy", is_flag=True, help="Read the hardware's energy counters; windows of 10 s or more.")
 @click.option("--output", type=FilePath(file_okay=False),
               help="Folder for records and tables; an earlier run's is continued. Default: results/local/<time>.")  # fmt: skip
@@ -203,11 +204,13 @@ def report(
         raise UserError(f"--baseline: {error}") from error
     click.echo(importlib.import_module(FORMATS[form]).render(records), nl=False)
     if plots_folder is not None:
-        from bench.report import explanation_plot, plots, sweep_plot
+        from bench.report import explanation_plot, inference_plot, plots, sweep_plot
 
         folders.new_and_empty(plots_folder, "--plots")
         made = (
-            sweep_plot.files(records) if form == "sweep" else (*plots.files(records), *explanation_plot.files(records))
+            sweep_plot.files(records)
+            if form == "sweep"
+            else (*plots.files(records), *inference_plot.files(records), *explanation_plot.files(records))
         )
         for name, content in made:
             files.write_bytes(plots_folder / name, content)

@@ -13,6 +13,9 @@ from click.shell_completion import CompletionItem
 import backends
 import tasks
 
+MEASURES = ("training", "inference")
+"""What can be compared, as bench/campaign/plan.py has them; that takes NumPy, which help can do without."""
+
 
 class UserError(click.ClickException):
     """What was asked for cannot be done; nothing ran."""
@@ -84,6 +87,27 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
+class Measures(click.ParamType[tuple[str, ...]]):
+    """One or more of a few words, with commas between them."""
+
+    name = "words"
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = tuple(known)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        for word in words:
+            if word not in self.known:
+                self.fail(f"there is no {word!r} to measure{nearest(word, self.known)}", param, ctx)
+        return tuple(dict.fromkeys(words))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.known)}|{','.join(self.known)}]"
+
+
 class Rounds(click.IntRange):
     """A number of rounds, or `auto`."""
 
@@ -92,6 +116,12 @@ class Rounds(click.IntRange):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return "[INTEGER|auto]"
+
+
+measure_option = click.option(
+    "--measure", type=Measures(MEASURES), default="training", show_default=True,
+    help="What is compared: training, or predictions one by one and in batches, or both, with a comma between.",
+)  # fmt: skip
 
 
 def nearest(value: str, known: Any) -> str:

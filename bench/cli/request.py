@@ -11,7 +11,7 @@ import msgspec
 import backends
 import tasks
 from backends.api import DEFAULT_MODE
-from bench.campaign.plan import Choice
+from bench.campaign.plan import KINDS, MEASURES, Choice
 from bench.cli import arms
 from bench.cli.options import UserError
 from bench.process import interpreters
@@ -43,6 +43,7 @@ class Asked:
     energy: bool = False
     control: bool = False
     effect: float | None = None
+    measure: tuple[str, ...] = ("training",)
 
 
 def parse(**options: Any) -> Choice:
@@ -64,6 +65,7 @@ def parse(**options: Any) -> Choice:
         changes=changes,
         rounds=None if asked.rounds == "auto" else asked.rounds,
         effect=effect,
+        kinds=[kind for kind in KINDS if any(kind in MEASURES[name] for name in asked.measure)],
         seeds=asked.seeds,
         data_dir=asked.data_dir,
         run_id=secrets.token_hex(8),
@@ -115,6 +117,8 @@ def _effect(asked: Asked) -> float | None:
         if asked.effect is not None:
             raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
         return None
+    if "training" not in asked.measure:
+        raise UserError("--rounds auto plans from a pilot of training; for --measure inference alone, give a number")
     effect = 0.05 if asked.effect is None else asked.effect
     if not effect > MARGIN:  # NaN is not
         raise UserError(f"--effect {effect:g} must be above {MARGIN:g}: a difference within this margin is a tie")

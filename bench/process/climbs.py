@@ -9,14 +9,16 @@ from pathlib import Path
 
 import psutil
 
-from bench.machine import cores
+from bench.machine import cores, nvml
 from bench.process.execute import DEADLINES, started
 from bench.process.interpreters import Interpreter
 from bench.process.launch import Deadlines
 from bench.records.record import Cell, Record, Run
 
 MOST = 4
-CLIMB_BYTES = 6 * 2**30  # of free memory that each is given room for: a bound, not a measurement
+CLIMB_BYTES = (
+    6 * 2**30
+)  # of free memory that each is given room for, on the host and on a card: a bound, not a measurement
 
 
 def execute_climbs(
@@ -65,8 +67,9 @@ def execute_climbs(
 
 
 def width_for(cells: Sequence[Cell]) -> int:
-    """How many climb side by side: as there are cores and memory for; one where any is on a GPU, which it may fill."""
+    """How many climb side by side: as there are cores and memory for, a card's too; one on a card whose memory is unknown."""
+    room = [psutil.virtual_memory().available // CLIMB_BYTES, cores.granted(), len(cells), MOST]
     if any(cell.arm.device != "cpu" for cell in cells):
-        return 1
-    room = psutil.virtual_memory().available // CLIMB_BYTES
-    return max(1, min(len(cells), cores.granted(), room, MOST))
+        memory = nvml.ask(nvml.card(), "nvmlDeviceGetMemoryInfo")
+        room.append(1 if memory is None else memory.free // CLIMB_BYTES)
+    return max(1, min(room))

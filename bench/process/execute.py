@@ -36,6 +36,7 @@ DEADLINES: Mapping[Kind, launch.Deadlines] = {
     "speed": launch.Deadlines(900, PHASES_S),
     "memory": launch.Deadlines(900, PHASES_S),
     "quality": launch.Deadlines(7200, PHASES_S),
+    "inference": launch.Deadlines(900, PHASES_S),
     "explain": launch.Deadlines(1800, PHASES_S),
 }
 

@@ -24,7 +24,7 @@ MEASUREMENT = 2
 
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
 Kind = Literal[
-    "speed", "memory", "quality", "parity", "pilot", "explain"
+    "speed", "memory", "quality", "parity", "pilot", "explain", "inference"
 ]  # a pilot is a speed process that is in no figure
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
@@ -46,6 +46,7 @@ RUNGS = (
 )  # fmt: skip
 """The ladder of parity (bench/worker/parity.py)."""
 
+LEAST_S = 1e-9  # no window is shorter
 MOST_DEEP, MOST_VALUES = 16, 10_000  # of a spec
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
@@ -277,6 +278,58 @@ class Explanation(Strict, frozen=True):
             raise ValueError("a figure that was not measured needs a reason")
 
 
+class Calls(Strict, frozen=True):
+    """Predictions of one size of batch, in the window of one process: from the host's arrays to the host's logits."""
+
+    batch_size: Count
+    first_s: Seconds  # trace, compile and one call, for each shape of batch that there is
+    block_calls: Count
+    blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_calls calls each
+    items: Count  # images, tokens or sentences in all of them, padding left out
+    p50_s: Seconds  # of single calls: half of them took no longer
+    p90_s: Seconds
+    p99_s: Seconds
+
+    @property
+    def count(self) -> int:
+        """How many calls there were."""
+        return self.block_calls * len(self.blocks_s)
+
+    @property
+    def window_s(self) -> float:
+        """All of them together."""
+        return sum(self.blocks_s)
+
+    @property
+    def throughput(self) -> float:
+        """Items per second."""
+        return self.items / max(self.window_s, LEAST_S)
+
+
+class Inference(Strict, frozen=True):
+    """What it takes to ask a model, in one process (bench/worker/inference.py)."""
+
+    import_s: Seconds
+    build_s: Seconds
+    warmup_s: Seconds
+    calls: Annotated[list[Calls], Meta(min_length=1)]  # of each size, as many blocks of each
+    outputs: list[Figure]  # the mean size of the logits of some batches: proof of work
+    compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
+    cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
+    host_peak: Bytes = Bytes(None, "not recorded")  # the process's highest resident set
+    device_peak_allocated: Bytes = Bytes(None, "not recorded")  # by the framework's allocator
+
+    @property
+    def blocks_s(self) -> list[float]:
+        """Seconds of each turn, with its calls of every size."""
+        return [sum(turn) for turn in zip(*(calls.blocks_s for calls in self.calls), strict=False)]
+
+    @property
+    def steady(self) -> bool:
+        """Whether the speed stayed what it was from the window's first half to its second."""
+        return steadiness.is_steady(self.blocks_s)
+
+
 class SelfTest(Strict, frozen=True):
     """One cell in three arms: twice as it is, once with a planted slow-down. selftest.py says what follows from it."""
 
@@ -449,6 +502,7 @@ class Outcome(Strict, frozen=True, kw_only=True):
     memory: Memory | None = None
     quality: Quality | None = None
     explanation: Explanation | None = None
+    inference: Inference | None = None
     remarks: list[Text] = []  # what a reader of the figures must know
     settings: dict[str, Setting] = {}
     versions: dict[str, str] = {}

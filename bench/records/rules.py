@@ -19,13 +19,14 @@ import msgspec
 
 from bench.records import disturbed
 from bench.records.metrics import METRICS
-from bench.records.record import MEASUREMENT, RUNGS, Arm, Cell, Disturbance, Ladder, Outcome, Record, Timings
+from bench.records.record import MEASUREMENT, RUNGS, Arm, Cell, Disturbance, Inference, Ladder, Outcome, Record, Timings
 
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
 MOST_APART = 0.01  # of a block, undone after it, where its steps take microseconds
 ROUNDING = 1e-4  # of a sum of the times that it is a sum of
 HICCUP_S = 0.01  # between two readings of a clock the kernel may give the core to somebody else
 MOST_CPU = 1.1  # of the cores that a process may use; the clocks are not the same one
+FEW_CALLS = 20  # of which a percentile says little
 FEW_ITEMS = 0.005  # more or fewer in a step, as a share
 PADDED_BATCHES = 2  # more of them may lie in one window than in another
 EACH_LOSS = 50  # the loss of every update up to this one is kept: proof of work (proof.py)
@@ -60,13 +61,13 @@ def invalid(record: Record) -> list[str]:
         return [] if outcome.reason else [f"status {outcome.status} without a reason"]
     figures = {
         "parity": outcome.ladders, "speed": outcome.timings, "pilot": outcome.timings, "memory": outcome.memory,
-        "quality": outcome.quality, "explain": outcome.explanation,
+        "quality": outcome.quality, "explain": outcome.explanation, "inference": outcome.inference,
     }  # fmt: skip
     if not figures[record.cell.kind]:
         return [f"status ok without figures of {record.cell.kind}"]
     if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
         return [f"there is no measurement version {record.run.measurement} that it could be of"]
-    looks = (_asked, _settings, _parity, _speed, _memory, _quality, _explanation)
+    looks = (_asked, _settings, _parity, _speed, _memory, _quality, _explanation, _inference)
     return [why for look in looks for why in look(record)]
 
 
@@ -177,6 +178,43 @@ def _explanation(record: Record) -> Iterator[str]:
         yield f"the parts of a step were not timed in as many turns as the step: {', '.join(sorted(found.parts))}"
     if found.profile is not None and sum(found.profile.kinds.values()) > (1 + ROUNDING) * found.profile.step_s:
         yield "the operations of a profile took longer than the steps that it watched"
+
+
+def _inference(record: Record) -> Iterator[str]:
+    found, cell = record.outcome.inference, record.cell
+    if found is None:
+        return
+    yield from inference_faults(found)
+    yield from _too_long(record, found.import_s + found.build_s + found.warmup_s + sum(found.blocks_s))
+    if len({calls.batch_size for calls in found.calls}) < len(found.calls):
+        yield "a size of batch was called twice over"
+    length = cell.spec.get("window", 1)
+    for calls in found.calls:
+        most = calls.batch_size * length if isinstance(length, int) else None
+        if most is not None and calls.items > most * calls.count:
+            yield f"{calls.items:,} {cell.unit} in {calls.count:,} calls of at most {most:,}"
+    if record.outcome.probe is None:
+        yield "predictions without their probe of the precision"
+    elif why := probe_fault(cell.arm.precision, record.outcome.probe.error):
+        yield why
+    if record.outcome.disturbance is None:
+        yield "predictions without their account of disturbances"
+
+
+def inference_faults(found: Inference) -> Iterator[str]:
+    """Why timed calls are not those of a steady state."""
+    if found.compilations:
+        yield f"{found.compilations} compilations inside the timed window: a batch of another shape?"
+    if len({len(calls.blocks_s) for calls in found.calls}) > 1:
+        yield "not every size of batch has as many blocks as the others"
+    for calls in found.calls:
+        if not calls.p50_s <= calls.p90_s <= calls.p99_s:
+            yield f"the percentiles of batch size {calls.batch_size} are not in their order"
+        least_s = calls.count * (
+            0.4 * calls.p50_s + 0.09 * calls.p90_s
+        )  # those above, less one call each that is between
+        if calls.count > FEW_CALLS and least_s > (1 + ROUNDING) * calls.window_s:
+            yield f"{calls.count:,} calls of {calls.p50_s:g} s and more in {calls.window_s:g} s"
 
 
 def _too_long(record: Record, parts_s: float) -> Iterator[str]:

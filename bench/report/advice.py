@@ -76,7 +76,7 @@ def _sentences(section: Section) -> Iterator[str]:
 
 def _gains(section: Section) -> Iterator[str]:
     """What each backend's tuned row is worth."""
-    default, tuned = (grouping.track(section.ranked, mode) for mode in ("default", "tuned"))
+    default, tuned = (grouping.track([row.arm for row in section.ranked], mode) for mode in ("default", "tuned"))
     for backend, name in tuned.items():
         found = section.verdicts.get((name, default.get(backend, "")))
         if found is not None:

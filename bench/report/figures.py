@@ -345,6 +345,11 @@ def cells(section: Section, row: Row, *, only: Collection[str] | None = None) ->
     return [figure.text(section, row) for figure in shown(section, only=only) if figure.text is not None]
 
 
+def identity(section: Section, row: Row) -> dict[str, object]:
+    """What a row is of, and where it was measured."""
+    return {**_arm_values(section, row), **_context_values(section, row)}
+
+
 def values(section: Section, row: Row) -> dict[str, object]:
     """One row as plain values, each under its name."""
     return {name: value for figure in FIGURES for name, value in figure.values(section, row).items()}

@@ -272,7 +272,8 @@ class Section:
         """Of the rows' quality over seeds: the defaults pairwise, each row with its default; empty without a margin."""
         margin = self.first.target.margin
         measured = {row.name: values for row in self.rows if (values := row.quality(self.metric))}
-        pairs = _pairs(self.rows, _about_defaults(self.rows))
+        arms = [row.arm for row in self.rows]
+        pairs = _pairs(arms, _about_defaults(arms))
         found = equivalence.compare_all(measured, margin=margin) if margin else {}
         return {pair: one for pair, one in found.items() if pair in pairs}
 
@@ -314,35 +315,44 @@ def family(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
     Over all pairs of ten rows there would be no power left to decide anything.
     """
-    fastest = [frozenset((rows[0].name, row.name)) for row in rows]
-    return _pairs(rows, {*_about_defaults(rows), *fastest})
+    return family_of([row.arm for row in rows])
 
 
-def _about_defaults(rows: Sequence[Row]) -> set[frozenset[str]]:
+def family_of(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """The same of arms, the fastest first."""
+    fastest = {frozenset((arms[0].name, arm.name)) for arm in arms}
+    return _pairs(arms, _about_defaults(arms) | fastest)
+
+
+def _about_defaults(arms: Sequence[Arm]) -> set[frozenset[str]]:
     """The backends' default arms pairwise, their tuned ones pairwise, and each arm with the default of its own backend."""
-    defaults, tuned = (track(rows, mode) for mode in ("default", "tuned"))
-    own = {frozenset((row.name, defaults.get(row.arm.backend, row.name))) for row in rows}
+    defaults, tuned = (track(arms, mode) for mode in ("default", "tuned"))
+    own = {frozenset((arm.name, defaults.get(arm.backend, arm.name))) for arm in arms}
     return own | {frozenset(pair) for one in (defaults, tuned) for pair in combinations(one.values(), 2)}
 
 
-def track(rows: Sequence[Row], mode: str) -> dict[str, str]:
-    """Backend -> the name of its first row in a mode."""
-    return {row.arm.backend: row.name for row in reversed(rows) if row.arm.mode == mode}
+def track(arms: Sequence[Arm], mode: str) -> dict[str, str]:
+    """Backend -> the name of its first arm in a mode."""
+    return {arm.backend: arm.name for arm in reversed(arms) if arm.mode == mode}
 
 
-def _pairs(rows: Sequence[Row], wanted: set[frozenset[str]]) -> list[tuple[str, str]]:
-    return [pair for pair in combinations((row.name for row in rows), 2) if frozenset(pair) in wanted]
+def _pairs(arms: Sequence[Arm], wanted: set[frozenset[str]]) -> list[tuple[str, str]]:
+    return [pair for pair in combinations((arm.name for arm in arms), 2) if frozenset(pair) in wanted]
 
 
 def sections(records: Iterable[Record]) -> list[Section]:
     """The sections in a fixed order, rows from the fastest to those without a speed.
 
-    A run of `explain` is none: its figures are in no comparison (bench/report/explanations.py).
+    A run of `explain` is none (bench/report/explanations.py), nor is what it takes to ask a model (bench/report/inference.py).
     """
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     judged = rules.judged(records)[0]
-    explained = {one.run.id for one in judged if one.cell.kind == "explain"}
-    for one in (one for one in judged if one.run.id not in explained):
+    apart = ("explain", "inference")
+    elsewhere = {one.run.id for one in judged if one.cell.kind in apart}
+    trained = {one.run.id for one in judged if one.cell.kind not in (*apart, "parity")}
+    for one in judged:
+        if one.cell.kind in apart or (one.run.id in elsewhere and one.run.id not in trained):
+            continue
         cell, run, machine = one.cell, one.run, one.run.machine
         groups[
             cell.task, cell.preset, cell.spec_hash, str(run.measurement), machine.cpu, str(machine.cores),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.records.record import Record
-from bench.report import facts, figures, grouping, summary, totals
+from bench.report import facts, figures, grouping, inference, summary, totals
 
 NEEDS = "% needs: \\usepackage{booktabs,tabularx}\n"
 
@@ -21,7 +21,15 @@ SPECIAL = {
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    return NEEDS + "\n".join(_section(*titled) for titled in summary.titled(grouping.sections(records)))
+    records = list(records)
+    parts = [_section(*titled) for titled in summary.titled(grouping.sections(records))]
+    return NEEDS + "\n".join([*parts, *map(_inference, inference.groups(records))])
+
+
+def _inference(group: inference.Group) -> str:
+    told = [f"{name}: {text}" for name, text in inference.about(group)]
+    rows = _table(f"{group.title}. {inference.MEANING}", inference.table(group))
+    return "\n".join([*_items(inference.sentences(group)), *rows, *_items([*group.failures, *told])])
 
 
 def _section(title: str, section: grouping.Section) -> str:

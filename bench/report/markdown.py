@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, facts, figures, grouping, summary, totals
+from bench.report import explanations, facts, figures, grouping, inference, summary, totals
 
 NOTHING = "No records.\n"
 
@@ -16,6 +16,7 @@ def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
     records = list(records)
     parts = [_section(title, section) for title, section in summary.titled(grouping.sections(records))]
+    parts += map(_inference, inference.groups(records))
     parts += map(_explanation, explanations.groups(records))
     return "\n".join(parts) if parts else NOTHING
 
@@ -31,6 +32,7 @@ def brief(records: Iterable[Record]) -> str:
             for name, text in source(section)
         ]
         parts.append("\n".join([*_verdicts_and_table(section), *below, ""]))
+    parts += [_inference(group, level="") for group in inference.groups(records)]
     for group in explanations.groups(records):
         tables = [
             table(rows[0], rows[1:]) for rows in (explanations.neutral(group), explanations.profiled(group)) if rows
@@ -77,6 +79,17 @@ def _section(title: str, section: grouping.Section) -> str:
         ]
         lines += [table(rungs[0], rungs[1:]), ""]
     return "\n".join(lines)
+
+
+def _inference(group: inference.Group, *, level: str = "## ") -> str:
+    """With its title as a heading, or without one for a page that has its own."""
+    rows = inference.table(group)
+    lines = [f"{level}{escape(group.title)}", ""] if level else []
+    lines += [*(f"- {escape(sentence)}" for sentence in inference.sentences(group)), "", table(rows[0], rows[1:]), ""]
+    lines += [escape(inference.MEANING), ""] if level else []
+    lines += [*(f"- {escape(failure)}" for failure in group.failures)]
+    lines += [f"- {escape(name)}: {escape(text)}" for name, text in inference.about(group)]
+    return "\n".join([*lines, ""])
 
 
 def _explanation(group: explanations.Group) -> str:

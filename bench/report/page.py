@@ -18,7 +18,18 @@ from markupsafe import Markup
 
 from bench.records.record import Arm, Record
 from bench.records.text import printable
-from bench.report import explanation_plot, explanations, facts, figures, grouping, plots, summary, totals
+from bench.report import (
+    explanation_plot,
+    explanations,
+    facts,
+    figures,
+    grouping,
+    inference,
+    inference_plot,
+    plots,
+    summary,
+    totals,
+)  # fmt: skip
 from bench.report.figures import Figure
 from bench.report.plots import COLOURS, FAINT, INK, Plot
 
@@ -79,7 +90,7 @@ def render(records: Iterable[Record], *, home: str = "") -> str:
     }
     script, style = script_and_style()
     return environment().get_template("page.html").render(
-        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING, explained=_explained(records), home=home,
+        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING, more=_more(records), home=home,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip
@@ -90,8 +101,8 @@ def script_and_style() -> tuple[str, str]:
     return (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
 
 
-class Explained(NamedTuple):
-    """What the template shows of where a step's time goes."""
+class More(NamedTuple):
+    """What the template shows of what it takes to ask a model, and of where a step's time goes."""
 
     title: str
     sentences: list[str]
@@ -102,8 +113,17 @@ class Explained(NamedTuple):
     failures: list[str]
 
 
-def _explained(records: Sequence[Record]) -> list[Explained]:
+def _more(records: Sequence[Record]) -> list[More]:
     found = []
+    for number, asked in enumerate(inference.groups(records), start=1):
+        plot = inference_plot.plot(asked)
+        found.append(
+            More(
+                asked.title, inference.sentences(asked),
+                [("Single examples and batches", inference.table(asked), inference.MEANING)],
+                plot, inline(plot, f"i{number}-"), inference.about(asked), asked.failures,
+            )
+        )  # fmt: skip
     for number, group in enumerate(explanations.groups(records), start=1):
         plot = explanation_plot.plot(group)
         tables = [
@@ -112,7 +132,7 @@ def _explained(records: Sequence[Record]) -> list[Explained]:
         ]
         facts = [*explanations.largest(group), *explanations.settings(group), *explanations.machine(group)]
         found.append(
-            Explained(
+            More(
                 group.title, explanations.sentences(group), [one for one in tables if one[1]], plot,
                 inline(plot, f"e{number}-"), facts, group.failures,
             )

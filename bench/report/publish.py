@@ -17,7 +17,7 @@ import backends
 from bench.records import digest, files
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, facts, figures, grouping, markdown, plots, summary, table_csv
+from bench.report import explanations, facts, figures, grouping, inference, markdown, plots, summary, table_csv
 from bench.report.grouping import Section
 
 OVERVIEW = re.compile(
@@ -128,6 +128,12 @@ def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
         for title, section in summary.titled(grouping.sections(records)):
             newer = latest[identity(section)]
             parts += [f"## {name}\n", "\n".join(_entry(name, title, section=section, newer=newer)) + "\n"]
+        for asked in inference.groups(records):
+            told = [f"[{markdown.escape(asked.title)}]({name}/table.md), [records]({name}/records)"]
+            told += [markdown.escape(sentence) for sentence in inference.sentences(asked)]
+            told += [f"{about}: {markdown.escape(text)}" for about, text in inference.about(asked)]
+            told += [f"Again: `{command(asked.section)}`"]
+            parts += [f"## {name}\n", "\n".join(f"- {line}" for line in told) + "\n"]
         for group in explanations.groups(records):
             told = [f"[{markdown.escape(group.title)}]({name}/table.md), [records]({name}/records)"]
             told += [markdown.escape(sentence) for sentence in explanations.sentences(group)]
@@ -168,7 +174,7 @@ def command(section: Section) -> str:
     """The command that makes such a run."""
     first, arms = section.first, [row.arm for row in sorted(section.rows, key=lambda row: row.name)]
     records = [one.cell for row in section.rows for one in row.records]
-    rounds = max((cell.round for cell in records if cell.kind == "speed"), default=0)
+    rounds = max((cell.round for cell in records if cell.kind in ("speed", "inference")), default=0)
     seeds = len({cell.seed for cell in records if cell.kind == "quality"})
     words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset]
     words += [word for name, value in first.changes.items() for word in ("--set", f"{name}={value}")]
@@ -180,6 +186,7 @@ def command(section: Section) -> str:
         words += [word for arm in typed for word in ("--arm", arm)]
     elif names != sorted(backends.BACKENDS):
         words += [word for name in names for word in ("--backend", name)]
+    words += ["--measure", "inference"] if records and all(cell.kind == "inference" for cell in records) else []
     words += ["--control"] if section.control else []
     for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", common.get("threads"))):
         words += [option, str(value)] if value else []

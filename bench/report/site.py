@@ -18,7 +18,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from bench.records import files
-from bench.report import explanations, figures, grouping, page, publish, summary
+from bench.report import explanations, figures, grouping, inference, page, publish, summary
 from bench.report.grouping import Row, Section
 
 FRAMEWORKS = ("torch", "tensorflow", "jax")
@@ -59,6 +59,7 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
     explained: list[tuple[str, str]] = []
     told: dict[tuple[str, str], str] = {}
     for name, records in runs.items():
+        explained += [(name, asked.title) for asked in inference.groups(records)]
         for group in explanations.groups(records):
             explained.append((name, group.title))
             told |= {(group.first.cell.spec_hash, row.arm.name): name for row in group.rows}

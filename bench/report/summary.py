@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from bench.records.limits import MARGIN
 from bench.records.metrics import METRICS
 from bench.records.record import Cell, Rung
 from bench.report import grouping, words
 from bench.report.formats import with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import equivalence, verdict
-from bench.stats.intervals import Interval
 
 STEP = (
     "A step is: copy a prepared batch to the device, forward pass, loss, backward pass, optimizer update. Throughput is the "
@@ -56,7 +54,11 @@ def _order(section: Section) -> list[str]:
     """Whether the order of the frameworks is another one when each is tuned; nothing unless two have both rows."""
     ranked = {row.name for row in section.ranked}
     default, tuned = (
-        {backend: name for backend, name in grouping.track(section.rows, mode).items() if name in ranked}
+        {
+            backend: name
+            for backend, name in grouping.track([row.arm for row in section.rows], mode).items()
+            if name in ranked
+        }
         for mode in ("default", "tuned")
     )
     both = [backend for backend in default if backend in tuned]
@@ -164,21 +166,7 @@ def _equivalence(metric: str, name: str, other: str, found: equivalence.Equivale
 
 def sentence(first: Cell, name: str, other: str, found: verdict.Verdict) -> str:
     """The verdict of one arm against another, with its evidence."""
-    ratio_text = with_interval(found.ratio)
-    rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
-    if found.decision == "tie":
-        return f"{name} and {other}: tie within {MARGIN:.0%} (ratio {ratio_text}, {rounds})."
-    if found.decision == "not decided":
-        more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
-        return f"{name} and {other}: not decided (ratio {ratio_text}, {rounds}{more})."
-    flipped = found.decision == "slower"
-    fast, slow = (other, name) if flipped else (name, other)
-    shown = Interval(1 / found.ratio.estimate, _inverse(found.ratio.high), _inverse(found.ratio.low), found.ratio.n)
-    return f"{fast} trains {first.task} {with_interval(shown if flipped else found.ratio)} times as fast as {slow} ({rounds})."
-
-
-def _inverse(value: float | None) -> float | None:
-    return None if value is None else 1 / value
+    return words.verdict_in_words(f"trains {first.task}", name, other, found)
 
 
 def classes(section: Section) -> list[list[str]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import figures, grouping
+from bench.report import figures, grouping, inference
 
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts with one of these
 
@@ -20,8 +20,18 @@ def render(records: Iterable[Record]) -> str:
 
 
 def lines(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The figures of each arm and section, by the names of their columns."""
-    return [dict(figures.values(section, row)) for section in grouping.sections(records) for row in section.rows]
+    """The figures of each arm and section, by the names of their columns; with those of inference, or these alone."""
+    records = list(records)
+    asked = {
+        (group.first.run.id, group.first.cell.spec_hash, row.arm.hash): (group, row)
+        for group in inference.groups(records) for row in group.rows
+    }  # fmt: skip
+    found = []
+    for section in grouping.sections(records):
+        for row in section.rows:
+            also = asked.pop((section.run.id, section.first.spec_hash, row.arm.hash), None)
+            found.append({**figures.values(section, row), **(inference.values(*also) if also else {})})
+    return found + [{**inference.context(group, row), **inference.values(group, row)} for group, row in asked.values()]
 
 
 def _safe(value: object) -> object:

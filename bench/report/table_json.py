@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bench.records.record import Record
-from bench.report import facts, figures, grouping, summary, totals
+from bench.report import facts, figures, grouping, inference, summary, totals
 
 FORMAT = 2
 """Raised whenever a key is removed or changes its meaning."""
@@ -19,7 +19,13 @@ FORMAT = 2
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    report = {"report": FORMAT, "tables": [_section(*titled) for titled in summary.titled(grouping.sections(records))]}
+    records = list(records)
+    report: dict[str, Any] = {
+        "report": FORMAT,
+        "tables": [_section(*titled) for titled in summary.titled(grouping.sections(records))],
+    }
+    if asked := [_inference(group) for group in inference.groups(records)]:
+        report["inference"] = asked
     return json.dumps(report, indent=1, allow_nan=False).replace("\x7f", r"\u007f") + "\n"
 
 
@@ -62,6 +68,31 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
         "facts": facts.facts(section),
         "failures": summary.failures(section),
         "boundary": summary.boundary(section),
+    }  # fmt: skip
+
+
+def _inference(group: inference.Group) -> dict[str, Any]:
+    rows = inference.table(group)
+    return {
+        "title": group.title,
+        "run": group.first.run.id,
+        "machine": msgspec.to_builtins(group.first.run.machine),
+        "verdicts": inference.sentences(group),
+        "pairs": [
+            {
+                "batch_size": size, "first": one, "second": other, "decision": found.decision,
+                "rounds_needed": found.rounds_needed, "ratio": found.ratio.estimate, "low": found.ratio.low,
+                "high": found.ratio.high, "rounds": found.ratio.n,
+            }
+            for (size, one, other), found in sorted(group.verdicts.items())
+        ],
+        "rows": [
+            {**inference.values(group, row), "arm": row.arm.name, "shown": dict(zip(rows[0], line, strict=True))}
+            for row, line in zip(group.rows, rows[1:], strict=True)
+        ],
+        "facts": inference.about(group),
+        "failures": group.failures,
+        "boundary": inference.MEANING,
     }  # fmt: skip
 
 

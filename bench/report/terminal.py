@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, figures, grouping, markdown, summary, totals
+from bench.report import explanations, figures, grouping, inference, markdown, summary, totals
 
 SHORT = ("arm", "throughput", "ratio_to_fastest", "metric_mean", "parity")
 """The columns of a table that still grows, by the names of their first values."""
@@ -45,6 +45,16 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
             console.print(plain(line))
         for failure in summary.failures(section):
             console.print(plain(failure), style="red")
+    for asked in inference.groups(records):
+        console.print(plain(asked.title), style="bold")
+        for sentence in inference.sentences(asked):
+            console.print(_coloured(sentence))
+        titles, rows, below = _narrowed(inference.table(asked))
+        console.print(_rich("", titles, rows))
+        for line in below:
+            console.print(plain(line))
+        for failure in asked.failures:
+            console.print(plain(failure), style="red")
     for group in explanations.groups(records):
         for number, rows in enumerate(filter(None, (explanations.neutral(group), explanations.profiled(group)))):
             console.print(_rich(group.title if not number else "By each framework's own profiler", rows[0], rows[1:]))
@@ -56,8 +66,12 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
 
 def narrow(section: grouping.Section) -> tuple[list[str], list[list[str]], list[str]]:
     """Titles, rows, and the lines below: what is the same in all rows, and what is too long for a cell, by number."""
-    titles = figures.titles(section, only=NARROW)
     rows = [figures.cells(section, row, only=NARROW) for row in section.rows]
+    return _narrowed([figures.titles(section, only=NARROW), *rows])
+
+
+def _narrowed(table: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]], list[str]]:
+    titles, *rows = table
     same = [at > 0 and len(rows) > 1 and len({row[at] for row in rows}) == 1 for at in range(len(titles))]
     below = [f"{title}: {rows[0][at]} in every row" for at, title in enumerate(titles) if same[at]]
     notes: list[str] = []

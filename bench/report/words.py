@@ -1,10 +1,12 @@
-"""A self-test, a plan of rounds and a fallen process in words."""
+"""A verdict, a self-test and a plan of rounds in words."""
 
 from bench.records.limits import MARGIN, MOST_ROUNDS
 from bench.records.record import RoundsPlan, SelfTest
 from bench.report.formats import significant, with_interval
 from bench.stats import intervals, power
 from bench.stats import selftest as judging
+from bench.stats.intervals import Interval
+from bench.stats.verdict import Verdict
 
 DEAR = 1.03  # of a step's time alone, that company may cost without a word
 
@@ -70,6 +72,25 @@ def selftest_in_short(test: SelfTest, *, adjusted: bool = True) -> str:
     """The findings on one line, for what stands below a table."""
     told = "; ".join(selftest_faults(test)) or "passed"
     return f"{told} ({test.started_utc[:10]}, preset {test.preset}); {'; '.join(selftest(test, adjusted=adjusted))}"
+
+
+def verdict_in_words(does: str, name: str, other: str, found: Verdict) -> str:
+    """A verdict of one arm against another, with its evidence; `does` is what one of them does faster."""
+    ratio_text = with_interval(found.ratio)
+    rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
+    if found.decision == "tie":
+        return f"{name} and {other}: tie within {MARGIN:.0%} (ratio {ratio_text}, {rounds})."
+    if found.decision == "not decided":
+        more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
+        return f"{name} and {other}: not decided (ratio {ratio_text}, {rounds}{more})."
+    flipped = found.decision == "slower"
+    fast, slow = (other, name) if flipped else (name, other)
+    shown = Interval(1 / found.ratio.estimate, _inverse(found.ratio.high), _inverse(found.ratio.low), found.ratio.n)
+    return f"{fast} {does} {with_interval(shown if flipped else found.ratio)} times as fast as {slow} ({rounds})."
+
+
+def _inverse(value: float | None) -> float | None:
+    return None if value is None else 1 / value
 
 
 def percent(share: float) -> str:

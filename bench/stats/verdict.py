@@ -9,9 +9,9 @@ up to 12 % in simulation (ten arms, eight of them faster; tests/test_promises.py
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import t as student
@@ -25,6 +25,7 @@ MOST_ROUNDS = 1000
 
 Decision = Literal["faster", "slower", "tie", "not decided"]
 Rounds = Mapping[int, float]  # round -> throughput
+Name = TypeVar("Name", bound=Hashable)  # of an arm, or of an arm with what it does
 
 
 class Verdict(NamedTuple):
@@ -36,12 +37,12 @@ class Verdict(NamedTuple):
 
 
 def compare_all(
-    cells: Mapping[str, Rounds],
+    cells: Mapping[Name, Rounds],
     *,
-    family: Sequence[tuple[str, str]] | None = None,
+    family: Sequence[tuple[Name, Name]] | None = None,
     margin: float = MARGIN,
     adjusted: bool = True,
-) -> dict[tuple[str, str], Verdict]:
+) -> dict[tuple[Name, Name], Verdict]:
     """A verdict for every pair of a family, by default all pairs of a table, in both directions.
 
     The interval of each ratio is the one that decided: at the level of the pair's step in Holm's procedure, or, from the first
@@ -50,7 +51,7 @@ def compare_all(
     pairs = list(combinations(cells, 2) if family is None else family)
     differences = {pair: _paired(cells[pair[0]], cells[pair[1]]) for pair in pairs}
     ranked = sorted(pairs, key=lambda pair: _p_value(differences[pair], margin))
-    verdicts: dict[tuple[str, str], Verdict] = {}
+    verdicts: dict[tuple[Name, Name], Verdict] = {}
     deciding, level = True, ERROR / 2
     for rank, pair in enumerate(ranked):
         level = ERROR / 2 / (len(ranked) - rank) if deciding or not adjusted else level

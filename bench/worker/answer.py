@@ -27,7 +27,7 @@ from bench.process import phases
 from bench.process.request import Request
 from bench.records import files, rules
 from bench.records.metrics import METRICS
-from bench.records.record import Bytes, Cell, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
+from bench.records.record import Bytes, Cell, Inference, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
 from bench.records.text import one_line
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
 from bench.worker.several import Grouping
@@ -71,7 +71,7 @@ def answer(request: Request) -> Outcome:
         speed = partial(_speed, request=request)
         kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
             "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
-            "explain": partial(_explain, request=request),
+            "inference": partial(_inference, request=request), "explain": partial(_explain, request=request),
         }  # fmt: skip
         return kinds[asked.kind](asked, preset)
     except Exception as error:  # whatever a framework raises becomes an outcome
@@ -106,7 +106,7 @@ def _parity(asked: Cell, preset: Preset) -> Outcome:
     arm = asked.arm
     mode = _mode(asked)
     climbs = [
-        Options(device="cpu", precision="float64", mode=mode),
+        Options(device="cpu", precision="float64", mode=backends.mode_on_cpu(arm.backend, mode)),
         Options(device=arm.device, precision=arm.precision, mode=mode),
     ]
     ladders: list[Ladder] = []
@@ -197,7 +197,7 @@ class InTurns:
     def __init__(self, watch: disturbance.Watch, block_s: float) -> None:
         self.watch, self.block_s = watch, block_s
 
-    def next(self, window: loop.Window) -> bool:
+    def next(self, window: loop.Blocks) -> bool:
         word = phases.next_word(repr(window.blocks_s[-1]) if window.blocks_s else "")
         if word == phases.AGAIN:
             window.forget()
@@ -257,6 +257,32 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
     return _finished(asked, backend, session, quality=quality, remarks=remarks)
+
+
+def _inference(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+    from bench.worker import inference
+
+    watch = disturbance.Watch(gpu=asked.arm.device == "gpu", before=request.gpu_before, arms=request.gpu_arms)
+    start = time.perf_counter()
+    backend = _load(asked)
+    imported = time.perf_counter()
+    session = _open(backend, preset, asked, preset.task.init_params(asked.seed))
+    session.wait()
+    built = time.perf_counter()
+    window = inference.measure(session, preset, turns=_turns(preset, watch, None, takes_turns=request.takes_turns))
+    peak, (allocated, _) = memory.host_peak(), memory.device_peaks(session)
+    phases.enter("checks")
+    found = Inference(
+        import_s=imported - start, build_s=built - imported, warmup_s=window.warmup_s, calls=window.calls,
+        outputs=window.outputs, compilations=window.compilations, cpu_s=watch.cpu_s,
+        host_peak=peak, device_peak_allocated=allocated,
+    )  # fmt: skip
+    probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
+    wrong = rules.probe_fault(asked.arm.precision, probe.error)
+    return _finished(
+        asked, backend, session, faults=[*rules.inference_faults(found), *filter(None, [wrong])], inference=found, probe=probe,
+        disturbance=watch.disturbance,
+    )  # fmt: skip
 
 
 def _explain(asked: Cell, preset: Preset, *, request: Request) -> Outcome:

@@ -59,12 +59,20 @@ class Window:
         self.blocks_s, self.items, self.tokens, self.flops = [], 0, None, None
 
 
+class Blocks(Protocol):
+    """What was timed so far."""
+
+    blocks_s: list[float]
+
+    def forget(self) -> None: ...
+
+
 class Turns(Protocol):
     """Says before each block whether there is one more, and encloses it."""
 
     block_s: float  # about how long a block is to last
 
-    def next(self, window: Window) -> bool: ...
+    def next(self, window: Blocks) -> bool: ...
     def block(self) -> AbstractContextManager[object]: ...
 
 
@@ -76,7 +84,7 @@ class Alone:
     block_s: float
     around: AbstractContextManager[object] = field(default_factory=nullcontext)
 
-    def next(self, window: Window) -> bool:
+    def next(self, window: Blocks) -> bool:
         return len(window.blocks_s) < self.blocks
 
     def block(self) -> AbstractContextManager[object]:
@@ -223,17 +231,27 @@ def warm_up(
     step_s = (clock() - start) / steps if steps else math.inf
     together = steps_per_call(session)  # a block is made of whole calls
     size = block_steps or together * max(1, round(block_s / step_s / together))
-    blocks_s: list[float] = []
-    while len(blocks_s) < MAX_WARMUP_BLOCKS:
+
+    def block() -> float:
         block_start = clock()
         for prepared, starts_sequence in islice(batches, size):
             note(step_prepared(session, prepared, starts_sequence=starts_sequence))
         session.wait()
-        blocks_s.append(clock() - block_start)
+        return clock() - block_start
+
+    until_steady(block)
+    return size
+
+
+def until_steady(block: Callable[[], float]) -> None:
+    """Runs blocks, each of which tells its seconds, until STEADY_BLOCKS of them in a row lie within STEADY_WITHIN, or
+    MAX_WARMUP_BLOCKS are done."""
+    blocks_s: list[float] = []
+    while len(blocks_s) < MAX_WARMUP_BLOCKS:
+        blocks_s.append(block())
         latest = blocks_s[-STEADY_BLOCKS:]
         if len(latest) == STEADY_BLOCKS and max(latest) <= (1 + STEADY_WITHIN) * min(latest):
             break
-    return size
 
 
 def check_barrier(

@@ -183,8 +183,8 @@ class _Climber:
 
     def forward(self) -> Iterator[Comparison]:
         reference = self.walk.open(self.initial)
-        expected = reference.logits(loop.put(reference, self.batch))
-        yield self.compare("logits", self.session.logits(loop.put(self.session, self.batch)), expected, "forward")
+        expected = reference.predict(self.batch.inputs)
+        yield self.compare("logits", self.session.predict(self.batch.inputs), expected, "forward")
 
     def loss(self) -> Iterator[Comparison]:
         with suppress(Exception):  # if there are none, rung 4 says so
@@ -299,8 +299,8 @@ class _Climber:
             params, self.options,
         )  # fmt: skip
         of = f"{counted} of {len(batch.labels)} examples" if counted < len(batch.labels) else "the whole batch"
-        logits = session.logits(loop.put(session, batch))[rows]
-        yield self.compare(f"logits of {of}", logits, reference.logits(loop.put(reference, few)), "full size")
+        logits = session.predict(batch.inputs)[rows]
+        yield self.compare(f"logits of {of}", logits, reference.predict(few.inputs), "full size")
         found = session.fetch(loop.step(session, batch))
         yield self.compare(f"loss of {of}", found, np.asarray(loss), "full size")
         moved = {name: value.astype(np.float64) - params[name] for name, value in session.params().items()}
@@ -385,7 +385,7 @@ class _Climber:
         reference = self.walk.open(params)
         margins = []
         for batch in self.task.eval_batches():
-            top = np.sort(reference.logits(loop.put(reference, batch))[batch.weights != 0], axis=-1)
+            top = np.sort(reference.predict(batch.inputs)[batch.weights != 0], axis=-1)
             margins.append((top[..., -1] - top[..., -2]) / np.maximum(np.abs(top[..., -1]), 1.0))
         return int(np.sum(np.concatenate(margins)[differing] < self.tolerance["tie"]))
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
+
 from backends import TRIM
 from backends.api import DEFAULT_MODE, Backend, Options, Session, Settings, Unsupported
-from tasks.spec import Batch, Params, Task
+from tasks.spec import Array, Batch, Params, Task
 
 
 class Trimming:
@@ -48,6 +50,11 @@ class Trimmed:
         cut = self.trim(batch)
         self.shapes |= {value.shape for value in cut.inputs.values()}
         return self.session.prepare(cut)
+
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
+        """The session's, of cut inputs."""
+        whole = Batch(inputs, np.empty(0), np.empty(0))
+        return self.session.predict(self.trim(whole).inputs)
 
     def settings(self) -> Settings:
         """The session's, whose mode has `trim` as its last part, with the shapes of what it was given."""
