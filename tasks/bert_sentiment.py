@@ -287,7 +287,7 @@ def _quick(data_dir: DataDir) -> Preset:
         hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=800, batch_size=32
     )
     return Preset(
-        task=task, warmup_steps=5, blocks=20, rounds=3, seeds=2,
+        task=task, warmup_steps=5, blocks=20, rounds=3, seeds=2, validations=3,
         # Three seeds in PyTorch and in JAX reached 93 %, 91 to 96; what words alone tell ends at 80 % (tasks/reviews.py).
         target=Target("accuracy", at_least=0.85, margin=0.02),
     )  # fmt: skip
@@ -315,7 +315,7 @@ def _from_scratch(
 def _standard(data_dir: DataDir) -> Preset:
     task = _fine_tuned(checkpoint.MINILM, learning_rate=1e-4, max_length=64, train_steps=540, data_dir=data_dir)
     return Preset(
-        task=task, warmup_steps=3, blocks=20, rounds=5, seeds=3,
+        task=task, warmup_steps=3, blocks=20, rounds=5, seeds=3, validations=3,
         # Published (results/*-bert_sentiment-standard-*): 85.3 %, single seeds 84.1 to 86.6, standard deviation 1.0 points.
         # The mean of three seeds stays above 83 % by nearly four of its own. Logistic regression on counts of words
         # reaches 75.8 % from as many phrases, and 81.0 % from all 67,349.
@@ -331,7 +331,7 @@ def _full(data_dir: DataDir) -> Preset:
         checkpoint.BERT_BASE_UNCASED, learning_rate=2e-5, max_length=128, train_steps=12_630, data_dir=data_dir
     )
     return Preset(
-        task=task, warmup_steps=20, blocks=20, rounds=8, seeds=5,
+        task=task, warmup_steps=20, blocks=20, rounds=8, seeds=5, validations=2,
         # Not run whole here. BERT-base reaches 93.5 % on the test set (Devlin et al., 2019, table 1).
         target=Target("accuracy", at_least=0.91, at_most=SUSPICIOUS, margin=0.02),
     )  # fmt: skip

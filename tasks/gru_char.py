@@ -41,7 +41,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
                 "tinyshakespeare", batch_size=32, window=64, steps=10 * 490, model=large, data_dir=data_dir,
                 optimizer=replace(ADAM, decay_steps=10 * 490),
             ),
-            warmup_steps=100, blocks=20, rounds=8, seeds=5,
+            warmup_steps=100, blocks=20, rounds=8, seeds=5, validations=9,
             target=Target("perplexity", at_most=10, margin=0.2),
         ),
     }[name]()  # fmt: skip

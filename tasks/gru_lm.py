@@ -257,7 +257,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
                 source="wikitext-2", batch_size=20, window=35, steps=6 * 2983, data_dir=data_dir,
                 optimizer=replace(ADAM, decay_steps=6 * 2983),
             ),
-            warmup_steps=100, blocks=20, rounds=8, seeds=5,
+            warmup_steps=100, blocks=20, rounds=8, seeds=5, validations=5,
             # Not run whole here: below what `standard` reaches in 300 steps.
             target=Target("perplexity", at_most=200, margin=5),
         ),

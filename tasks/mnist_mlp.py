@@ -185,20 +185,20 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=MnistMlp(source="digits", batch_size=32, epochs=2),
-            warmup_steps=20, blocks=10, rounds=2, seeds=1,
+            warmup_steps=20, blocks=10, rounds=2, seeds=1, validations=1,
             # 93.9 to 95.8 % with five seeds in PyTorch.
             target=Target("accuracy", at_least=0.85, margin=0.01),
         ),
         "quick": lambda: Preset(
             task=digits,
-            warmup_steps=100, blocks=20, rounds=3, seeds=2,
+            warmup_steps=100, blocks=20, rounds=3, seeds=2, validations=4,
             # 98.1 to 99.2 %, a standard deviation of 0.4 points (five seeds in PyTorch and in JAX).
             # The margin: 3 images of 360.
             target=Target("accuracy", at_least=0.96, margin=0.01),
         ),
         "standard": lambda: Preset(
             task=MnistMlp(source="mnist", batch_size=128, epochs=5, data_dir=data_dir),
-            warmup_steps=100, blocks=20, rounds=5, seeds=3,
+            warmup_steps=100, blocks=20, rounds=5, seeds=3, validations=4,
             # Published: 97.40 %, single seeds 97.33 to 97.50, a standard deviation of 0.07 points
             # (results/*-mnist_mlp-standard-*). The margin: 20 images of 10,000, 1.3 standard errors; backends differed by 0.01
             # to 0.04 points, with intervals up to 0.06.
@@ -206,7 +206,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
         ),
         "full": lambda: Preset(
             task=MnistMlp(source="mnist", batch_size=32, epochs=5, data_dir=data_dir),
-            warmup_steps=200, blocks=20, rounds=8, seeds=5,
+            warmup_steps=200, blocks=20, rounds=8, seeds=5, validations=4,
             # 97.54 to 97.78 % with three seeds in PyTorch.
             target=Target("accuracy", at_least=0.97, margin=0.002),
         ),

@@ -30,6 +30,7 @@ MAX_PARAMETERS = 2_000_000_000
 MAX_SIZE = 1_000_000_000  # of any one dimension, batch or window: what is larger is a slip of the finger
 MAX_LAYERS = 1_000
 MAX_STEPS = 100_000_000  # updates of a training
+MAX_VALIDATIONS = 100
 MAX_BLOCKS = 1_000_000
 MAX_BLOCK_S = 600.0
 MAX_PROCESSES = 10_000  # of one kind, per backend
@@ -306,10 +307,14 @@ class Preset:
     target: Target
     block_s: float = 0.2  # about how long a block lasts; a few steps, where one step is longer
     warmup_s: float = 1.0  # the warm-up lasts at least so long
+    validations: int = (
+        0  # evaluations of the held-out set during a training, evenly spread; the one at its end is another
+    )
 
     def __post_init__(self) -> None:
         check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
         check_whole("blocks", self.blocks, least=10, most=MAX_BLOCKS)
+        check_whole("validations", self.validations, least=0, most=MAX_VALIDATIONS)
         check_whole("rounds", self.rounds, most=MAX_PROCESSES)
         check_whole("seeds", self.seeds, most=MAX_PROCESSES)
         for name, value in (("block_s", self.block_s), ("warmup_s", self.warmup_s)):

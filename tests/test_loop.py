@@ -402,7 +402,7 @@ def test_training_takes_its_budget_of_batches_and_no_more() -> None:
 
 def test_the_duration_of_a_training_ends_behind_the_barrier() -> None:
     clock = Clock()
-    train_s, _ = loop.train(RecordingSession(clock), endless(a_batch()), steps=10, clock=clock)
+    train_s = loop.train(RecordingSession(clock), endless(a_batch()), steps=10, clock=clock).seconds
     assert train_s == 10 * (PUT_S + STEP_S) + WAIT_S
     assert clock.calls[-2:] == ["wait", "clock"]
 
@@ -411,7 +411,7 @@ def test_the_duration_of_a_training_ends_behind_the_barrier() -> None:
 def test_the_curve_has_the_first_the_last_and_evenly_spaced_steps(steps: int, points: list[int]) -> None:
     clock = Clock()
     session = RecordingSession(clock, losses=(float(number) for number in count(1)))
-    _, curve = loop.train(session, endless(a_batch()), steps=steps, clock=clock)
+    curve = loop.train(session, endless(a_batch()), steps=steps, clock=clock).curve
     assert curve == [(number, number * (PUT_S + STEP_S), float(number)) for number in points]
     assert clock.calls.count("fetch") == len(points)  # the others are never waited for
 
@@ -429,6 +429,43 @@ def test_a_loss_that_is_no_number_only_at_the_last_step_is_seen() -> None:
     losses = iter([*[1.0] * 204, float("nan")])
     with pytest.raises(Diverged, match="at step 205"):
         loop.train(RecordingSession(clock := Clock(), losses=losses), endless(a_batch()), steps=205, clock=clock)
+
+
+def a_validated_training(batches: Iterator[Batch], *, steps: int, validations: int) -> tuple[loop.Trained, list[int]]:
+    """The training, and how many steps had been taken before each evaluation, which takes 50 s."""
+    clock, before = Clock(), list[int]()
+
+    def validate() -> float:
+        before.append(clock.calls.count("train"))
+        clock.now += 50
+        return float(len(before))
+
+    session = RecordingSession(clock)
+    return loop.train(session, batches, steps=steps, clock=clock, validations=validations, validate=validate), before
+
+
+def test_a_training_is_validated_at_evenly_spread_steps_while_its_clock_stands_still() -> None:
+    trained, before = a_validated_training(endless(a_batch()), steps=10, validations=4)
+    assert before == [2, 4, 6, 8]
+    assert [(step, value) for step, _, value in trained.validation] == [(2, 1.0), (4, 2.0), (6, 3.0), (8, 4.0)]
+    assert [seconds for _, seconds, _ in trained.validation] == [
+        number * (PUT_S + STEP_S) + waits * WAIT_S for waits, number in enumerate((2, 4, 6, 8), start=1)
+    ]
+    assert trained.seconds == 10 * (PUT_S + STEP_S) + 5 * WAIT_S
+    assert trained.curve[-1][1] <= trained.seconds
+
+
+def test_a_carried_state_is_not_lost_to_an_evaluation() -> None:
+    """It waits for the batch before which the state is put back to zero anyway."""
+    passes = [a_batch(starts_sequence=number % 7 == 0) for number in range(20)]
+    trained, before = a_validated_training(iter(passes), steps=20, validations=4)  # due after 4, 8, 12 and 16 steps
+    assert before == [7, 14]
+    assert len(trained.validation) == 2
+
+
+def test_a_training_shorter_than_its_evaluations_has_fewer() -> None:
+    _, before = a_validated_training(endless(a_batch()), steps=2, validations=4)
+    assert before == [1]
 
 
 # Evaluation.

@@ -349,6 +349,24 @@ except RuntimeError as error:
 
 @pytest.mark.skipif("jax" not in BACKENDS_UNDER_TEST, reason="JAX is not under test")
 @pytest.mark.slow
+def test_jax_fetches_its_parameters_anew_whenever_they_are_asked_for():
+    """What a JAX array was once fetched as, it keeps: the barrier's check would time a transfer the first time alone."""
+    program = (
+        "import backends, tasks\nfrom backends.api import Options\n"
+        "task = tasks.load('mnist_mlp', 'smoke').task\n"
+        "session = backends.load('jax').open_session(task, task.init_params(0), Options())\n"
+        "before = session.compilations()\n"
+        "first, second = session.params(), session.params()\n"
+        "print([weight._npy_value is None for weight in session._weights], session.compilations() - before)\n"
+        "print(all((first[name] == second[name]).all() for name in first))\n"
+    )
+    kept, same = in_child("jax", "-c", program).stdout.splitlines()[-2:]
+    assert kept == "[True, True, True, True] 0"
+    assert same == "True"
+
+
+@pytest.mark.skipif("jax" not in BACKENDS_UNDER_TEST, reason="JAX is not under test")
+@pytest.mark.slow
 def test_jax_computes_on_the_device_that_was_asked_for_and_a_count_that_stands_still_is_an_error():
     done = in_child(
         "jax", "-c", "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'" + COMMITTED

@@ -21,7 +21,7 @@ from bench.cli import progress
 from bench.cli.progress import Lines, Screen
 from bench.records import files
 from bench.records.record import Bytes, Data, Disturbance, Probe, Quality, Record, Status, Target
-from bench.report import facts, figures, grouping, markdown, summary, table_csv, terminal
+from bench.report import facts, grouping, learning, markdown, summary, table_csv, terminal
 from tests.builders import (
     MACHINE,
     NO_ALLOCATOR,
@@ -241,11 +241,11 @@ def test_tokens_and_remarks_stand_below_the_table() -> None:
 
 
 def test_a_perplexity_is_never_told_as_nothing_or_less() -> None:
-    interval = figures.quality_interval("perplexity", [100.0, 225.0])
+    interval = learning.quality_interval("perplexity", [100.0, 225.0])
     assert interval.estimate == pytest.approx(150)
     assert interval.low is not None
     assert interval.low > 0
-    assert figures.quality_interval("perplexity", [0.0, 2.0]).estimate == 1.0  # no perplexity, but no reason to stop
+    assert learning.quality_interval("perplexity", [0.0, 2.0]).estimate == 1.0  # no perplexity, but no reason to stop
 
 
 def test_precision_recall_and_confusion_of_each_class() -> None:

@@ -168,7 +168,7 @@ def test_a_first_call_is_whole_and_a_block_is_made_of_whole_calls() -> None:
 def test_a_curve_has_whole_calls_between_its_points() -> None:
     clock = Clock()
     session = Scripted(clock)
-    _, curve = loop.train(Grouped(session), endless(a_batch()), steps=1004, clock=clock)  # type: ignore[arg-type]
+    curve = loop.train(Grouped(session), endless(a_batch()), steps=1004, clock=clock).curve  # type: ignore[arg-type]
     steps = [number for number, _, _ in curve]
     assert (steps[0], steps[-1]) == (1, 1004)  # both compile nothing that is not compiled after the second point
     assert {(number - 1) % STEPS_PER_CALL for number in steps[:-1]} == {0}

@@ -256,7 +256,8 @@ class JaxSession:
         jax.block_until_ready((self._weights, self._optimizer, self._rest, self._state))
 
     def params(self) -> Params:
-        return self._canonical(self._weights)
+        # A JAX array keeps what was once fetched of it: of a copy, each call fetches anew.
+        return self._canonical(jax.device_put(self._weights, self._device, may_alias=False))
 
     def matmul(self, left: Array, right: Array, *, times: int) -> jax.Array:
         with jax.default_device(self._device):

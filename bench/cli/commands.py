@@ -179,13 +179,16 @@ def sweep(output: Path | None, vary_texts: tuple[str, ...], budget_s: float | No
 @click.option(
     "--plots", "plots_folder", type=FilePath(file_okay=False), help="A new folder for the plots as SVG and PNG."
 )
+@click.option("--price-per-hour", type=click.FloatRange(0, min_open=True),
+              help="Of the machine, in any currency: says what each arm takes to reach the target. For markdown.")  # fmt: skip
 @click.option("--baseline", help="The arm with which --fail-on compares the others.")
 @click.option("--fail-on", type=OneOf("verdict", ("slower", "undecided")), multiple=True,
               help="Exit code 1 if an arm is slower than the baseline, or if that is undecided; may be given "
                    "again.")  # fmt: skip
 def report(
-    paths: tuple[Path, ...], form: str, plots_folder: Path | None, baseline: str | None, fail_on: tuple[str, ...]
-) -> None:
+    paths: tuple[Path, ...], form: str, plots_folder: Path | None, price_per_hour: float | None, baseline: str | None,
+    fail_on: tuple[str, ...],
+) -> None:  # fmt: skip
     """Prints the tables of folders, from their records alone; the same records give the same bytes.
 
     Records of several runs stand in tables of their own. html is one page that needs nothing else; latex goes into a paper.
@@ -197,12 +200,15 @@ def report(
         raise UserError(
             "--baseline and --fail-on go together: an arm, and what must not be said of the others against it"
         )
+    if price_per_hour is not None and form != "markdown":
+        raise UserError(f"--price-per-hour is for --format markdown; {form} has the seconds to the target")
     records, sound = folders.read(paths)
     try:
         objections = gate.objections(records, baseline, fail_on) if baseline is not None else []
     except gate.NoBaseline as error:
         raise UserError(f"--baseline: {error}") from error
-    click.echo(importlib.import_module(FORMATS[form]).render(records), nl=False)
+    priced = {} if price_per_hour is None else {"price_per_hour": price_per_hour}
+    click.echo(importlib.import_module(FORMATS[form]).render(records, **priced), nl=False)
     if plots_folder is not None:
         from bench.report import explanation_plot, inference_plot, plots, sweep_plot
 

@@ -4,6 +4,7 @@ A record has three parts: the `run` that its process belongs to, the `cell` of t
 The parent writes the first two before the process starts, and the process only the third.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -234,6 +235,14 @@ class Quality(Strict, frozen=True):
     metrics: dict[str, Figure]
     curve: list[tuple[int, Figure, Figure]]  # (step, seconds since the first step, training loss of that step's batch)
     sample: str | None = None  # what a language model says after training
+    validation: list[tuple[Count, Seconds, Figure]] = []  # on the way: (step, seconds of training, the target's metric)
+
+    def reached(self, target: Target) -> tuple[int, float] | None:
+        """(step, seconds of training) of the first evaluation that reached a target, the one at the end among them."""
+        last = (self.steps, self.train_s, self.metrics.get(target.metric, math.nan))
+        return next(
+            ((step, seconds) for step, seconds, value in (*self.validation, last) if target.reached(value)), None
+        )
 
 
 class OperationTime(Strict, frozen=True):

@@ -12,6 +12,7 @@ measurement did not record holds only for records that have it.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -312,6 +313,11 @@ def _quality(record: Record) -> Iterator[str]:
     steps = [step for step, *_ in quality.curve]
     if steps != sorted(set(steps)) or (steps and steps[-1] != quality.steps) or not steps:
         yield "the curve of the training does not lead to its last step"
+    points = [(step, seconds) for step, seconds, _ in quality.validation]
+    if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(points)):
+        yield "the evaluations of the training are not in their order"
+    if points and (points[-1][0] >= quality.steps or points[-1][1] > quality.train_s):
+        yield "an evaluation of the training comes after its end"
     metric = cell.target.metric
     if metric not in quality.metrics:
         yield f"no {metric}, by which quality is judged"

@@ -12,15 +12,13 @@ from typing import Literal
 
 from bench.records.metrics import METRICS
 from bench.records.record import Bytes, Ladder
-from bench.report import totals
-from bench.report.formats import duration, mebibytes, significant, with_interval
+from bench.report import learning, totals
+from bench.report.formats import NOT_MEASURED, duration, mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals
 from bench.stats.equivalence import Equivalence
 from bench.stats.intervals import Interval
 from bench.stats.verdict import Verdict
-
-NOT_MEASURED = "not measured"
 
 Values = Mapping[str, object]
 
@@ -80,17 +78,6 @@ def ladders(climbed: Sequence[Ladder]) -> str:
     """How far up each ladder."""
     told = [f"{one.precision} {sum(rung.passed for rung in one.rungs)}/{one.height}" for one in climbed]
     return ", ".join(told) or "not checked"
-
-
-def quality_interval(metric: str, values: Sequence[float]) -> Interval:
-    """The mean over seeds, with an interval that does not go beyond what the metric can be."""
-    known = METRICS.get(metric)
-    if known is not None and known.log_scale and min(values) > 0:
-        return intervals.geometric_mean(values)
-    interval = intervals.mean(values)
-    if known is None or not known.percent or interval.low is None or interval.high is None:
-        return interval
-    return interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
 
 
 def _over(interval: Interval, scale: float = 1.0, unit: str = "") -> str:
@@ -217,7 +204,7 @@ def _processes(section: Section, row: Row) -> str:
 
 def _quality_interval(section: Section, row: Row) -> Interval | None:
     values = list(row.quality(section.metric).values())
-    return quality_interval(section.metric, values) if values else None
+    return learning.quality_interval(section.metric, values) if values else None
 
 
 def _quality_values(section: Section, row: Row) -> Values:
@@ -325,6 +312,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure(lambda _, row: {"step_s": row.step_s}, better="lower"),
     Figure(_energy_values, better="lower"),
     Figure(_totals_values),
+    Figure(learning.values, better="lower"),
     Figure(_context_values),
 )  # fmt: skip
 

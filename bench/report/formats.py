@@ -4,6 +4,8 @@ from math import floor, log10
 
 from bench.stats.intervals import Interval
 
+NOT_MEASURED = "not measured"
+
 
 def significant(value: float, digits: int = 3) -> str:
     """Three significant digits, thousands separated: 12,300 and 0.0123."""

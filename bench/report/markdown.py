@@ -7,15 +7,16 @@ from tabulate import tabulate
 
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, facts, figures, grouping, inference, summary, totals
+from bench.report import explanations, facts, figures, grouping, inference, learning, summary, totals
 
 NOTHING = "No records.\n"
 
 
-def render(records: Iterable[Record]) -> str:
-    """The whole report; the same records give the same bytes."""
+def render(records: Iterable[Record], *, price_per_hour: float | None = None) -> str:
+    """The whole report; the same records give the same bytes. With a price, what the target costs."""
     records = list(records)
-    parts = [_section(title, section) for title, section in summary.titled(grouping.sections(records))]
+    titled = summary.titled(grouping.sections(records))
+    parts = [_section(title, section, price_per_hour) for title, section in titled]
     parts += map(_inference, inference.groups(records))
     parts += map(_explanation, explanations.groups(records))
     return "\n".join(parts) if parts else NOTHING
@@ -49,7 +50,7 @@ def _verdicts_and_table(section: grouping.Section) -> list[str]:
     return [*lines, "", table(figures.titles(section), [figures.cells(section, row) for row in section.rows]), ""]
 
 
-def _section(title: str, section: grouping.Section) -> str:
+def _section(title: str, section: grouping.Section, price: float | None) -> str:
     lines = [f"## {escape(title)}", "", *_verdicts_and_table(section)]
     lines += [f"- {escape(name)}: {escape(text)}" for name, text in facts.facts(section)]
     lines += ["", escape(summary.boundary(section)), ""]
@@ -57,6 +58,11 @@ def _section(title: str, section: grouping.Section) -> str:
     if timed:
         lines += [totals.MEANING, "", table(timed[0], timed[1:]), ""]
         lines += [*(f"- {escape(sentence)}" for sentence in totals.sentences(section)), ""]
+    learned = learning.table(section)
+    if learned:
+        lines += [escape(learning.MEANING), "", table(learned[0], learned[1:]), ""]
+    if price is not None:
+        lines += [*(f"- {escape(told)}" for told in learning.costs(section, price)), ""]
     samples = summary.samples(section)
     if samples:
         lines += [

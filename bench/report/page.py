@@ -26,6 +26,7 @@ from bench.report import (
     grouping,
     inference,
     inference_plot,
+    learning,
     plots,
     summary,
     totals,
@@ -65,6 +66,7 @@ class View(NamedTuple):
     figures: list[tuple[Plot, Markup]]
     facts: list[tuple[str, str]]
     boundary: str
+    learned: list[list[str]]
     samples: list[tuple[str, str]]
     classes: list[list[str]]
     failures: list[str]
@@ -90,7 +92,8 @@ def render(records: Iterable[Record], *, home: str = "") -> str:
     }
     script, style = script_and_style()
     return environment().get_template("page.html").render(
-        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING, more=_more(records), home=home,
+        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING, learning=learning.MEANING,
+        more=_more(records), home=home,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip
@@ -154,6 +157,7 @@ def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix
         figures=[(plot, inline(plot, f"{prefix}-{plot.name}-")) for plot in plots.plots(section, names)],
         facts=facts.facts(section),
         boundary=summary.boundary(section),
+        learned=learning.table(section),
         samples=summary.samples(section),
         classes=summary.classes(section),
         failures=summary.failures(section),

@@ -51,7 +51,7 @@ class Plot(NamedTuple):
 def plots(section: Section, names: Sequence[str]) -> Iterator[Plot]:
     """Those plots of a section for which there are figures; `names` are all arms, for one colour each."""
     style = {name: (COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i, name in enumerate(names)}
-    for make in (_throughput, _curves, _memory, _totals):
+    for make in (_throughput, _curves, _validation, _memory, _totals):
         with drawing():
             plot = make(section, style)
         if plot is not None:
@@ -175,6 +175,35 @@ def _curves(section: Section, style: Style) -> Plot | None:
     told = "; ".join(f"{name} {significant(median(losses))}" for name, losses in ends.items())
     told = f"Loss of single batches, a line for each seed; equal losses hide each other. At the end, median over seeds: {told}."
     return Plot("learning", "Learning curves", told, figure)
+
+
+def _validation(section: Section, style: Style) -> Plot | None:
+    """The metric of the target by step and by time, a line for each seed; a dashed line at the target."""
+    target = section.first.target
+    trained = [
+        (row, [*q.validation, (q.steps, q.train_s, q.metrics[target.metric])])
+        for row in section.rows for one in row.of("quality")
+        if (q := one.outcome.quality) and q.validation and target.metric in q.metrics
+    ]  # fmt: skip
+    if not trained:
+        return None
+    figure, panels = _figure(5.2, 2)
+    for axes, column, title in ((panels[0], 0, "step"), (panels[1], 1, "seconds of training")):
+        for row, points in trained:
+            colour, line = style[row.name]
+            axes.plot(
+                [point[column] for point in points], [point[2] for point in points], color=colour, linestyle=line, linewidth=1,
+                marker=".", alpha=0.8,
+            )  # fmt: skip
+        for bound in filter(None, (target.at_least, target.at_most)):
+            axes.axhline(bound, color=FAINT, linestyle="--", linewidth=1)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(title)
+        axes.set_ylabel(label(target.metric))
+        axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    _legend(panels[0], list(dict.fromkeys(row.name for row, _ in trained)), style)
+    told = f"{target.metric} on the held-out set, a line for each seed; the dashed line is the target, {target}."
+    return Plot("quality", "Quality as the training goes on", told, figure)
 
 
 def _memory(section: Section, style: Style) -> Plot | None:

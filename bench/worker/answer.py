@@ -5,6 +5,7 @@ to the task's budget and evaluate. The clock is `time.perf_counter`, which is mo
 """
 
 import errno
+import math
 import os
 import re
 import sys
@@ -247,13 +248,22 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     session = _open(backend, preset, asked, task.init_params(asked.seed))
     phases.enter("training")
     batches = batching.endless(task, asked.seed)
-    train_s, curve = loop.train(session, batches, steps=task.train_steps, clock=time.perf_counter)
+
+    def validated() -> float:
+        return task.metrics(loop.evaluate(session, task.eval_batches())).get(preset.target.metric, math.nan)
+
+    trained = loop.train(
+        session, batches, steps=task.train_steps, clock=time.perf_counter, validations=preset.validations, validate=validated,
+    )  # fmt: skip
     phases.enter("evaluation")
     start = time.perf_counter()
     metrics = task.metrics(loop.evaluate(session, task.eval_batches()))
     evaluate_s = time.perf_counter() - start
     sample = sampling.sample(session, task, length=SAMPLE_TOKENS) if isinstance(task, sampling.LanguageTask) else None
-    quality = Quality(task.train_steps, train_s, evaluate_s, metrics, curve, sample)
+    validation = [
+        one for one in trained.validation if math.isfinite(one[2])
+    ]  # a perplexity may still be beyond a float
+    quality = Quality(task.train_steps, trained.seconds, evaluate_s, metrics, trained.curve, sample, validation)
     value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
     return _finished(asked, backend, session, quality=quality, remarks=remarks)

@@ -279,29 +279,53 @@ def _seconds(call: Callable[[], object], clock: Clock) -> float:
     return clock() - start
 
 
-def train(
-    session: Session, batches: Iterator[Batch], *, steps: int, clock: Clock
-) -> tuple[float, list[tuple[int, float, float]]]:
-    """Trains for a budget; returns its seconds and (step, seconds, loss) at about CURVE_POINTS steps, the first among them.
+class Trained(NamedTuple):
+    """A training that came to its end."""
 
-    Where several steps are taken in one call, the first is taken alone: the program of the steps that are left at the end is
-    then compiled at the beginning, and whole calls lie between the points.
+    seconds: float  # without those of the evaluations
+    curve: list[tuple[int, float, float]]  # (step, seconds, loss), at about CURVE_POINTS steps, the first among them
+    validation: list[tuple[int, float, float]]  # (steps before it, seconds, what `validate` gave)
+
+
+def train(
+    session: Session,
+    batches: Iterator[Batch],
+    *,
+    steps: int,
+    clock: Clock,
+    validations: int = 0,
+    validate: Callable[[], float] = lambda: math.nan,
+) -> Trained:
+    """Trains for a budget, and calls `validate` so many times on the way, evenly spread, while the clock stands still.
+
+    A task with a carried state is validated where that starts anew, at the beginning of the next pass over the text: an
+    evaluation puts it back to zero. Where several steps are taken in one call, the first is taken alone: the program of the
+    steps that are left at the end is then compiled at the beginning, and whole calls lie between the points.
 
     Diverged names the step whose loss was seen to be infinite or not a number.
     """
-    start = clock()
+    start, stopped_s = clock(), 0.0
     together = steps_per_call(session)
     interval = together * max(1, steps // CURVE_POINTS // together)
-    curve: list[tuple[int, float, float]] = []
+    due = [at for number in range(validations) if (at := steps * (number + 1) // (validations + 1))]
+    carries = False
+    trained = Trained(0.0, [], [])
     for number, batch in enumerate(islice(batches, steps), start=1):
+        carries = carries or batch.starts_sequence
+        if due and number > due[0] and (batch.starts_sequence or not carries):
+            session.wait()
+            began = clock()
+            trained.validation.append((number - 1, began - start - stopped_s, validate()))
+            stopped_s += clock() - began
+            due = [step for step in due if step >= number]
         loss = step(session, batch)
         if (number - (together > 1)) % interval == 0 or number in (1, steps):
             value = float(session.fetch(loss))
             if not math.isfinite(value):
                 raise Diverged(f"the training loss was {value} at step {number}")
-            curve.append((number, clock() - start, value))
+            trained.curve.append((number, clock() - start - stopped_s, value))
     session.wait()
-    return clock() - start, curve
+    return trained._replace(seconds=clock() - start - stopped_s)
 
 
 def evaluate(session: Session, batches: Iterable[Batch]) -> Evaluation:

@@ -1,0 +1,92 @@
+"""Quality as the training goes on, and what it takes to the target."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.records import rules
+from bench.records.record import Quality, Record
+from bench.report import grouping, learning, markdown, page, plots, table_csv
+from tests.builders import a_record, a_run
+
+POINTS = [(25, 0.25, 0.70), (50, 0.5, 0.88), (75, 0.75, 0.93)]  # the target is 0.9
+
+
+def trained(points: dict[str, list[list[tuple[int, float, float]]]], **more: Any) -> list[Record]:
+    """A comparison whose trainings were evaluated on the way: arm -> the points of each seed."""
+    made = []
+    for one in a_run({name: [100.0, 101.0] for name in points}, **more):
+        quality = one.outcome.quality
+        if quality is not None:
+            own = points[one.cell.arm.name][one.cell.seed]
+            quality = msgspec.structs.replace(quality, validation=own)
+            one = msgspec.structs.replace(one, outcome=msgspec.structs.replace(one.outcome, quality=quality))
+        made.append(one)
+    return made
+
+
+def test_a_table_has_the_means_over_seeds_and_the_time_to_the_target() -> None:
+    later = [(step, 2 * seconds, value) for step, seconds, value in POINTS]
+    (section,) = grouping.sections(trained({"fast": [POINTS, later], "slow": [later, later]}))
+    titles, fast, slow = learning.table(section)
+    assert titles == [
+        "backend", "after 25 steps", "after 50 steps", "after 75 steps", "after 100 steps", "time to accuracy >= 0.9",
+    ]  # fmt: skip
+    assert fast[1] == "70.00 %, 375 ms"
+    assert fast[4] == "95.50 %, 1.00 s"
+    assert fast[5].startswith("1.1 (0.0-")  # the geometric mean of 0.75 s and 1.5 s
+    assert fast[5].endswith(" s, n=2")
+    assert slow[5] == "1.50 s, n=2"  # both alike: no interval
+
+
+def test_a_training_that_misses_the_target_on_the_way_reaches_it_at_its_end_or_not_at_all() -> None:
+    quality = Quality(100, 4.0, 0.1, {"accuracy": 0.95}, [(100, 4.0, 0.1)], None, [(50, 2.0, 0.5)])
+    target = a_record().cell.target
+    assert quality.reached(target) == (100, 4.0)
+    assert msgspec.structs.replace(quality, metrics={"accuracy": 0.8}).reached(target) is None
+    records = trained({"alpha": [POINTS, [(50, 0.5, 0.2)]]}, accuracies=(0.95, 0.96))
+    (section,) = grouping.sections(records)
+    assert learning.seconds_to_target(section, section.rows[0]) == ([0.75, 1.0], 2)
+
+
+def test_where_not_every_seed_reaches_the_target_there_is_no_time() -> None:
+    never = [(50, 0.5, 0.2)]
+    (section,) = grouping.sections(trained({"alpha": [POINTS, never]}, accuracies=(0.95, 0.6)))
+    assert learning.table(section)[1][-1] == "reached by 1 of 2 trainings"
+    assert learning.costs(section, 3.0) == []
+
+
+def test_what_the_target_costs_is_its_time_at_a_price() -> None:
+    (section,) = grouping.sections(trained({"alpha": [POINTS, POINTS]}))
+    (told,) = learning.costs(section, 3600.0)
+    assert told == "alpha reaches accuracy >= 0.9 for 0.750 at 3600 an hour (2 seeds)."
+    text = markdown.render(trained({"alpha": [POINTS, POINTS]}), price_per_hour=3600.0)
+    assert "- alpha reaches accuracy" in text
+    assert "at 3600 an hour" in text
+
+
+def test_reports_show_it_and_those_of_trainings_without_it_are_what_they_were() -> None:
+    records = trained({"alpha": [POINTS, POINTS]})
+    assert "after 25 steps" in markdown.render(records)
+    assert "Quality as the training goes on" in page.render(records)
+    assert "table1-quality.svg" in dict(plots.files(records))
+    line = table_csv.lines(records)[0]
+    assert line["seconds_to_target"] == pytest.approx(0.75)
+    plain = a_run({"alpha": [100.0, 101.0]})
+    assert "seconds_to_target" not in table_csv.lines(plain)[0]
+    assert "time to accuracy" not in markdown.render(plain)
+
+
+@pytest.mark.parametrize(
+    ("points", "why"),
+    [
+        ([(50, 0.5, 0.2), (50, 0.6, 0.3)], "not in their order"),
+        ([(50, 0.5, 0.2), (60, 0.4, 0.3)], "not in their order"),
+        ([(100, 0.5, 0.2)], "comes after its end"),
+        ([(50, 5.0, 0.2)], "comes after its end"),
+    ],
+)
+def test_evaluations_that_contradict_the_training_are_refused(points: list[tuple[int, float, float]], why: str) -> None:
+    (one,) = [one for one in trained({"alpha": [points, POINTS]}) if one.cell.kind == "quality" and one.cell.seed == 0]
+    assert why in "; ".join(rules.invalid(one))
