@@ -73,12 +73,12 @@ def test_the_limit_is_what_could_move_a_ratio_by_the_margin() -> None:
     [
         ({}, None),
         ({"others_share": 0.029}, None),
-        ({"others_share": 0.11}, "lost of the cores' time: 11.0% to other processes (limit 2.9%)"),
-        ({"siblings_share": 0.11}, "11.0% to processes on the same physical cores"),
-        ({"stolen_share": 0.11}, "11.0% to the hypervisor"),
-        ({"withheld_share": 0.11}, "11.0% to the quota"),
-        ({"others_share": 0.02, "stolen_share": 0.02}, "2.0% to other processes, 2.0% to the hypervisor (limit"),
-        ({"others_share": 0.5, "own_share": 0.425}, "(limit 2.9%); used by this process: 42.5%"),
+        ({"others_share": 0.11}, "lost of the cores' time: 11.0 % to other processes (limit 2.9 %)"),
+        ({"siblings_share": 0.11}, "11.0 % to processes on the same physical cores"),
+        ({"stolen_share": 0.11}, "11.0 % to the hypervisor"),
+        ({"withheld_share": 0.11}, "11.0 % to the quota"),
+        ({"others_share": 0.02, "stolen_share": 0.02}, "2.0 % to other processes, 2.0 % to the hypervisor (limit"),
+        ({"others_share": 0.5, "own_share": 0.425}, "(limit 2.9 %); used by this process: 42.5 %"),
     ],
 )
 def test_what_was_lost_is_told_beside_what_the_arm_used(shares: dict[str, float], told: str | None) -> None:
@@ -94,7 +94,7 @@ def test_what_was_lost_is_told_beside_what_the_arm_used(shares: dict[str, float]
         (GpuState(1980, 40, 300.0, [], 2), "2 other processes on the GPU"),
         (GpuState(1980, 40, 300.0, ["heat"], 0), "the GPU throttled: heat"),
         (GpuState(1980, 40, 300.0, ["power cap"], 0), None),
-        (GpuState(1980, 40, 300.0, ["heat"], 0, {"heat": 0.25}), "the GPU throttled: heat for 25.0% of the window"),
+        (GpuState(1980, 40, 300.0, ["heat"], 0, {"heat": 0.25}), "the GPU throttled: heat for 25.0 % of the window"),
         (GpuState(1980, 40, 300.0, ["heat"], 0, {"heat": 0.001}), None),
         (GpuState(1980, 40, 300.0, ["power cap"], 0, {"power cap": 1.0, "heat": 0.0}), None),
         (GpuState(None, None, None, None, None), None),
@@ -289,7 +289,7 @@ def test_throttling_is_counted_from_one_end_of_the_window_to_the_other(monkeypat
     assert watch.disturbance.gpu is not None
     assert watch.disturbance.gpu.throttled_shares == {"heat": 0.25, "power cap": 1.0}
     assert sorted(watch.disturbance.gpu.throttle_reasons or []) == ["heat", "power cap"]
-    assert judged(watch.disturbance.gpu) == "the GPU throttled: heat for 25.0% of the window"
+    assert judged(watch.disturbance.gpu) == "the GPU throttled: heat for 25.0 % of the window"
 
 
 @pytest.mark.usefixtures("wall_s")

@@ -283,6 +283,23 @@ def test_a_disturbed_round_is_in_no_figure() -> None:
     assert any("in no figure: round 3" in told for told in group.failures)
 
 
+def test_a_control_is_no_row_and_a_failed_one_comes_first() -> None:
+    def with_control(values: list[float]) -> inference.Group:
+        made = an_asked_run({"fast": FAST, "slow": SLOW})
+        made += [changed(one, name="control") for one in an_asked_run({"fast": values})]
+        (group,) = inference.groups(made)
+        return group
+
+    good = with_control([1.005, 1.0, 0.995])
+    assert [row.arm.name for row in good.rows] == ["fast", "slow"]
+    assert not any("control" in told.lower() for told in inference.sentences(good))
+    assert any(name == "Control" and text.endswith("tie") for name, text in inference.about(good))
+    bad = with_control([1.2, 1.21, 1.19])
+    assert inference.sentences(bad)[0].startswith(
+        "The control failed: with batch 1, the same program was called slower"
+    )
+
+
 def test_the_plot_has_a_panel_for_each_size() -> None:
     records = an_asked_run({"slow": SLOW, "fast": FAST})
     (group,) = inference.groups(records)

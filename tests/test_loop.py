@@ -335,7 +335,7 @@ class AsynchronousSession(RecordingSession):
 
 @pytest.mark.parametrize(
     ("waits_for", "unfinished_s", "fault"),
-    [("everything", 0, None), ("the loss", 2, "67% of a step"), ("nothing", 3, "100% of a step")],
+    [("everything", 0, None), ("the loss", 2, "67 % of a step"), ("nothing", 3, "100 % of a step")],
 )
 def test_a_barrier_that_does_not_wait_for_the_weights_is_caught(
     waits_for: str, unfinished_s: float, fault: str | None

@@ -115,8 +115,8 @@ def test_a_pilot_that_says_nothing_leaves_the_preset_s_rounds_and_says_so(rates:
 
 def test_the_line_says_how_many_rounds_for_which_noise_and_what_they_achieve() -> None:
     assert words.rounds_plan(RoundsPlan(8, 0.05, 0.01234, 0.971, 0.9043)) == (
-        "8 rounds, from a pilot's noise between processes of at most 1.2 % (80% confidence): equal arms are called a tie "
-        "within 3% with a chance of 97.1 %, a difference of 5 % is found with one of 90.4 %"
+        "8 rounds, from a pilot's noise between processes of at most 1.2 % (80 % confidence): equal arms are called a tie "
+        "within 3 % with a chance of 97.1 %, a difference of 5 % is found with one of 90.4 %"
     )
     assert words.rounds_plan(RoundsPlan(power.MOST_ROUNDS, 0.05, 0.1, 0.0, 0.05)).startswith(
         f"{power.MOST_ROUNDS} rounds, the most that are planned, from"

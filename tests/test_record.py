@@ -709,3 +709,72 @@ def test_what_was_not_measured_has_a_reason() -> None:
     assert a_memory().device_peak_allocated == NO_ALLOCATOR
     content = FIRST.replace('{"bytes": null, "reason": "no"}', '{"bytes": null, "reason": null}')
     assert "reason" in refusal(content.encode())
+
+
+# Read quickly.
+
+
+def quick_and_careful(content: bytes) -> tuple[Any, Any]:
+    """What the quick reader makes of a content, and the careful one alone: a record, or why it is none."""
+
+    def careful() -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files, "_quickly", lambda content, kind: None)
+            return files.decode(content)
+
+    quick = files._quickly(content, Record)
+    try:
+        return quick, careful()
+    except files.RecordError as error:
+        return quick, str(error)
+
+
+def test_a_record_as_it_is_written_is_read_quickly_and_is_the_same() -> None:
+    content = files.encode(a_record())
+    quick, careful = quick_and_careful(content)
+    assert quick == careful == a_record()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"status": "ok"', '"status": "ok", "status": "ok"'),
+        ('"status": "ok"', '"status": "ok", "status" : "ok"'),
+        ('"status": "ok"', '"status": "ok", "status"\n:"ok"'),
+        ('"status": "ok"', '"status": "ok", "\\u0073tatus": "ok"'),
+        ('"reason": null,', ""),  # a field less and, below, one that stands twice: as many keys as there should be
+        ('"started_utc": "', '"started_utc": "\\" :'),
+        ('"wall_s": 3.0', '"wall_s": 12345678901234567890'),
+        ('"wall_s": 3.0', '"wall_s": 1e999'),
+        ('"wall_s": 3.0', '"wall_s": NaN'),
+        ('"alpha": "1.0"', f'"{"a" * 301}": "1.0"'),
+        ('"schema": 3', '"schema": 2'),
+    ],
+)
+def test_what_the_quick_reader_is_not_sure_of_the_careful_one_reads(before: str, after: str) -> None:
+    text = files.encode(a_record()).decode()
+    assert before in text
+    changed_text = text.replace(before, after, 1)
+    if not after:
+        changed_text = changed_text.replace('"status": "ok"', '"status": "ok", "status": "ok"', 1)
+    quick, careful = quick_and_careful(changed_text.encode())
+    assert quick is None
+    with pytest.raises(files.RecordError) if isinstance(careful, str) else contextlib.nullcontext():
+        files.decode(changed_text.encode())
+
+
+@given(st.data())
+def test_the_quick_reader_never_reads_what_the_careful_one_refuses(data: st.DataObject) -> None:
+    """A few bytes changed anywhere."""
+    content = bytearray(files.encode(a_record()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 2))] = data.draw(st.sampled_from(
+            [b'"', b"{", b"}", b",", b":", b"\\", b" ", b"1", b'"status": "ok", ', b"[", b"]", b"e9", b"-", b"\xff", b"null"]
+        ))  # fmt: skip
+    quick, careful = quick_and_careful(bytes(content))
+    if quick is not None and not isinstance(careful, str):
+        assert quick == careful
+    elif quick is not None:
+        with pytest.raises(files.RecordError):  # it breaks a rule: that is judged afterwards
+            files.check(quick)

@@ -416,7 +416,7 @@ def test_one_training_and_equal_ones_have_no_interval_and_say_so(accuracies: lis
 
 def test_a_tie_and_an_open_comparison_are_said_in_words() -> None:
     text = markdown.render(a_run({"one": SLOW, "two": [speed * 1.001 for speed in reversed(SLOW)]}))
-    assert re.search(r"two and one: tie within 3% \(ratio 1\.00\d* \(0\.99\d*-1\.00\d*\), 5 rounds\)\.", text)
+    assert re.search(r"two and one: tie within 3 % \(ratio 1\.00\d* \(0\.99\d*-1\.00\d*\), 5 rounds\)\.", text)
     text = markdown.render(a_run({"one": [100.0, 110.0, 90.0], "two": [101.0, 95.0, 108.0]}))
     assert re.search(r"not decided \(ratio [^)]*\), 3 rounds; about \d+ rounds would decide at this noise\)\.", text)
 

@@ -148,7 +148,7 @@ def test_the_findings_in_words() -> None:
         == "noise: 0.50 % between processes (standard deviation within a round; 8 rounds, 2 more were disturbed)"
     )
     assert lines[1].startswith("smallest visible effect: 4.")
-    assert lines[1].endswith(" % (called with 90% power)")
+    assert lines[1].endswith(" % (called with 90 % power)")
     assert lines[2].startswith("A/A: tie, ratio ")
     assert lines[3].startswith("planted 10 % slow-down: slower, ratio 0.9")
     assert lines[3].endswith("; 0.9091 is exact")

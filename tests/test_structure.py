@@ -235,6 +235,12 @@ def test_constraints_pin_every_direct_dependency():
     assert wanted <= pinned, wanted - pinned
 
 
+def test_there_is_one_way_to_write_a_percentage():
+    """A number, a space and the sign: Python's own format leaves the space out."""
+    sources = [path for folder in ("bench", "tasks", "backends") for path in (ROOT / folder).rglob("*.py")]
+    assert [path.name for path in sources if re.search(r":[+,]?\.\d%\}", path.read_text(encoding="utf-8"))] == []
+
+
 def test_ci_calls_the_command_that_the_readme_gives():
     command = re.search(r"^FRAMEWORK_BENCH_TEST_BACKENDS=.*pytest.*$", README, re.MULTILINE)
     assert command is not None

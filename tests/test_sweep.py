@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import click
 import pytest
 
-from bench.cli import sweeping
+from bench.cli import options, sweeping
 from bench.cli.options import UserError
 from bench.process import interpreters, releases
-from bench.records.record import Record
+from bench.records.record import Bytes, Record
 from bench.report import sweep, sweep_plot
-from tests.builders import a_row
+from tests.builders import a_memory, a_row, changed
 from tests.test_cli import FAKE, Done, bench, refusal
 from tests.test_report import HOSTILE
 
@@ -98,6 +99,50 @@ def test_decisions_are_holms_over_all_points() -> None:
     assert widths[1] > 1.5 * widths[0]
 
 
+GIB = 2**30
+
+
+def of_memory(sizes: dict[str, float | None]) -> list[Record]:
+    """An arm at batch sizes: its peak in GiB; None where there was too little."""
+    made = []
+    for number, (size, gib) in enumerate(sizes.items()):
+        for one in a_point({"jax": noise(100)}, f"r{number}", batch_size=size):
+            if one.cell.kind == "memory" and gib is None:
+                one = changed(one, status="oom", reason="out of memory: 9 GiB asked for", memory=None)
+            elif one.cell.kind == "memory":
+                one = changed(one, memory=a_memory(peak=Bytes(int((gib or 0) * GIB)), imported=Bytes(1)))
+            made.append(one)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"8": 1, "32": 2, "128": 5}, "32 fits into 4,096 MiB (2,048 MiB); batch_size 128 does not fit (5,120 MiB)."),
+        ({"8": 1, "32": 2}, "32, the largest that was measured, fits into 4,096 MiB (2,048 MiB)."),
+        ({"8": 5, "32": 6}, "8 does not fit into 4,096 MiB (5,120 MiB)."),
+        ({"8": 1, "32": None}, "8 fits into 4,096 MiB (1,024 MiB); batch_size 32 does not fit (out of memory)."),
+    ],
+)  # fmt: skip
+def test_the_largest_size_that_fits_a_limit_is_told_by_what_was_measured(
+    sizes: dict[str, float | None], said: str
+) -> None:
+    records = of_memory(sizes)
+    (found,) = sweep.sweeps(records)
+    assert sweep.fitting(found, 4 * GIB) == [f"jax: batch_size {said}"]
+    assert said.split(" ")[0] in sweep.render(records, memory_limit=4 * GIB)
+    assert "fit" in sweep.render(records, memory_limit=4 * GIB)
+    assert "fits into" not in sweep.render(records)
+
+
+@pytest.mark.parametrize(("text", "size"), [("512MiB", 2**29), ("16GB", 16 * 10**9), ("1.5TiB", 3 * 2**39)])
+def test_a_size_is_typed_with_its_unit(text: str, size: int) -> None:
+    assert options.Size().convert(text, None, None) == size
+    for wrong in ("16", "GB", "16G", "-1GB", "0GB"):
+        with pytest.raises(click.BadParameter, match="is no size"):
+            options.Size().convert(wrong, None, None)
+
+
 def test_two_fields_make_a_sentence_for_each_value_of_the_other() -> None:
     made = [
         one
@@ -127,7 +172,7 @@ def test_a_field_of_the_arms_varies_within_one_run() -> None:
     assert re.match(r"jax is [12][.][09]\d+ \(", one)
     assert one.endswith("times as fast with threads=2 as with threads=1: faster.")
     assert re.match(r"pytorch is [12][.][09]\d+ \(", other)
-    assert pair == "jax and pytorch: a tie within 3% at threads 1 and 2."
+    assert pair == "jax and pytorch: a tie within 3 % at threads 1 and 2."
 
 
 def test_records_of_one_point_are_no_sweep() -> None:

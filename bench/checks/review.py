@@ -59,7 +59,7 @@ def check(folder: Path, data_dir: Path | None = None) -> list[Finding]:
         found.append(("records", "there are none", False))
     looks: Sequence[Iterator[Said]] = (
         _digest(folder, records), _plan(folder, records), _tasks(records, data_dir), _order(records),
-        _times(folder, records), _copies(records), _sections(judged), _tables(folder, records), _privacy(folder),
+        _times(folder, records), _copies(records), _sections(judged), _tables(folder, judged), _privacy(folder),
     )  # fmt: skip
     for look in looks:
         try:
@@ -437,7 +437,7 @@ def _tables(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
         path = folder / name
         if not path.is_file():
             yield "tables", f"there is no {name}", True
-        elif _start_of(path) != form.render(list(records)).encode():
+        elif _start_of(path) != form.render(records).encode():
             here = all(one.run.source == harness_hash() for one in records)
             newer = "" if here else ", by this version of framework-bench, which is another one than that of the run"
             yield "tables", f"{name} is not what is made of the records{newer}", False

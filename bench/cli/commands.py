@@ -13,7 +13,17 @@ import click
 
 import tasks
 from bench.cli import folders
-from bench.cli.options import Duration, FilePath, NameOrModule, OneOf, Rounds, UserError, common_options, measure_option
+from bench.cli.options import (
+    Duration,
+    FilePath,
+    NameOrModule,
+    OneOf,
+    Rounds,
+    Size,
+    UserError,
+    common_options,
+    measure_option,
+)
 from bench.machine import signals
 from bench.records.text import printable
 
@@ -181,13 +191,16 @@ def sweep(output: Path | None, vary_texts: tuple[str, ...], budget_s: float | No
 )
 @click.option("--price-per-hour", type=click.FloatRange(0, min_open=True),
               help="Of the machine, in any currency: says what each arm takes to reach the target. For markdown.")  # fmt: skip
+@click.option("--memory-limit", type=Size(), metavar="SIZE",
+              help="Of the device, or of the host for arms on a CPU: says up to which size a sweep's arms fit, as in 16GiB. "
+                   "For sweep.")  # fmt: skip
 @click.option("--baseline", help="The arm with which --fail-on compares the others.")
 @click.option("--fail-on", type=OneOf("verdict", ("slower", "undecided")), multiple=True,
               help="Exit code 1 if an arm is slower than the baseline, or if that is undecided; may be given "
                    "again.")  # fmt: skip
 def report(
-    paths: tuple[Path, ...], form: str, plots_folder: Path | None, price_per_hour: float | None, baseline: str | None,
-    fail_on: tuple[str, ...],
+    paths: tuple[Path, ...], form: str, plots_folder: Path | None, price_per_hour: float | None, memory_limit: int | None,
+    baseline: str | None, fail_on: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Prints the tables of folders, from their records alone; the same records give the same bytes.
 
@@ -200,15 +213,17 @@ def report(
         raise UserError(
             "--baseline and --fail-on go together: an arm, and what must not be said of the others against it"
         )
-    if price_per_hour is not None and form != "markdown":
-        raise UserError(f"--price-per-hour is for --format markdown; {form} has the seconds to the target")
+    asked = {"price_per_hour": ("markdown", price_per_hour), "memory_limit": ("sweep", memory_limit)}
+    more = {name: value for name, (_, value) in asked.items() if value is not None}
+    for name in more:
+        if form != asked[name][0]:
+            raise UserError(f"--{name.replace('_', '-')} is for --format {asked[name][0]}, not for {form}")
     records, sound = folders.read(paths)
     try:
         objections = gate.objections(records, baseline, fail_on) if baseline is not None else []
     except gate.NoBaseline as error:
         raise UserError(f"--baseline: {error}") from error
-    priced = {} if price_per_hour is None else {"price_per_hour": price_per_hour}
-    click.echo(importlib.import_module(FORMATS[form]).render(records, **priced), nl=False)
+    click.echo(importlib.import_module(FORMATS[form]).render(records, **more), nl=False)
     if plots_folder is not None:
         from bench.report import explanation_plot, inference_plot, plots, sweep_plot
 

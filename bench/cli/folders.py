@@ -17,6 +17,7 @@ def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
     """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
     from bench.campaign import journal
     from bench.records import digest, files, rules
+    from bench.records.record import packed
     from bench.records.text import printable
 
     found: dict[bytes, Record] = {}
@@ -31,12 +32,12 @@ def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
             click.echo(
                 f"{folder}: there is no {digest.NAME}: the run has not ended, or what it left was changed", err=True
             )
-        found |= {files.encode(one): one for one in records}
+        found |= {packed(one): one for one in records}
         sound = sound and not problems
-    broken = rules.judged(found.values())[1]
+    judged, broken = rules.judged(found.values())
     for problem in broken:
         click.echo(printable(problem), err=True)
-    return list(found.values()), sound and not broken
+    return judged, sound and not broken
 
 
 def writable(folder: Path) -> Path:

@@ -87,6 +87,21 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
+class Size(click.ParamType[int]):
+    """Bytes, written as 512MiB, 16GB or 1.5TiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([KMGT])(i?)B", value, re.ASCII)
+        size = float(found[1]) * (1024 if found[3] else 1000) ** (1 + "KMGT".index(found[2])) if found else 0.0
+        if size < 1:
+            self.fail(f"{value!r} is no size; write it as 512MiB, 16GB or 1.5TiB", param, ctx)
+        return int(size)
+
+
 class Measures(click.ParamType[tuple[str, ...]]):
     """One or more of a few words, with commas between them."""
 

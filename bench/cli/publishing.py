@@ -64,6 +64,8 @@ def name_of(records: Sequence[Record]) -> str:
     tasks = dict.fromkeys(cell.task for cell in cells)
     devices = dict.fromkeys(sorted(cell.arm.device for cell in cells))
     words = [day, "+".join(tasks), cells[0].preset, "+".join(devices)]
+    asked = {cell.kind for cell in cells} - {"parity"} == {"inference"}
+    words += ["inference"] if asked else []
     words += ["explained"] if any(cell.kind == "explain" for cell in cells) else []
     return re.sub(r"[^\w+-]+", "-", "-".join(words))  # no text of a record becomes a path
 

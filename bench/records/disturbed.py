@@ -43,9 +43,9 @@ def judge(
         "the quota": withheld_share or 0.0,
     }
     if sum(lost.values()) > MOST_TAKEN:
-        told = ", ".join(f"{share:.1%} to {whom}" for whom, share in lost.items() if share >= 0.0005)
-        used = f"; used by this process: {own_share:.1%}" if own_share is not None else ""
-        return f"lost of the cores' time: {told} (limit {MOST_TAKEN:.1%}){used}"
+        told = ", ".join(f"{100 * share:.1f} % to {whom}" for whom, share in lost.items() if share >= 0.0005)
+        used = f"; used by this process: {100 * own_share:.1f} %" if own_share is not None else ""
+        return f"lost of the cores' time: {told} (limit {100 * MOST_TAKEN:.1f} %){used}"
     if gpu is None:
         return None
     if gpu.other_processes:
@@ -53,5 +53,7 @@ def judge(
     throttles = [reason for reason in gpu.throttle_reasons or [] if reason != POWER_CAP]
     if gpu.throttled_shares is not None:
         long = {reason: gpu.throttled_shares.get(reason, 1.0) for reason in throttles}
-        throttles = [f"{reason} for {share:.1%} of the window" for reason, share in long.items() if share > MOST_TAKEN]
+        throttles = [
+            f"{reason} for {100 * share:.1f} % of the window" for reason, share in long.items() if share > MOST_TAKEN
+        ]
     return f"the GPU throttled: {', '.join(throttles)}" if throttles else None

@@ -14,8 +14,8 @@ update is proven on the ladder, by its rung of the long run; this proves that th
 """
 
 from collections.abc import Mapping
-from math import log, sqrt
-from statistics import fmean, stdev
+from math import fsum, log, sqrt
+from statistics import fmean
 
 BOUND: Mapping[str, float] = {"float64": 0.01, "float32": 0.01, "tf32": 0.03, "bfloat16": 0.05}
 """Precision -> relative difference of mean losses that rounding may lead to; over hundreds of steps it grows, as any
@@ -32,11 +32,12 @@ def losses_agree(first: Mapping[int, float], second: Mapping[int, float], precis
     if len(common) < FEWEST:
         return f"losses of {len(common)} updates in common: at least {FEWEST} are needed to compare the work done"
     ratios = [log(first[update]) - log(second[update]) for update in common]
-    apart, error = fmean(ratios), stdev(ratios) / sqrt(len(ratios))
+    apart = fmean(ratios)
+    error = sqrt(fsum((ratio - apart) ** 2 for ratio in ratios) / (len(ratios) - 1) / len(ratios))
     if abs(apart) <= bound + SIGMAS * error:
         return None
     higher = "higher" if apart > 0 else "lower"
     return (
-        f"training losses {abs(apart):.1%} {higher} over {len(common)} equal updates, where at most {bound:.0%} "
-        f"and {SIGMAS:g} standard errors of {error:.1%} are rounding and chance"
+        f"training losses {100 * abs(apart):.1f} % {higher} over {len(common)} equal updates, where at most "
+        f"{100 * bound:.0f} % and {SIGMAS:g} standard errors of {100 * error:.1f} % are rounding and chance"
     )

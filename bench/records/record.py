@@ -4,10 +4,11 @@ A record has three parts: the `run` that its process belongs to, the `cell` of t
 The parent writes the first two before the process starts, and the process only the third.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -50,6 +51,27 @@ RUNGS = (
 LEAST_S = 1e-9  # no window is shorter
 MOST_DEEP, MOST_VALUES = 16, 10_000  # of a spec
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
+
+
+def packed(value: Any) -> bytes:
+    """The same bytes for the same content, quickly made."""
+    try:
+        return msgspec.msgpack.encode(value)
+    except (UnicodeError, OverflowError):  # half a character, or an integer of more than 64 bits
+        return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+@cache
+def _hash_of(content: bytes) -> str:
+    """hash_json of what was packed; thousands of records have few different arms and specs."""
+    return hash_json(msgspec.msgpack.decode(content))
+
+
+def _hashed(value: Any) -> str:
+    try:
+        return _hash_of(msgspec.msgpack.encode(value))
+    except (UnicodeError, OverflowError):
+        return hash_json(msgspec.to_builtins(value))
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -398,7 +420,7 @@ class Arm(Strict, frozen=True, dict=True):  # with room for what is computed onc
 
     @cached_property
     def hash(self) -> str:
-        return hash_json(msgspec.to_builtins(self))
+        return _hashed(self)
 
     @property
     def way_typed(self) -> str:
@@ -464,7 +486,7 @@ class Cell(Strict, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def spec_hash(self) -> str:
-        return hash_json(self.spec)
+        return _hashed(self.spec)
 
     @cached_property
     def file_name(self) -> str:

@@ -79,7 +79,7 @@ def timing_faults(timings: Timings) -> Iterator[str]:
         yield f"{timings.compilations} compilations inside the timed window: a batch of another shape?"
     most_s = max(MOST_UNFINISHED * step_s, MOST_APART * block_s)
     if timings.unfinished_s is not None and timings.unfinished_s > most_s:
-        yield f"the barrier does not wait: {timings.unfinished_s / step_s:.0%} of a step was still undone after it"
+        yield f"the barrier does not wait: {100 * (timings.unfinished_s / step_s):.0f} % of a step was still undone after it"
     if abs(sum(timings.blocks_s) - timings.window_s) > ROUNDING * timings.window_s:
         yield f"the window of {timings.window_s:g} s is not its blocks of {sum(timings.blocks_s):g} s together"
 
@@ -271,7 +271,7 @@ def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
     if (why is None) != (found.disturbed is None):
         yield f"its window is {'not ' if found.disturbed is None else ''}called disturbed, which its figures deny"
     if found.others_share and found.others_share + own_share > MOST_CPU:
-        yield f"others had {found.others_share:.0%} of the cores' time, and the process itself {own_share:.0%}"
+        yield f"others had {100 * found.others_share:.0f} % of the cores' time, and the process itself {100 * own_share:.0f} %"
 
 
 def _disturbed_once(found: Disturbance) -> Iterator[str]:
@@ -346,6 +346,10 @@ def _counted(metrics: Mapping[str, float]) -> Iterator[str]:
 # Records that lie together.
 
 
+class Judged(list[Record]):
+    """Records that were judged together: to judge them again would find nothing."""
+
+
 def judged(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     """The records, those that break a rule made invalid, and a line for each rule that is broken.
 
@@ -354,13 +358,15 @@ def judged(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     than half take part in nothing, and where no value has more than half, none does. A ladder that a record carries is the one
     that its arm climbed. Steps hold as many items in all of them, but for what is padding in one batch or two.
     """
+    if isinstance(records, Judged):
+        return records, []
     made = list(records)
     problems: list[str] = []
     for rule in (_once, _of_one_comparison, _of_one_installation, _as_climbed, _as_complete, _as_high, _as_many_items):
         broken = rule(made)
         problems += [f"{made[at].cell.file_name}: {why}" for at, why in sorted(broken.items())]
         made = [_without_figures(one, broken[at]) if at in broken else one for at, one in enumerate(made)]
-    return made, problems
+    return Judged(made), problems
 
 
 def _without_figures(record: Record, why: str) -> Record:
@@ -481,6 +487,9 @@ def _minorities(
     found: dict[int, str] = {}
     for group in groups.values():
         for name, of in facts.items():
+            first = of(records[group[0]]) if group else None
+            if all(of(records[at]) == first for at in group):
+                continue
             values = {at: repr(of(records[at])) for at in group}
             counted = Counter(values.values())
             usual = next((value for value, times in counted.items() if 2 * times > len(group)), None)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from backends import TUNED
 from bench.records.limits import MARGIN
@@ -187,7 +187,7 @@ def ratio_of(before: Sequence[float], after: Sequence[float]) -> Interval:
     n = min(len(before), len(after))
     if not found.error:
         return Interval(math.exp(found.centre), None, None, n)
-    half = found.error * float(student.ppf((1 + intervals.LEVEL) / 2, found.freedom))
+    half = found.error * float(stdtrit(found.freedom, (1 + intervals.LEVEL) / 2))
     return Interval(math.exp(found.centre), math.exp(found.centre - half), math.exp(found.centre + half), n)
 
 
@@ -198,7 +198,7 @@ def decide(logs: dict[Key, tuple[list[float], list[float]]], margin: float) -> d
 
     def p_value(key: Key) -> float:
         found = differences[key]
-        return float(student.sf(abs(abs(found.centre) - edge) / found.error, found.freedom)) if found.error else 1.0
+        return float(stdtr(found.freedom, -abs(abs(found.centre) - edge) / found.error)) if found.error else 1.0
 
     ranked = sorted(differences, key=p_value)
     decisions: dict[Key, Decision] = {}
@@ -231,7 +231,7 @@ def _sentence(change: Change) -> str:
     numbers = " and ".join(str(len(cell.row.throughputs)) for cell in (change.before, change.after))
     ratio = f"ratio {with_interval(change.ratio)}, {numbers} processes"
     if change.decision == "tie":
-        return f"{name}: tie within {MARGIN:.0%} ({ratio})."
+        return f"{name}: tie within {100 * MARGIN:.0f} % ({ratio})."
     return f"{name}: {change.decision} ({ratio})."
 
 

@@ -153,7 +153,7 @@ def disturbed(section: Section) -> Iterator[Fact]:
 
 def unsteady(section: Section) -> Iterator[Fact]:
     found = [
-        f"round {number}, {row.name}: the second half of the window took {drift:+.1%} time"
+        f"round {number}, {row.name}: the second half of the window took {100 * drift:+.1f} % time"
         for row in section.rows
         for number, drift in row.unsteady.items()
     ]

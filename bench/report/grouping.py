@@ -69,7 +69,8 @@ class Row:
     @property
     def counted(self) -> list[Record]:
         """The records of the speed processes that count."""
-        return [one for one in self.of("speed") if one.cell.round in self.timed]
+        timed = self.timed
+        return [one for one in self.of("speed") if one.cell.round in timed]
 
     @property
     def losses(self) -> dict[int, float]:
@@ -84,7 +85,8 @@ class Row:
     @property
     def comparable(self) -> dict[int, float]:
         """Round -> items per second where the window was steady: no verdict rests on another one."""
-        return {number: value for number, value in self.throughputs.items() if number not in self.unsteady}
+        unsteady = self.unsteady
+        return {number: value for number, value in self.throughputs.items() if number not in unsteady}
 
     @property
     def unsteady(self) -> dict[int, float]:

@@ -13,7 +13,7 @@ from operator import attrgetter
 from statistics import median
 
 from bench.records import rules
-from bench.records.record import LEAST_S, Arm, Calls, Inference, Record
+from bench.records.record import LEAST_S, Arm, Calls, Inference, Record, control_of
 from bench.report import facts, figures, grouping
 from bench.report.formats import duration, mebibytes, with_interval
 from bench.report.words import verdict_in_words
@@ -79,6 +79,7 @@ class Group:
 
     rows: list[Row]
     failures: list[str]  # processes that are not ok, and arms that are not proven
+    control: Row | None = None  # one of the rows' arms a second time
 
     @property
     def first(self) -> Record:
@@ -112,6 +113,16 @@ class Group:
         found = verdict.compare_all(cells, family=family)
         return {(size, one, other): told for ((size, one), (_, other)), told in found.items()}
 
+    @cached_property
+    def controls(self) -> dict[int, verdict.Verdict]:
+        """Batch size -> the control against the same program; nothing without one."""
+        same = next((row for row in self.rows if self.control and row.arm.way == self.control.arm.way), None)
+        if self.control is None or same is None:
+            return {}
+        pairs = {size: {"control": self.control.rates(size), "same": same.rates(size)} for size in self.sizes}
+        found = {size: verdict.compare_all(pair).get(("control", "same")) for size, pair in pairs.items()}
+        return {size: told for size, told in found.items() if told is not None}
+
     def ordered(self, size: int) -> list[Row]:
         """The rows, those that are fastest with a size first."""
         speeds = {row.arm.name: intervals.geometric_mean(list(row.rates(size).values())).estimate for row in self.rows}
@@ -144,9 +155,11 @@ def _group(records: Sequence[Record]) -> Group:
     rows = [Row(next(iter(of.values())).cell.arm, of) for of in arms.values()]
     apart = {row.arm.name: why for row in rows if (why := _apart(row, rows))}
     failures += [f"{name}: {why}" for name, why in apart.items()]
-    proven = [row for row in rows if row.arm.name not in apart]
+    twice = control_of(row.arm for row in rows)
+    control = next((row for row in rows if row.arm == twice), None)
+    proven = [row for row in rows if row.arm.name not in apart and row is not control]
     made = Group(proven, failures)
-    return Group(made.ordered(made.sizes[0]) if proven else [], failures)
+    return Group(made.ordered(made.sizes[0]) if proven else [], failures, control)
 
 
 def _name(one: Record) -> str:
@@ -219,8 +232,13 @@ def _peak(row: Row, name: str) -> str:
 
 
 def sentences(group: Group) -> list[str]:
-    """The verdicts in words, size by size."""
-    told = []
+    """The verdicts in words, size by size; before them, whether the control failed."""
+    told = [
+        f"The control failed: with batch {size}, the same program was called {found.decision} than itself "
+        f"({with_interval(found.ratio)} times, {found.ratio.n} rounds). No verdict of this table can be trusted."
+        for size, found in group.controls.items()
+        if found.decision in ("faster", "slower")
+    ]
     for size in group.sizes:
         names = [row.arm.name for row in group.ordered(size)]
         what = f"Batch {size}" + (", median latency" if size == 1 else "")
@@ -234,6 +252,11 @@ def sentences(group: Group) -> list[str]:
 def about(group: Group) -> list[tuple[str, str]]:
     """What stands below the table: data, machine, versions and settings."""
     told = [*facts.data(group.section), *facts.machine(group.section), *facts.spec(group.section)]
+    if group.controls:
+        sizes = "; ".join(
+            f"batch {size} {with_interval(one.ratio)}, {one.decision}" for size, one in group.controls.items()
+        )
+        told.append(("Control", f"an arm against itself, a second time in every round: {sizes}"))
     for row in group.rows:
         outcome = next(iter(row.records.values())).outcome
         versions = ", ".join(f"{name} {version}" for name, version in sorted(outcome.versions.items()))

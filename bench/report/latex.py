@@ -6,6 +6,7 @@ Backends are columns, so that a table fits a page. Everything from a record is e
 import re
 from collections.abc import Iterable, Sequence
 
+from bench.records import rules
 from bench.records.record import Record
 from bench.report import facts, figures, grouping, inference, summary, totals
 
@@ -21,7 +22,7 @@ SPECIAL = {
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    records = list(records)
+    records = rules.judged(records)[0]
     parts = [_section(*titled) for titled in summary.titled(grouping.sections(records))]
     return NEEDS + "\n".join([*parts, *map(_inference, inference.groups(records))])
 

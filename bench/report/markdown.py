@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from bench.records import rules
 from bench.records.record import Record
 from bench.records.text import printable
 from bench.report import explanations, facts, figures, grouping, inference, learning, summary, totals
@@ -14,7 +15,7 @@ NOTHING = "No records.\n"
 
 def render(records: Iterable[Record], *, price_per_hour: float | None = None) -> str:
     """The whole report; the same records give the same bytes. With a price, what the target costs."""
-    records = list(records)
+    records = rules.judged(records)[0]
     titled = summary.titled(grouping.sections(records))
     parts = [_section(title, section, price_per_hour) for title, section in titled]
     parts += map(_inference, inference.groups(records))
@@ -24,7 +25,7 @@ def render(records: Iterable[Record], *, price_per_hour: float | None = None) ->
 
 def brief(records: Iterable[Record]) -> str:
     """Verdicts, table, data and machine only, for a page that links to the whole."""
-    records = list(records)
+    records = rules.judged(records)[0]
     parts = []
     for section in grouping.sections(records):
         below = [

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.records import rules
 from bench.records.record import Arm, Record
 from bench.records.text import printable
 from bench.report import (
@@ -36,6 +37,7 @@ from bench.report.plots import COLOURS, FAINT, INK, Plot
 
 HERE = Path(__file__).parent
 FILTERS = ("task", "preset")  # of a section
+MOST_DRAWN = 24  # tables of a page that has plots: a thousand of them would take minutes, and nobody would look at them
 SVG = "http://www.w3.org/2000/svg"
 
 # In the page these colours of the plots follow the reader's choice of light or dark; page.css gives both.
@@ -75,11 +77,12 @@ class View(NamedTuple):
 
 def render(records: Iterable[Record], *, home: str = "") -> str:
     """The whole page; the same records give the same bytes. `home` is the address of an index that it is part of."""
-    records = list(records)
+    records = rules.judged(records)[0]
     sections = grouping.sections(records)
     names = sorted({row.name for section in sections for row in section.rows})
+    drawn = len(sections) <= MOST_DRAWN
     views = [
-        _view(title, section, names=names, prefix=f"t{number}")
+        _view(title, section, names=names, prefix=f"t{number}", drawn=drawn)
         for number, (title, section) in enumerate(summary.titled(sections), start=1)
     ]
     rows = [row for section in sections for row in section.rows]
@@ -92,7 +95,8 @@ def render(records: Iterable[Record], *, home: str = "") -> str:
     }
     script, style = script_and_style()
     return environment().get_template("page.html").render(
-        views=views, choices=choices, filters=FILTERS, meaning=totals.MEANING, learning=learning.MEANING,
+        views=views, undrawn=0 if drawn else MOST_DRAWN, choices=choices, filters=FILTERS,
+        meaning=totals.MEANING, learning=learning.MEANING,
         more=_more(records), home=home,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -143,7 +147,7 @@ def _more(records: Sequence[Record]) -> list[More]:
     return found
 
 
-def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix: str) -> View:
+def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix: str, drawn: bool) -> View:
     rows = [(row, [cell(figure, section, row) for figure in figures.shown(section)]) for row in section.rows]
     return View(
         section=section,
@@ -154,7 +158,7 @@ def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix
         verdicts=summary.sentences(section),
         crossings=totals.sentences(section),
         times=totals.table(section),
-        figures=[(plot, inline(plot, f"{prefix}-{plot.name}-")) for plot in plots.plots(section, names)],
+        figures=[(p, inline(p, f"{prefix}-{p.name}-")) for p in (plots.plots(section, names) if drawn else ())],
         facts=facts.facts(section),
         boundary=summary.boundary(section),
         learned=learning.table(section),

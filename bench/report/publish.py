@@ -1,7 +1,8 @@
 """Published tables, made from their records: `python -m bench.report.publish README.md docs/tables.md results`.
 
 No published figure is typed. In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the
-brief report of the records below FOLDER, which is relative to the page; between `<!-- overview: PICTURE FOLDER... -->` and
+brief report of the records below FOLDER, which is relative to the page; between `<!-- sentences: FOLDER TEXT -->` and
+`<!-- end of sentences -->`, its sentences that have the text in them; between `<!-- overview: PICTURE FOLDER... -->` and
 `<!-- end of overview -->`, a sentence for each of several folders, a picture, which is drawn anew, and a small table. In a
 folder of results, each run gets its table.md and table.csv, and README.md lists them all: the newest first, superseded ones
 too, and at the end corrections.md, which is kept by hand.
@@ -14,14 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import backends
-from bench.records import digest, files
+from bench.records import digest, files, rules
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, facts, figures, grouping, inference, markdown, plots, summary, table_csv
+from bench.report import explanations, facts, figures, grouping, inference, markdown, plots, summary, table_csv, totals
 from bench.report.grouping import Section
 
 OVERVIEW = re.compile(
     r"(<!-- overview: (?P<picture>[\w./-]+) (?P<folders>[\w./ -]+) -->\n).*?(<!-- end of overview -->)", re.DOTALL
+)
+SENTENCES = re.compile(
+    r"(<!-- sentences: (?P<folder>[\w./-]+) (?P<text>[^\n]+?) -->\n).*?(<!-- end of sentences -->)", re.DOTALL
 )
 BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -42,10 +46,27 @@ def filled(page: Path) -> str:
     def table(block: re.Match[str]) -> str:
         return f"{block[1]}\n{markdown.brief(_records(page.parent / block['folder']))}\n{block[3]}"
 
+    def told(block: re.Match[str]) -> str:
+        found = [one for one in sentences(_records(page.parent / block["folder"])) if block["text"] in one]
+        if not found:
+            raise files.RecordError(f"{page}: no sentence of {block['folder']} has {block['text']!r} in it")
+        return "\n".join([block[1], *(f"> {markdown.escape(one)}" for one in found), "", block[4]])
+
     def overview(block: re.Match[str]) -> str:
         return f"{block[1]}\n{_overview(_sections(page, block), block['picture'])}\n{block[4]}"
 
-    return OVERVIEW.sub(overview, BLOCK.sub(table, page.read_text(encoding="utf-8")))
+    return SENTENCES.sub(told, OVERVIEW.sub(overview, BLOCK.sub(table, page.read_text(encoding="utf-8"))))
+
+
+def sentences(records: Sequence[Record]) -> list[str]:
+    """Everything that a run's records say in words: verdicts, break-even steps, predictions, what makes up a step."""
+    found = [
+        one
+        for section in grouping.sections(records)
+        for one in (*summary.sentences(section), *totals.sentences(section))
+    ]
+    found += [one for group in inference.groups(records) for one in inference.sentences(group)]
+    return found + [one for group in explanations.groups(records) for one in explanations.sentences(group)]
 
 
 def pictures(page: Path) -> dict[Path, str]:
@@ -119,7 +140,7 @@ def _records(run: Path) -> list[Record]:
     records, problems = files.read_folder(run)
     if problems or not records:
         raise files.RecordError("; ".join(problems) or f"{run}: no records")
-    return records
+    return rules.judged(records)[0]
 
 
 def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:

@@ -220,6 +220,42 @@ def sentences(sweep: Sweep) -> list[str]:
     return told
 
 
+def fitting(sweep: Sweep, limit: int) -> list[str]:
+    """Up to which value of the axis each arm's peak of memory fits into so many bytes, by what was measured.
+
+    The peak is the device's where it has memory of its own, else the host's. Where memory ran out, that is a point as well.
+    """
+    told = []
+    field = sweep.fields[sweep.axis]
+    for held, points in sweep.along(sweep.axis):
+        for name in sweep.lines:
+            peaks = [
+                (point[sweep.axis], _peak(spot.row)) for point in points if (spot := sweep.points[point].get(name))
+            ]
+            fits = [(value, peak) for value, peak in peaks if peak is not None and peak <= limit]
+            beyond = [(value, peak) for value, peak in peaks if peak is not None and peak > limit]
+            if not fits and not beyond:
+                continue
+            parts = []
+            if fits:
+                value, peak = fits[-1]
+                largest = "" if beyond else ", the largest that was measured,"
+                parts.append(f"{field} {value}{largest} fits into {mebibytes(limit)} ({mebibytes(peak)})")
+            if beyond:
+                value, peak = beyond[0]
+                how = "out of memory" if peak == math.inf else mebibytes(peak)
+                parts.append(f"{field} {value} does not fit{'' if fits else f' into {mebibytes(limit)}'} ({how})")
+            told.append(f"{f'With {held}: ' if held else ''}{name}: {'; '.join(parts)}.")
+    return told
+
+
+def _peak(row: Row) -> float | None:
+    """Bytes; infinite where a process of the arm had too few, None where nothing is known."""
+    if any(one.outcome.status == "oom" for one in row.records):
+        return math.inf
+    return row.bytes_of("host_peak" if row.arm.device == "cpu" else "device_peak_allocated").bytes
+
+
 def _worth(sweep: Sweep) -> Iterator[str]:
     for name in sweep.lines:
         for point in sweep.points:
@@ -250,7 +286,7 @@ def _parts(sweep: Sweep, points: Sequence[Point], one: str, other: str) -> list[
             times = sorted(ratio if decision == "faster" else 1 / ratio for ratio in ratios)
             parts.append(f"{ahead} is {_between(times)} times as fast {where}")
         else:
-            parts.append(f"{f'a tie within {MARGIN:.0%}' if decision == 'tie' else 'not decided'} {where}")
+            parts.append(f"{f'a tie within {100 * MARGIN:.0f} %' if decision == 'tie' else 'not decided'} {where}")
     return parts if any(one_verdict is not None for _, one_verdict in found) else []
 
 
@@ -307,8 +343,8 @@ def _relative(sweep: Sweep, point: Point, name: str) -> str:
     return f"{with_interval(found.ratio)}: {found.decision}"
 
 
-def render(records: Iterable[Record]) -> str:
-    """The sweeps in Markdown; the same records give the same bytes."""
+def render(records: Iterable[Record], *, memory_limit: int | None = None) -> str:
+    """The sweeps in Markdown; the same records give the same bytes. With a limit in bytes, what fits into it."""
     parts = []
     for sweep in sweeps(records):
         spot = next(iter(next(iter(sweep.points.values())).values()))
@@ -316,6 +352,7 @@ def render(records: Iterable[Record]) -> str:
         failed = dict.fromkeys(text for spots in sweep.points.values() for one in spots.values()
                                for text in summary.failed_control(one.section))  # fmt: skip
         told = [*failed, *(sentences(sweep) or ["Nothing is compared: no two arms have a speed at one point."])]
+        told += fitting(sweep, memory_limit) if memory_limit is not None else []
         machine = spot.section.run.machine
         versions = dict.fromkeys(f"{name} {version}" for spots in sweep.points.values() for one in spots.values()
                                  for name, version in sorted(one.row.versions.items()))  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records import rules
 from bench.records.record import Record
 from bench.records.text import printable
 from bench.report import figures, grouping, inference
@@ -21,7 +22,7 @@ def render(records: Iterable[Record]) -> str:
 
 def lines(records: Iterable[Record]) -> list[dict[str, Any]]:
     """The figures of each arm and section, by the names of their columns; with those of inference, or these alone."""
-    records = list(records)
+    records = rules.judged(records)[0]
     asked = {
         (group.first.run.id, group.first.cell.spec_hash, row.arm.hash): (group, row)
         for group in inference.groups(records) for row in group.rows

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bench.records import rules
 from bench.records.record import Record
 from bench.report import facts, figures, grouping, inference, summary, totals
 
@@ -19,7 +20,7 @@ FORMAT = 2
 
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
-    records = list(records)
+    records = rules.judged(records)[0]
     report: dict[str, Any] = {
         "report": FORMAT,
         "tables": [_section(*titled) for titled in summary.titled(grouping.sections(records))],

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.records import rules
 from bench.records.record import Record
 from bench.records.text import printable
 from bench.report import explanations, figures, grouping, inference, markdown, summary, totals
@@ -34,7 +35,7 @@ def show(records: Iterable[Record], stream: IO[str]) -> None:
 
 def show_on(console: Console, records: Iterable[Record]) -> None:
     """What one should know first: verdicts, a table of the figures that differ, and below it those that do not."""
-    records = list(records)
+    records = rules.judged(records)[0]
     for section in grouping.sections(records):
         console.print(plain(summary.title(section)), style="bold")
         for sentence in [*summary.sentences(section), *totals.sentences(section)]:

@@ -18,8 +18,8 @@ def rounds_plan(plan: RoundsPlan) -> str:
     most = ", the most that are planned" if plan.rounds == MOST_ROUNDS else ""
     return (
         f"{plan.rounds} rounds{most}, from a pilot's noise between processes of at most {100 * plan.noise:.2g} % "
-        f"({power.PILOT_CONFIDENCE:.0%} confidence): equal arms are called a tie within {MARGIN:.0%} with a chance of "
-        f"{_chance(plan.tie)}, a difference of {100 * plan.effect:.3g} % is found with one of {_chance(plan.found)}"
+        f"({100 * power.PILOT_CONFIDENCE:.0f} % confidence): equal arms are called a tie within {100 * MARGIN:.0f} % with a "
+        f"chance of {_chance(plan.tie)}, a difference of {100 * plan.effect:.3g} % is found with one of {_chance(plan.found)}"
     )
 
 
@@ -37,7 +37,7 @@ def selftest(test: SelfTest, *, adjusted: bool = True) -> list[str]:
         smallest = "none" if found.smallest_effect is None else percent(found.smallest_effect)
         lines = [
             f"noise: {percent(found.noise)} between processes (standard deviation within a round; {rounds})",
-            f"smallest visible effect: {smallest} (called with {power.FOUND_WANTED:.0%} power)",
+            f"smallest visible effect: {smallest} (called with {100 * power.FOUND_WANTED:.0f} % power)",
         ]
     same = f"A/A: {found.same.decision}, ratio {with_interval(found.same.ratio)}"
     if found.same.decision == "not decided" and found.same.rounds_needed:
@@ -79,7 +79,7 @@ def verdict_in_words(does: str, name: str, other: str, found: Verdict) -> str:
     ratio_text = with_interval(found.ratio)
     rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
     if found.decision == "tie":
-        return f"{name} and {other}: tie within {MARGIN:.0%} (ratio {ratio_text}, {rounds})."
+        return f"{name} and {other}: tie within {100 * MARGIN:.0f} % (ratio {ratio_text}, {rounds})."
     if found.decision == "not decided":
         more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
         return f"{name} and {other}: not decided (ratio {ratio_text}, {rounds}{more})."

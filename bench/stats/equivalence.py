@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from bench.stats import intervals
 from bench.stats.intervals import Interval
@@ -43,7 +43,7 @@ def compare_all(cells: Mapping[str, Seeds], *, margin: float) -> dict[tuple[str,
     means = dict(zip(cells, map(float, layout.mean(axis=0)), strict=True))
     half = None
     if noise is not None:
-        half = noise.deviation * math.sqrt(2 / len(seeds)) * float(student.isf(ERROR, noise.degrees))
+        half = noise.deviation * math.sqrt(2 / len(seeds)) * -float(stdtrit(noise.degrees, ERROR))
     found = {}
     for first, second in combinations(cells, 2):
         difference = Interval(means[first] - means[second], None, None, len(seeds))

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import chi2
-from scipy.stats import t as student
+from scipy.special import chdtri, stdtrit
 
 LEVEL = 0.95
 MOST_LOG = 700.0  # beyond it a float ends
@@ -43,7 +42,7 @@ class Noise(NamedTuple):
 
     def upper(self, confidence: float) -> float:
         """The bound below which the true deviation lies with this confidence, by the chi-squared distribution."""
-        return self.deviation * math.sqrt(self.degrees / float(chi2.ppf(1 - confidence, self.degrees)))
+        return self.deviation * math.sqrt(self.degrees / float(chdtri(self.degrees, confidence)))
 
 
 def noise(layout: Sequence[Sequence[float]] | np.ndarray) -> Noise | None:
@@ -71,7 +70,7 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Interval:
     if deviation <= ROUNDING * float(np.max(np.abs(values))):
         # One process, or figures that do not vary: nothing is known about the noise.
         return Interval(estimate, None, None, n)
-    half = deviation / math.sqrt(n) * float(student.ppf((1 + level) / 2, n - 1))
+    half = deviation / math.sqrt(n) * float(stdtrit(n - 1, (1 + level) / 2))
     return Interval(estimate, estimate - half, estimate + half, n)
 
 

@@ -14,12 +14,12 @@ the first, so for a pair of a larger table both are lower bounds.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import chi2, norm
-from scipy.stats import t as student
+from scipy.special import chdtri, ndtr, stdtrit
 
 from bench.records.limits import LEAST_ROUNDS, MARGIN, MOST_ROUNDS
 from bench.stats.verdict import ERROR
@@ -59,7 +59,7 @@ def chance_of_tie(noise: float, *, rounds: int, pairs: int) -> float:
     """That two equally fast backends are called a tie."""
     edge = _in_errors(math.log1p(MARGIN), noise, rounds)
     t = _quantile(rounds, pairs)
-    return _expectation(lambda u: np.maximum(0.0, 2 * norm.cdf(edge - t * u) - 1), rounds - 1)
+    return _expectation(lambda u: np.maximum(0.0, 2 * ndtr(edge - t * u) - 1), rounds - 1)
 
 
 def chance_of_finding(effect: float, noise: float, *, rounds: int, pairs: int) -> float:
@@ -70,9 +70,10 @@ def chance_of_finding(effect: float, noise: float, *, rounds: int, pairs: int) -
 def _found(log_effect: float, noise: float, rounds: int, pairs: int) -> float:
     beyond = _in_errors(log_effect - math.log1p(MARGIN), noise, rounds)
     t = _quantile(rounds, pairs)
-    return _expectation(lambda u: norm.cdf(beyond - t * u), rounds - 1)
+    return _expectation(lambda u: ndtr(beyond - t * u), rounds - 1)
 
 
+@cache
 def smallest_effect(noise: float, *, rounds: int, pairs: int) -> float | None:
     """The effect that is called faster with the chance FOUND_WANTED; 0.05 is 5 %. None beyond a factor of MOST_EFFECT."""
 
@@ -88,10 +89,15 @@ def _in_errors(distance: float, noise: float, rounds: int) -> float:
 
 
 def _quantile(rounds: int, pairs: int) -> float:
-    return float(student.isf(ERROR / 2 / pairs, rounds - 1))
+    return -float(stdtrit(rounds - 1, ERROR / 2 / pairs))
 
 
 def _expectation(of: Callable[[np.ndarray], np.ndarray], degrees: int) -> float:
     """The mean of a function of u, where degrees * u**2 is chi-squared."""
-    u = np.sqrt(chi2.ppf((NODES + 1) / 2, degrees) / degrees)
-    return min(1.0, float(WEIGHTS @ of(u)) / 2)
+    return min(1.0, float(WEIGHTS @ of(_quantiles(degrees))) / 2)
+
+
+@cache
+def _quantiles(degrees: int) -> np.ndarray:
+    """Those of u at which the integral is taken."""
+    return np.asarray(np.sqrt(chdtri(degrees, (1 - NODES) / 2) / degrees))

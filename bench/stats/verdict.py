@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from bench.records.limits import MARGIN
 from bench.stats import intervals
@@ -95,7 +95,7 @@ def _p_value(differences: Sequence[float], margin: float) -> float:
     centre, error = summary
     # How far the mean lies from the nearer edge of the margin, to whichever side of it.
     distance = abs(abs(centre) - math.log1p(margin)) / error
-    return float(student.sf(distance, len(differences) - 1))
+    return float(stdtr(len(differences) - 1, -distance))
 
 
 def _direction(differences: Sequence[float], margin: float) -> Decision:
@@ -114,5 +114,5 @@ def _rounds_needed(differences: Sequence[float], *, margin: float, level: float)
     deviation = error * math.sqrt(len(differences))
     distance = abs(abs(centre) - math.log1p(margin))
     candidates = np.arange(len(differences) + 1, MOST_ROUNDS + 1)
-    enough = candidates[distance * np.sqrt(candidates) / deviation >= student.isf(level, candidates - 1)]
+    enough = candidates[distance * np.sqrt(candidates) / deviation >= -stdtrit(candidates - 1, level)]
     return int(enough[0]) if len(enough) else None
