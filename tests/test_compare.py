@@ -12,6 +12,7 @@ from bench.records.record import Disturbance, Record
 from bench.report import compare
 from tasks.spec import hash_json
 from tests.builders import MACHINE, a_quality, a_record, a_row, a_run, changed
+from tests.test_inference import an_asked_run
 from tests.test_report import FAST, SLOW, TWO, replaced, tables
 
 KEY = ("mnist_mlp", "quick")
@@ -254,3 +255,13 @@ def test_two_tuned_arms_that_stood_for_other_modes_are_not_compared() -> None:
     with pytest.raises(compare.NotComparable, match="tuned stood for trim and stands for rbg\\+trim"):
         compare.compare(tuned("trim"), later(tuned("rbg+trim")))
     assert compare.compare(tuned("trim"), later(tuned("trim"))).changes
+
+
+def test_predictions_of_two_runs_are_compared_size_by_size() -> None:
+    before, after = an_asked_run({"x": [2.0, 2.01, 1.99]}), an_asked_run({"x": [1.0, 1.01, 0.99]})
+    found = compare.compare(before, after)
+    assert [change.key[-1] for change in found.changes] == ["x, asked with batch 1", "x, asked with batch 4"]
+    assert {change.decision for change in found.changes} == {"faster"}
+    assert "x, asked with batch 1 (preset quick): faster (ratio 2.0" in compare.render(found)
+    with pytest.raises(compare.NotComparable, match="no cell in common"):
+        compare.compare(before, a_row("x", FAST))

@@ -8,7 +8,8 @@ counts as a figure of speed, and which row is ranked, is decided as for a table 
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from typing import NamedTuple
 
 import msgspec
@@ -16,10 +17,11 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from backends import TUNED
+from bench.records import rules
 from bench.records.limits import MARGIN
-from bench.records.record import Record
+from bench.records.record import Bytes, Record
 from bench.records.text import printable
-from bench.report import figures, grouping, markdown
+from bench.report import figures, grouping, inference, markdown
 from bench.report.formats import mebibytes, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals
@@ -43,6 +45,35 @@ class Cell(NamedTuple):
 
     section: Section
     row: Row
+
+
+@dataclass
+class Asked(Row):
+    """An arm that was asked with one size of batch, as a row whose throughput is its answers' (bench/report/inference.py)."""
+
+    batch_size: int = 0
+    rates: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}, asked with batch {self.batch_size}"
+
+    @property
+    def throughputs(self) -> dict[int, float]:
+        return dict(self.rates)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return dict(self.records[0].outcome.settings)
+
+    @property
+    def excluded(self) -> str | None:
+        return None  # what is not proven is in no group
+
+    def bytes_of(self, name: str) -> Bytes:
+        asked = [one.outcome.inference for one in self.records if one.outcome.inference is not None]
+        known = [size for one in asked if (size := getattr(one, name, Bytes(None, "-")).bytes) is not None]
+        return Bytes(int(median(known))) if known else Bytes(None, "not measured")
 
 
 class Change(NamedTuple):
@@ -114,15 +145,20 @@ def objections(found: Comparison, verdicts: Collection[str]) -> list[str]:
 
 def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
     cells: dict[Key, Cell] = {}
-    for section in grouping.sections(records):
-        first = section.first
-        for row in section.rows:
-            key = (first.task, first.preset, row.name)
-            if key in cells:
-                raise NotComparable(
-                    f"{which} folder has {_name(key)} more than once (several runs, machines or specs); give one of one run"
-                )
-            cells[key] = Cell(section, row)
+    judged = rules.judged(records)[0]
+    found = [Cell(section, row) for section in grouping.sections(judged) for row in section.rows]
+    found += [
+        Cell(group.section, Asked(row.arm, list(row.records.values()), batch_size=size, rates=row.rates(size)))
+        for group in inference.groups(judged) for size in group.sizes for row in group.rows
+    ]  # fmt: skip
+    for cell in found:
+        first = cell.section.first
+        key = (first.task, first.preset, cell.row.name)
+        if key in cells:
+            raise NotComparable(
+                f"{which} folder has {_name(key)} more than once (several runs, machines or specs); give one of one run"
+            )
+        cells[key] = cell
     return cells
 
 

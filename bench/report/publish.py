@@ -16,7 +16,7 @@ from pathlib import Path
 
 import backends
 from bench.records import digest, files, rules
-from bench.records.record import Record
+from bench.records.record import Arm, Record
 from bench.records.text import printable
 from bench.report import explanations, facts, figures, grouping, inference, markdown, plots, summary, table_csv, totals
 from bench.report.grouping import Section
@@ -50,7 +50,7 @@ def filled(page: Path) -> str:
         found = [one for one in sentences(_records(page.parent / block["folder"])) if block["text"] in one]
         if not found:
             raise files.RecordError(f"{page}: no sentence of {block['folder']} has {block['text']!r} in it")
-        return "\n".join([block[1], *(f"> {markdown.escape(one)}" for one in found), "", block[4]])
+        return "\n".join([block[1], "", *(f"- {markdown.escape(one)}" for one in found), "", block[4]])
 
     def overview(block: re.Match[str]) -> str:
         return f"{block[1]}\n{_overview(_sections(page, block), block['picture'])}\n{block[4]}"
@@ -169,8 +169,14 @@ def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
 def identity(section: Section) -> tuple[object, ...]:
     """What was compared where: of two runs with the same one, the later supersedes the earlier."""
     first, machine = section.first, section.run.machine
-    ways = sorted({f"{row.arm.device} {row.arm.precision} {row.arm.mode}" for row in section.rows})
+    arms = [row.arm for row in section.rows]
+    ways = sorted({" ".join(filter(None, (arm.device, arm.precision, arm.mode, _release(arm)))) for arm in arms})
     return first.task, first.preset, tuple(first.changes.items()), tuple(ways), machine.cpu, machine.cores, machine.gpu
+
+
+def _release(arm: Arm) -> str:
+    """The release that an arm asked for by its name, `jax==0.10.1`."""
+    return arm.name.partition(":")[0].partition("==")[2]
 
 
 def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
