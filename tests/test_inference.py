@@ -230,7 +230,7 @@ def test_a_report_has_predictions_apart_from_training_in_every_format() -> None:
     assert text.startswith("## Inference: mnist_mlp, preset quick")
     assert grouping.sections(records) == []
     assert markdown.render(list(reversed(records))) == text
-    assert "Inference: mnist_mlp" in page.render(records)
+    assert "<h1>Inference: mnist_mlp" in page.render(records)
     assert "Inference: mnist" in latex.render(records)
     (told,) = msgspec.json.decode(table_json.render(records))["inference"]
     assert [row["arm"] for row in told["rows"]] == ["fast", "slow"]

@@ -51,7 +51,9 @@ def _panel(axes: Axes, group: Group, size: int) -> None:
         "batch 1: milliseconds of a call" if size == 1 else f"batch {size}: {group.first.cell.unit} per second"
     )
     if size == 1:
-        axes.legend(fontsize="small")
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=labels.__getitem__)
+        axes.legend([handles[at] for at in order], [labels[at] for at in order], fontsize="small")
 
 
 def _sides(found: Interval, scale: float) -> list[list[float]] | None:

@@ -94,10 +94,12 @@ def render(records: Iterable[Record], *, home: str = "") -> str:
         "preset": sorted({section.first.preset for section in sections}),
     }
     script, style = script_and_style()
+    more = _more(records)
+    heading = f"Comparison of {', '.join(names)}" if names or not more else more[0].title
     return environment().get_template("page.html").render(
-        views=views, undrawn=0 if drawn else MOST_DRAWN, choices=choices, filters=FILTERS,
+        heading=heading, views=views, undrawn=0 if drawn else MOST_DRAWN, choices=choices, filters=FILTERS,
         meaning=totals.MEANING, learning=learning.MEANING,
-        more=_more(records), home=home,
+        more=more, home=home,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip

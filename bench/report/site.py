@@ -18,6 +18,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from bench.records import files
+from bench.records.record import Arm, Run
 from bench.report import explanations, figures, grouping, inference, page, publish, summary
 from bench.report.grouping import Row, Section
 
@@ -57,23 +58,29 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
     notes = corrections(results)
     lines: list[Line] = []
     explained: list[tuple[str, str]] = []
-    told: dict[tuple[str, str], str] = {}
+    told: dict[tuple[object, ...], str] = {}
     for name, records in runs.items():
         explained += [(name, asked.title) for asked in inference.groups(records)]
         for group in explanations.groups(records):
             explained.append((name, group.title))
-            told |= {(group.first.cell.spec_hash, row.arm.name): name for row in group.rows}
+            told |= {_same_step(group.first.run, group.first.cell.spec_hash, row.arm): name for row in group.rows}
     for name, records in runs.items():
         for section in grouping.sections(records):
             newer = newest[publish.identity(section)]
             remarks = [f"superseded by {newer}"] if newer != name else []
             remarks += ["corrected, see below"] if any(f"`{name}`" in note for note in notes) else []
             for row in section.rows:
-                because = told.get((section.first.spec_hash, row.name), "")
+                because = told.get(_same_step(section.run, section.first.spec_hash, row.arm), "")
                 lines.append(_line(name, section, row, remarks=remarks, explained=because))
         yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
         yield f"runs/{name}.zip", _zipped(results / name)
     yield "index.html", _index(lines, explained, notes).encode()
+
+
+def _same_step(run: Run, spec_hash: str, arm: Arm) -> tuple[object, ...]:
+    """What an explanation and a row must have in common: the step, the way and the machine."""
+    machine = run.machine
+    return spec_hash, arm.hash, machine.cpu, machine.cores, machine.gpu
 
 
 def corrections(results: Path) -> list[str]:
