@@ -274,6 +274,14 @@ def test_bfloat16_answers_as_bfloat16_may() -> None:
     assert len(group.rows) == 2
 
 
+def test_an_arm_that_fails_in_a_round_is_compared_with_none() -> None:
+    records = an_asked_run({"one": FAST, "two": SLOW, "fails": FAST})
+    records[-1] = changed(records[-1], status="oom", reason="out of memory", inference=None)
+    (group,) = inference.groups(records)
+    assert [row.arm.name for row in group.rows] == ["one", "two"]
+    assert "fails, inference, round 3: oom: out of memory" in group.failures
+
+
 def test_a_disturbed_round_is_in_no_figure() -> None:
     records = an_asked_run({"slow": [2.0, 2.02, 9.0], "fast": [1.0, 1.01, 0.99]})
     disturbed = msgspec.structs.replace(QUIET, others_share=0.5, disturbed="others had half of the cores")

@@ -243,7 +243,7 @@ CONTROLS = [
     (SwappedBatchOrder, PLAIN, "forward"),
     (SingleInput, PLAIN, "forward"),
     (OtherActivation, PLAIN, "forward"),
-    (LeakedLabels, PLAIN, "forward"),
+    (LeakedLabels, PLAIN, "loss"),
     (ShuffledLabels, PLAIN, "loss"),
     (MeanOverPadding, PLAIN, "loss"),
     (GradientOverPadding, PLAIN, "gradients"),

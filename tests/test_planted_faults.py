@@ -76,7 +76,7 @@ FAULTS: Mapping[str, Fault] = {
         "tensorflow": ("gru.py", 'Leaf(f"{cell}/kernel", swap_gates, swap_gates)', 'Leaf(f"{cell}/kernel")'),
         "jax": ("gru.py", "i_r, i_z, i_n = jnp", "i_z, i_r, i_n = jnp"),
     }),
-    "labels in the inputs": Fault("gru_lm", "forward", {
+    "labels in the inputs": Fault("gru_lm", "loss", {
         "pytorch": ("session.py", "self._on_host(self._cast(value)) for name, value in batch",
                     "self._on_host(self._cast(batch.labels)) for name, value in batch"),
         "tensorflow": ("session.py", "(*batch.inputs.values(), batch.labels)", "(batch.labels, batch.labels)"),
@@ -129,8 +129,8 @@ FAULTS: Mapping[str, Fault] = {
                 "updates_done.astype(jnp.result_type(float))"),
     }),
     "a state that is not carried": Fault("gru_lm", "trajectory", {
-        "pytorch": ("session.py", "loss, self._state = self._backward(batch, self._carried(batch))",
-                    "loss, _ = self._backward(batch, self._carried(batch))"),
+        "pytorch": ("session.py", "loss, self._state = self._step(batch, self._carried(batch))",
+                    "loss, _ = self._step(batch, self._carried(batch))"),
         "tensorflow": (*KERAS_STEP, "loss, _ = self._train(*batch, *self._carried(batch))"),
         "jax": ("session.py", "self._optimizer, self._rest, self._state = self._programs.train(",
                 "self._optimizer, self._rest, _ = self._programs.train("),
@@ -149,10 +149,16 @@ FAULTS: Mapping[str, Fault] = {
         "pytorch": ("session.py", "self._switch(training=False)\n        logits, self._state",
                     "self._switch(training=True)\n        logits, self._state"),
         "tensorflow": ("session.py", "self._apply(inputs, state, False)", "self._apply(inputs, state, True)"),
-        "jax": ("session.py", "batch, state, training=False)", "batch, state, training=True)"),
+        "jax": ("session.py", "batch.inputs, state, training=False)", "batch.inputs, state, training=True)"),
     }),
-    "logits with the dropout of the training before": Fault("gru_lm", "dropout", {
-        "pytorch": ("session.py", "self._switch(training=False)\n        return self.fetch(", "return self.fetch("),
+    "dropout left on in predictions": Fault("gru_lm", "dropout", {
+        "pytorch": ("session.py", "self._switch(training=False)\n        on_device",
+                    "self._switch(training=True)\n        on_device"),
+        "tensorflow": ("session.py", "strict=True)), state, False)[0]", "strict=True)), state, True)[0]"),
+        "jax": ("session.py", "inputs, state, training=False)[0]", "inputs, state, training=True)[0]"),
+    }),
+    "predictions with the dropout of the training before": Fault("gru_lm", "dropout", {
+        "pytorch": ("session.py", "self._switch(training=False)\n        on_device", "on_device"),
     }),
     "evaluation with the dropout of the training before": Fault("gru_lm", "dropout", {
         "pytorch": ("session.py", "self._switch(training=False)\n        logits, self._state", "logits, self._state"),

@@ -152,7 +152,9 @@ def _group(records: Sequence[Record]) -> Group:
         asked = one.outcome.inference
         if one.cell.round not in lost and _unfit(one) is None and asked is not None and asked.steady:
             arms[one.cell.arm.hash][one.cell.round] = one
-    rows = [Row(next(iter(of.values())).cell.arm, of) for of in arms.values()]
+    # What an arm failed at is not in its mean: one that lacks a round is compared with none.
+    failed = {one.cell.arm.hash for one in records if one.cell.round not in lost and _unfit(one)}
+    rows = [Row(next(iter(of.values())).cell.arm, of) for arm, of in arms.items() if arm not in failed]
     apart = {row.arm.name: why for row in rows if (why := _apart(row, rows))}
     failures += [f"{name}: {why}" for name, why in apart.items()]
     twice = control_of(row.arm for row in rows)
