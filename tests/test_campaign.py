@@ -392,6 +392,20 @@ def test_an_absent_backend_is_a_record_and_does_not_spoil_the_run(tmp_path: Path
     assert (absent.outcome.status, absent.outcome.reason) == ("skipped", why)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [(("parity", "inference"), "inference"), (("parity", "explain"), "explain"), (("parity",), "speed")],
+)
+def test_an_absent_backend_is_told_by_what_was_asked_for(tmp_path: Path, kinds: Any, told: str) -> None:
+    """A table of training must not appear where none was wanted."""
+    running = a_campaign(tmp_path, a_plan(absent=[(an_arm("jax"), "not here")], kinds=kinds), execute=Answers())
+    running.start()
+    (path,) = (tmp_path / "records").glob("*-jax-*")
+    absent = files.read(path)
+    assert (absent.cell.kind, absent.outcome.status) == (told, "skipped")
+    assert (grouping.sections([absent]) == []) is (told != "speed")
+
+
 def a_timed_step() -> float:
     """Seconds of a step of a good process."""
     timings = good(a_planned_cell()[1]).timings

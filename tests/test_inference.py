@@ -210,6 +210,9 @@ def test_arms_are_compared_with_each_size_and_the_verdicts_come_first() -> None:
     assert fast[4] == "1"
     assert slow[4].endswith(": slower")
     assert "device memory peak" not in titles  # nobody has one on a CPU
+    assert slow[titles.index("processes")] == "3"
+    (alone,) = inference.groups(an_asked_run({"one": FAST[:1]}))
+    assert "1, no interval" in inference.table(alone)[1]
 
 
 def test_all_sizes_are_one_family() -> None:
@@ -362,3 +365,6 @@ def test_a_pilot_of_training_plans_no_predictions(bench: Callable[..., Done], tm
     done = bench("run", *FAKE, "--measure", "inference", "--rounds", "auto", "--output", tmp_path / "x")
     assert done.code == 2
     assert "for --measure inference alone, give a number" in done.error
+    done = bench("run", *FAKE, "--measure", "inference", "--energy", "--output", tmp_path / "x")
+    assert done.code == 2
+    assert "--energy reads the counters of a training's window" in done.error

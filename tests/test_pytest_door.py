@@ -372,3 +372,15 @@ def test_predictions_are_benchmarks_of_their_own_and_are_measured_once_for_both_
     assert one["extra_info"]["record"] == batch["extra_info"]["record"]
     assert one["stats"]["mean"] == pytest.approx(1 / one["extra_info"]["images_per_s"], rel=1e-6)
     assert len(list((tmp_path / "run" / "records").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_training_and_predictions_of_one_session_have_one_climb(tmp_path: Path) -> None:
+    done = pytest_bench(
+        tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", "--fb-measure", "training,inference", "--fb-output",
+        tmp_path / "run", "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert (done.code, "3 passed" in done.out) == (0, True), done.out
+    told = json.loads((tmp_path / "out.json").read_bytes())
+    kinds = sorted(one["cell"]["kind"] for one in told[pytest_json.KEY]["records"])
+    assert kinds == ["inference", "memory", "parity", "quality", "speed"]

@@ -745,6 +745,8 @@ def test_a_record_as_it_is_written_is_read_quickly_and_is_the_same() -> None:
         ('"reason": null,', ""),  # a field less and, below, one that stands twice: as many keys as there should be
         ('"started_utc": "', '"started_utc": "\\" :'),
         ('"wall_s": 3.0', '"wall_s": 12345678901234567890'),
+        ('"wall_s": 3.0', '"wall_s":\t12345678901234567890'),
+        ('"wall_s": 3.0', '"wall_s":\r\n12345678901234567890'),
         ('"wall_s": 3.0', '"wall_s": 1e999'),
         ('"wall_s": 3.0', '"wall_s": NaN'),
         ('"alpha": "1.0"', f'"{"a" * 301}": "1.0"'),

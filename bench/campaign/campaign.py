@@ -22,6 +22,8 @@ from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan
 ESTIMATES_S: Mapping[Kind, float] = {
     "parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10, "inference": 8, "explain": 20,
 }  # fmt: skip
+MAIN: tuple[Kind, ...] = ("speed", "inference", "explain")
+"""By which an arm that cannot take part is told, the first that is wanted."""
 START_S = 5.0  # of a training, beside its steps
 FEW_STEPS = 60  # of a process that measures memory
 
@@ -157,7 +159,9 @@ class Campaign:
 
     def _run_task(self, plan: TaskPlan) -> None:
         for arm, why in self.choice.absent:
-            absent = self._record(plan.cell(arm), Outcome(status="skipped", reason=why))
+            # Of what was asked for: a run of predictions alone has no table of training.
+            kind = next((kind for kind in MAIN if kind in self.choice.kinds), MAIN[0])
+            absent = self._record(plan.cell(arm, kind=kind), Outcome(status="skipped", reason=why))
             self._write(absent)
             self.progress.finished(absent)
         climbed: dict[str, Record] = {}

@@ -50,6 +50,8 @@ def parse(**options: Any) -> Choice:
     """The comparison that is asked for; UserError for everything that can be known to be wrong."""
     asked = Asked(**options)
     effect, changes = _effect(asked), _changes(asked.changes)
+    if asked.energy and "inference" in asked.measure:
+        raise UserError("--energy reads the counters of a training's window; measure inference in a run of its own")
     resolved = _resolved(asked)
     if not resolved.arms:
         commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())

@@ -28,7 +28,7 @@ SCRATCH = ".framework-bench-scratch"
 """The folder, inside a run's own, in which a process gets its request and leaves its answer."""
 
 KEY = re.compile(rb'"\s*:')  # a key's end
-SHAPE, LONG = bytes.maketrans(b"123456789:,[-\n", b"000000000     "), b" " + 19 * b"0"
+SHAPE, LONG = bytes.maketrans(b"123456789:,[-\n\r\t", b"000000000       "), b" " + 19 * b"0"
 """What makes of any number its length, and what may be an integer of more than 64 bits."""
 
 TEMPORARY = re.compile(r"\.framework-bench-[0-9a-f]{16}\.tmp")

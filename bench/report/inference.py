@@ -206,6 +206,7 @@ def table(group: Group) -> list[list[str]]:
         columns[f"batch {size}: relative"] = lambda row, size=size: _relative(group, row, size)  # type: ignore[misc]
     columns |= {
         "import, build, first call": lambda row: duration(row.start_s),
+        "processes": lambda row: str(len(row.records)) + (", no interval" if len(row.records) == 1 else ""),
         "cores busy": lambda row: "" if row.cores_busy is None else f"{row.cores_busy:.2f}",
         "host memory peak": lambda row: _peak(row, "host_peak"),
         "device memory peak": lambda row: _peak(row, "device_peak_allocated"),

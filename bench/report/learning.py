@@ -89,7 +89,8 @@ def costs(section: Section, price_per_hour: float) -> list[str]:
         found = _interval(section, row)
         if found is not None and row.excluded is None:
             money = with_interval(found, price_per_hour / 3600)
-            told.append(f"{row.name} reaches {target} for {money} at {price_per_hour:g} an hour ({found.n} seeds).")
+            seeds = f"{found.n} seed{'s' if found.n != 1 else ''}"
+            told.append(f"{row.name} reaches {target} for {money} at {price_per_hour:g} an hour ({seeds}).")
     return told
 
 
