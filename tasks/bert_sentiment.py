@@ -287,7 +287,7 @@ def _quick(data_dir: DataDir) -> Preset:
         hidden=64, layers=2, heads=4, generated=Generated(train=8_000, held_out=1_000), train_steps=800, batch_size=32
     )
     return Preset(
-        task=task, warmup_steps=5, blocks=20, rounds=3, seeds=2, validations=3,
+        task=task, warmup_steps=5, blocks=20, rounds=3, seeds=1, validations=3,
         # Three seeds in PyTorch and in JAX reached 93 %, 91 to 96; what words alone tell ends at 80 % (tasks/reviews.py).
         target=Target("accuracy", at_least=0.85, margin=0.02),
     )  # fmt: skip

@@ -25,7 +25,7 @@ from bench.process.launch import Deadlines
 from bench.records import files
 from bench.records.record import FIRST_RUNGS, Cell, Kind, Outcome, Record
 from bench.report import grouping, markdown
-from tests.builders import a_ladder
+from tests.builders import a_ladder, a_timing
 from tests.conftest import assert_gone
 from tests.fakes.backend import LATE, NearestCorner
 from tests.fakes.campaign import FAKE, Answers, Watcher, a_campaign, a_plan, a_planned_cell, an_arm, good
@@ -705,3 +705,19 @@ def test_an_outcome_is_checked_against_its_cell() -> None:
     timed = good(msgspec.structs.replace(cell, kind="speed"))
     with pytest.raises(files.RecordError, match="status ok without figures of memory"):
         files.check(Record(run=run, cell=cell, outcome=timed))
+
+
+def test_a_disturbed_process_says_nothing_about_the_length_of_the_next_blocks(tmp_path: Path) -> None:
+    """A step that took seventy times as long left a run whose blocks had one step each."""
+
+    def answer(cell: Cell) -> Outcome:
+        made = good(cell)
+        if cell.kind != "speed" or cell.round > 1 or made.disturbance is None:
+            return made
+        lost = msgspec.structs.replace(made.disturbance, disturbed="lost 40 % of the cores' time to other processes")
+        return msgspec.structs.replace(made, timings=a_timing(1000, block_steps=1), disturbance=lost)
+
+    answers, steps = Answers(answer), 100
+    a_campaign(tmp_path, a_plan("a.a", "b.b", rounds=3), execute=answers).start()
+    asked = {(cell.round, cell.block_steps) for cell in answers.ran if cell.kind == "speed"}
+    assert asked == {(1, None), (2, None), (3, steps), (4, steps)}  # the fourth is in place of the first

@@ -11,7 +11,7 @@ import msgspec
 
 from bench.campaign import cooldown, parity_cache, pilot
 from bench.campaign.journal import Journal
-from bench.campaign.plan import IN_ROUNDS, KINDS, TaskPlan, spare_rounds
+from bench.campaign.plan import IN_ROUNDS, KINDS, SIDE_BY_SIDE, TaskPlan, spare_rounds
 from bench.machine.signals import deferred
 from bench.process.execute import execute
 from bench.process.interpreters import Interpreter
@@ -60,8 +60,8 @@ class ExecuteRound(Protocol):
     ) -> list[Record]: ...
 
 
-class ExecuteClimbs(Protocol):
-    """Runs climbs of the ladder, some of them side by side (bench/process/climbs.py)."""
+class ExecuteSideBySide(Protocol):
+    """Runs cells in which nothing is timed, some side by side (bench/process/side_by_side.py)."""
 
     def __call__(
         self,
@@ -88,12 +88,12 @@ class Campaign:
         kept: Mapping[str, Record] | None = None,
         execute: Execute = execute,
         execute_round: ExecuteRound | None = None,
-        execute_climbs: ExecuteClimbs | None = None,
+        execute_side_by_side: ExecuteSideBySide | None = None,
         before_first: Callable[[], object] = lambda: None,
         cool_down: Callable[[float, int | None], str | None] = cooldown.pause,
     ) -> None:
         """Without `execute_round`, and where energy is read, the arms of a round run one after the other; without
-        `execute_climbs`, climbs do.
+        `execute_side_by_side`, what is not timed does too.
 
         `before_first` is called once, before a process runs; where everything is kept, it is not.
         """
@@ -105,7 +105,7 @@ class Campaign:
         self._kept = kept or {}  # name of the file -> record of an earlier run
         self._execute = execute
         self._execute_round = None if self.choice.energy else execute_round
-        self._execute_climbs = execute_climbs
+        self._execute_side_by_side = execute_side_by_side
         self._before_next = before_first
         self._cool_down = cool_down
         self._planned = {plan.name: plan.cells for plan in plans}
@@ -115,7 +115,9 @@ class Campaign:
         self._finished = set(self._kept)
         self._durations: dict[tuple[str, Kind, str], list[float]] = defaultdict(list)
         self._running: list[Cell] = []
-        self._block_steps: dict[tuple[str, str], int] = {}  # of each task and arm, as its first process found it
+        self._block_steps: dict[
+            tuple[str, str], int
+        ] = {}  # of each task and arm, as its first undisturbed process found it
         self._memory_before: int | None = None
         self._hot = False  # a process has run since the last pause
         for record in self._kept.values():
@@ -221,13 +223,14 @@ class Campaign:
 
     def _measure(self, cells: Sequence[Cell]) -> list[Record]:
         """Runs cells together where they take turns or are not timed, else one after the other."""
-        if cells and cells[0].kind == "parity" and self._execute_climbs is not None:
-            return self._climb(cells, self._execute_climbs)
+        if cells and cells[0].kind in SIDE_BY_SIDE and self._execute_side_by_side is not None:
+            together = self._climb if cells[0].kind == "parity" else self._measure_side_by_side
+            return together(cells, self._execute_side_by_side)
         if len(cells) > 1 and self._execute_round is not None:
             return self._measure_together(cells, self._execute_round)
         return [self._measure_one(cell) for cell in cells]
 
-    def _climb(self, cells: Sequence[Cell], execute_climbs: ExecuteClimbs) -> list[Record]:
+    def _climb(self, cells: Sequence[Cell], execute: ExecuteSideBySide) -> list[Record]:
         """Two arms that are the same program climb once: the second one's ladder is recalled."""
         due: dict[str, Cell] = {}
         later = []
@@ -237,22 +240,24 @@ class Campaign:
                 later.append(cell)
             else:
                 due[key] = cell
+        done = self._measure_side_by_side(list(due.values()), execute)
+        return [*done, *(self._measure_one(cell) for cell in later)]
+
+    def _measure_side_by_side(self, cells: Sequence[Cell], execute: ExecuteSideBySide) -> list[Record]:
         self._pause()
 
         def starting(cell: Cell) -> None:
             self._begin([*self._running, cell])
 
-        def ended(climbed: Record) -> None:
-            if climbed.outcome.status == "ok":
-                parity_cache.remember(climbed, self._interpreter(climbed.cell))
+        def ended(done: Record) -> None:
+            self._remember(done)
             self._hot = True
-            self._keep(climbed)
+            self._keep(done)
 
-        done = execute_climbs(
-            self.run, list(due.values()), self.folder, data_dir=self.choice.data_dir,
-            interpreters=self.choice.interpreters, starting=starting, ended=ended,
+        return execute(
+            self.run, cells, self.folder, data_dir=self.choice.data_dir, interpreters=self.choice.interpreters,
+            starting=starting, ended=ended,
         )  # fmt: skip
-        return [*done, *(self._measure_one(cell) for cell in later)]
 
     def _measure_together(self, cells: Sequence[Cell], execute_round: ExecuteRound) -> list[Record]:
         self._pause()
@@ -304,9 +309,12 @@ class Campaign:
     def _in_a_process(self, cell: Cell) -> Record:
         interpreter = self._interpreter(cell)
         done = self._execute(self.run, cell, self.folder, data_dir=self.choice.data_dir, interpreter=interpreter)
-        if cell.kind == "parity" and done.outcome.status == "ok":
-            parity_cache.remember(done, interpreter)
+        self._remember(done)
         return done
+
+    def _remember(self, done: Record) -> None:
+        if done.cell.kind == "parity" and done.outcome.status == "ok":
+            parity_cache.remember(done, self._interpreter(done.cell))
 
     def _interpreter(self, cell: Cell) -> Interpreter | None:
         return self.choice.interpreters.get(cell.arm.name)
@@ -349,7 +357,9 @@ class Campaign:
         cell, outcome = done.cell, done.outcome
         self._durations[cell.task, cell.kind, cell.arm.name].append(outcome.wall_s / (1 + outcome.beside))
         if outcome.timings is not None:
-            self._block_steps.setdefault((cell.task, cell.arm.name), outcome.timings.block_steps)
+            disturbed = outcome.disturbance is not None and outcome.disturbance.disturbed
+            if not disturbed:  # then a block had too few of them
+                self._block_steps.setdefault((cell.task, cell.arm.name), outcome.timings.block_steps)
             self._step_s[cell.task, cell.arm.name] = outcome.timings.step_s
 
     def _estimate(self, cells: Sequence[Cell]) -> tuple[float, bool]:
@@ -374,7 +384,7 @@ class Campaign:
 
 
 def _by_round(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of a kind in groups that belong together: climbs, the arms of a round; every other cell is alone."""
-    if not cells or cells[0].kind not in ("parity", *IN_ROUNDS):
+    """The cells of a kind in groups that belong together: what is not timed, the arms of a round; every other is alone."""
+    if not cells or cells[0].kind not in (*SIDE_BY_SIDE, *IN_ROUNDS):
         return [[cell] for cell in cells]
     return [list(group) for _, group in groupby(cells, key=lambda cell: cell.round)]

@@ -34,6 +34,9 @@ COMPARISON = MEASURES["training"]
 IN_ROUNDS: tuple[Kind, ...] = ("pilot", "speed", "inference")
 """Those whose arms take turns."""
 
+SIDE_BY_SIDE: tuple[Kind, ...] = ("parity", "memory")
+"""Those in which nothing is timed, so that some may run at once."""
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -344,19 +344,18 @@ def _round_by_round(speeds: Sequence[Record]) -> Iterator[Said]:
 
 
 def _apart(alone: Iterable[Record]) -> Iterator[Said]:
-    """Whether none of the processes that were alone began before another had ended; climbs, which are not timed, may."""
-    last: dict[
-        tuple[str, bool], tuple[float, Record]
-    ] = {}  # run, whether a climb -> the latest end so far, and whose it is
+    """Whether none of the processes that were alone began before another had ended; those of a kind that is not timed may."""
+    last: dict[tuple[str, str], tuple[float, Record]] = {}  # run, kind -> the latest end so far, and whose it is
     for one in sorted(alone, key=lambda one: one.outcome.started_utc):
         at = _seconds(one.outcome.started_utc)
         if at is None:
             continue
-        climbs = one.cell.kind == "parity"
-        for (run, others_climb), (end, other) in last.items():
-            if run == one.run.id and at + SLACK_S < end and not (climbs and others_climb):
+        kind = one.cell.kind
+        for (run, others_kind), (end, other) in last.items():
+            may_overlap = kind == others_kind and kind in plan.SIDE_BY_SIDE
+            if run == one.run.id and at + SLACK_S < end and not may_overlap:
                 yield "times", f"{one.cell.file_name} began while {other.cell.file_name} was running", False
-        place, end = (one.run.id, climbs), at + one.outcome.wall_s
+        place, end = (one.run.id, kind), at + one.outcome.wall_s
         last[place] = max(last.get(place, (end, one)), (end, one), key=lambda pair: pair[0])
 
 

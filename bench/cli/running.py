@@ -18,7 +18,7 @@ from bench.checks import selftest
 from bench.cli import folders, progress, request
 from bench.cli.options import UserError
 from bench.machine import locks
-from bench.process import climbs, environment, turns
+from bench.process import environment, side_by_side, turns
 from bench.records import digest
 from bench.records.record import Record
 from bench.report import terminal, words
@@ -86,7 +86,7 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
 
         running = Campaign(
             plans, folder, shown, kept=found.kept, execute_round=turns.execute_round,
-            execute_climbs=climbs.execute_climbs, before_first=before_first,
+            execute_side_by_side=side_by_side.execute_side_by_side, before_first=before_first,
         )  # fmt: skip
         try:
             running.start(after_task=lambda: folders.write_tables(folder))  # the first need not wait for the others
@@ -108,7 +108,7 @@ def verify(choice: Choice, *, quiet: bool) -> list[Record]:
     with measuring(choice, purpose="verify"), tempfile.TemporaryDirectory(prefix="framework-bench-") as folder:
         # The longest first, so that no core is left without one at the end.
         cells = [cell for task_plan in sorted(plans, key=_by_flops) for cell in task_plan.of_kind("parity")]
-        return climbs.execute_climbs(
+        return side_by_side.execute_side_by_side(
             plans[0].run, cells, Path(folder), data_dir=choice.data_dir, interpreters=choice.interpreters, ended=ended
         )
 

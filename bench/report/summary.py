@@ -46,8 +46,7 @@ def sentences(section: Section) -> list[str]:
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
     texts = [*_disturbed(section), *failed_control(section), *texts, *_order(section)]
-    pairs = section.equivalences.items()
-    return texts + [_equivalence(section.metric, first, second, found) for (first, second), found in pairs]
+    return texts + _equivalences(section)
 
 
 def _order(section: Section) -> list[str]:
@@ -147,20 +146,27 @@ def failed_control(section: Section) -> list[str]:
     ]
 
 
+def _equivalences(section: Section) -> list[str]:
+    """A line for each pair of rows whose quality is compared, and one for all of them where there is a single seed."""
+    found = section.equivalences
+    if found and all(one.difference.n == 1 for one in found.values()):
+        known = METRICS.get(section.metric)
+        return [f"{known.title if known else section.metric}: not compared, for one seed tells nothing of chance."]
+    return [_equivalence(section.metric, first, second, one) for (first, second), one in found.items()]
+
+
 def _equivalence(metric: str, name: str, other: str, found: equivalence.Equivalence) -> str:
     known = METRICS.get(metric)
     scale, unit = (100, " points") if known and known.percent else (1, "")
     margin = f"{scale * found.margin:g}{unit if scale * found.margin != 1 else unit.removesuffix('s')}"
-    seeds = f"{found.difference.n} seed{'s' if found.difference.n != 1 else ''}"
+    seeds = f"{found.difference.n} seeds"
     subject = f"{known.title if known else metric} of {name} and {other}"
     if not found.difference.known and not found.difference.estimate:
-        each = "one seed" if found.difference.n == 1 else f"each of {seeds}"
-        return f"{subject}: equal with {each}, which tells nothing of chance: no interval, not decided."
+        return f"{subject}: equal with each of {seeds}, which tells nothing of chance: no interval, not decided."
     told = {"equivalent": f"equivalent within {margin}", "different": f"different by more than {margin}"}
     return (
         f"{subject}: {told.get(found.decision, f'not decided whether within {margin}')} "
-        f"(difference {with_interval(found.difference, scale)}{unit}, {seeds}"
-        f"{'' if found.difference.known else ', no interval'})."
+        f"(difference {with_interval(found.difference, scale)}{unit}, {seeds})."
     )
 
 

@@ -24,10 +24,10 @@ Clock = Callable[[], float]
 
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
 STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
-MAX_WARMUP_BLOCKS = 30
+MAX_WARMUP_BLOCKS = 15
 CURVE_POINTS = 50
 
-CHECKS = 5  # of the barrier
+CHECKS = 3  # of the barrier
 
 
 class Diverged(ArithmeticError):

@@ -72,7 +72,7 @@ def good(cell: Cell) -> Outcome:
 
 def campaigns(answers: "Answers") -> Callable[..., Campaign]:
     """What makes campaigns without processes, to be put in the place of `Campaign` where a command makes one."""
-    instead = {"execute": answers, "execute_round": None, "execute_climbs": None}
+    instead = {"execute": answers, "execute_round": None, "execute_side_by_side": None}
     return lambda *given, **named: Campaign(*given, **{**named, **instead})
 
 

@@ -1,4 +1,4 @@
-"""Climbs side by side: as many as fit, each with its own end, none left running."""
+"""Climbs and measurements of memory side by side: as many as fit, each with its own end, none left running."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ import pytest
 
 from bench.campaign import parity_cache
 from bench.machine import cores, nvml
-from bench.process import climbs, environment
+from bench.process import environment, side_by_side
 from bench.process.execute import PHASES_S
 from bench.process.launch import Deadlines
 from bench.records.record import CONTROL, Cell, Record
@@ -24,7 +24,9 @@ GIB = 2**30
 def climb(folder: Path, *arms: Any, **options: Any) -> list[Record]:
     planned = [a_planned_cell(arm, kind="parity") for arm in arms]
     cells = [cell for _, cell in planned]
-    return climbs.execute_climbs(planned[0][0], cells, folder, data_dir=None, interpreters={}, at_once=2, **options)
+    return side_by_side.execute_side_by_side(
+        planned[0][0], cells, folder, data_dir=None, interpreters={}, at_once=2, **options
+    )
 
 
 def workers() -> list[int]:
@@ -51,7 +53,7 @@ def test_one_that_hangs_is_stopped_and_costs_the_others_nothing(tmp_path: Path, 
     hangs = tmp_path / "plug-ins" / "plugged"
     hanging = fakes("hangs")
     (hangs / "hangs.py").write_text("import time\ntime.sleep(60)\n")
-    made = {one.cell.arm.name: one.outcome for one in climb(tmp_path, hanging, FAKE, deadlines=deadlines)}
+    made = {one.cell.arm.name: one.outcome for one in climb(tmp_path, hanging, FAKE, deadlines={"parity": deadlines})}
     assert made[FAKE].status == "ok"
     assert made[hanging].status == "timeout"
     assert "after 2 s, the deadline of the phase 'import'" in str(made[hanging].reason)
@@ -79,11 +81,11 @@ def test_as_many_climb_at_once_as_there_are_cores_and_memory_for(monkeypatch: py
         monkeypatch.setattr(cores, "granted", lambda: core_count)
         found = psutil.virtual_memory()._replace(available=memory)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: found)
-        return climbs.width_for(cells)
+        return side_by_side.width_for(cells)
 
     assert width(core_count=2, memory=24 * GIB) == 2
     assert width(core_count=1, memory=24 * GIB) == 1
-    assert width(core_count=64, memory=512 * GIB) == climbs.MOST
+    assert width(core_count=64, memory=512 * GIB) == side_by_side.MOST
     assert width(core_count=4, memory=7 * GIB) == 1
     assert width(core_count=4, memory=1 * GIB) == 1
     on_a_gpu = a_planned_cell(an_arm("gpu", backend=FAKE, device="gpu"))[1]
@@ -91,7 +93,9 @@ def test_as_many_climb_at_once_as_there_are_cores_and_memory_for(monkeypatch: py
     for memory, wide in ((None, 1), (2 * GIB, 1), (13 * GIB, 2), (80 * GIB, 4)):
         answer = None if memory is None else SimpleNamespace(free=memory)
         monkeypatch.setattr(nvml, "ask", lambda card, question, answer=answer: answer)
-        assert climbs.width_for([*cells, on_a_gpu]) == wide
+        assert side_by_side.width_for([*cells, on_a_gpu]) == wide
+    of_memory = [a_planned_cell(an_arm(name, backend=FAKE, device="gpu"), kind="memory")[1] for name in ("one", "two")]
+    assert side_by_side.width_for(of_memory) == 1  # the driver tells of all processes on a card together
 
 
 def test_threads_that_wait_leave_the_cores_to_the_climb_beside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,17 +113,17 @@ def test_a_control_climbs_with_its_twin_and_not_beside_it(tmp_path: Path) -> Non
     climbed: list[str] = []
     answers = Answers()
 
-    def side_by_side(run: Any, cells: Any, folder: Path, *, starting: Any, ended: Any, **rest: Any) -> list[Record]:
+    def together(run: Any, cells: Any, folder: Path, *, starting: Any, ended: Any, **rest: Any) -> list[Record]:
         made = []
         for cell in cells:
             starting(cell)
         for cell in reversed(cells):
-            climbed.append(cell.arm.name)
+            climbed.extend([cell.arm.name] if cell.kind == "parity" else [])
             made.append(answers(run, cell, folder, data_dir=None))
             ended(made[-1])
         return made
 
-    running = a_campaign(tmp_path, plan, execute=answers, execute_climbs=side_by_side)
+    running = a_campaign(tmp_path, plan, execute=answers, execute_side_by_side=together)
     running.start()
     assert climbed == ["two", "one"]
     ladders = {one.cell.arm.name: one.outcome for one in running.records if one.cell.kind == "parity"}
@@ -134,7 +138,7 @@ def test_an_arm_that_falls_is_not_measured_and_the_others_are(tmp_path: Path) ->
     plan = a_plan(an_arm("one", backend=FAKE), an_arm("two", backend=FAKE, mode="fast"))
     answers = Answers()
 
-    def side_by_side(run: Any, cells: Any, folder: Path, *, starting: Any, ended: Any, **rest: Any) -> list[Record]:
+    def together(run: Any, cells: Any, folder: Path, *, starting: Any, ended: Any, **rest: Any) -> list[Record]:
         made = []
         for cell in cells:
             starting(cell)
@@ -147,10 +151,45 @@ def test_an_arm_that_falls_is_not_measured_and_the_others_are(tmp_path: Path) ->
             ended(done)
         return made
 
-    running = a_campaign(tmp_path, plan, execute=answers, execute_climbs=side_by_side)
+    running = a_campaign(tmp_path, plan, execute=answers, execute_side_by_side=together)
     running.start()
     statuses = {(one.cell.arm.name, one.cell.kind): one.outcome.status for one in running.records}
     assert statuses["one", "parity"] == "failed"
     assert statuses["one", "speed"] == "skipped"
     assert statuses["two", "speed"] == "ok"
     assert parity_cache.recall(plan.run, plan.of_kind("parity")[0]) is None
+
+
+@pytest.mark.slow
+def test_memory_is_measured_side_by_side_and_is_as_much_as_alone(tmp_path: Path) -> None:
+    run, cell = a_planned_cell(an_arm("one", backend=FAKE), kind="memory")
+    cells = [cell, a_planned_cell(an_arm("two", backend=FAKE), kind="memory")[1]]
+    measured = {
+        width: side_by_side.execute_side_by_side(run, cells, tmp_path, data_dir=None, interpreters={}, at_once=width)
+        for width in (1, 2)
+    }
+    peaks = [
+        one.outcome.memory.host_peak_training.bytes for made in measured.values() for one in made if one.outcome.memory
+    ]
+    assert len(peaks) == 4
+    assert max(peaks) < 1.1 * min(peaks)
+
+
+def test_a_campaign_measures_memory_side_by_side(tmp_path: Path) -> None:
+    answers, together = Answers(), list[list[str]]()
+
+    def at_once(run: Any, cells: Any, folder: Path, *, starting: Any, ended: Any, **rest: Any) -> list[Record]:
+        together.append([f"{cell.arm.name} {cell.kind}" for cell in cells])
+        made = []
+        for cell in cells:
+            starting(cell)
+            made.append(answers(run, cell, folder, data_dir=None))
+            ended(made[-1])
+        return made
+
+    plan = a_plan(an_arm("one", backend=FAKE), an_arm("two", backend=FAKE, mode="fast"))
+    running = a_campaign(tmp_path, plan, execute=answers, execute_side_by_side=at_once)
+    running.start()
+    assert together == [["one parity", "two parity"], ["one memory", "two memory"]]
+    assert running.complete
+    assert {line.event for line in running.journal.lines() if "memory" in str(line.cell)} == {"start", "end"}

@@ -1,4 +1,7 @@
-"""Climbs of the ladder of parity, some side by side: nothing in them is timed, and most of a climb keeps one core busy."""
+"""Processes in which nothing is timed, some side by side: climbs of the ladder, and those that measure memory.
+
+Most of such a process keeps one core busy.
+"""
 
 import contextlib
 from collections import deque
@@ -13,15 +16,13 @@ from bench.machine import cores, nvml
 from bench.process.execute import DEADLINES, started
 from bench.process.interpreters import Interpreter
 from bench.process.launch import Deadlines
-from bench.records.record import Cell, Record, Run
+from bench.records.record import Cell, Kind, Record, Run
 
 MOST = 4
-CLIMB_BYTES = (
-    6 * 2**30
-)  # of free memory that each is given room for, on the host and on a card: a bound, not a measurement
+ROOM_BYTES = 6 * 2**30  # of free memory for each, on the host and on a card: a bound, not a measurement
 
 
-def execute_climbs(
+def execute_side_by_side(
     run: Run,
     cells: Sequence[Cell],
     folder: Path,
@@ -30,18 +31,19 @@ def execute_climbs(
     interpreters: Mapping[str, Interpreter],
     starting: Callable[[Cell], object] = lambda cell: None,
     ended: Callable[[Record], object] = lambda record: None,
-    deadlines: Deadlines = DEADLINES["parity"],
+    deadlines: Mapping[Kind, Deadlines] = DEADLINES,
     at_once: int | None = None,
 ) -> list[Record]:
-    """The records of climbs, in the order in which they end; `starting` and `ended` are told of each.
+    """The records of cells of one kind, in the order in which they end; `starting` and `ended` are told of each.
 
     OSError where the disk does not take the files of one, which ends the others.
     """
     width = at_once or width_for(cells)
+    alone = deadlines[cells[0].kind] if cells else Deadlines(0, {})
     longer = replace(
-        deadlines,
-        whole_s=width * deadlines.whole_s,
-        phases_s={name: width * limit_s for name, limit_s in deadlines.phases_s.items()},
+        alone,
+        whole_s=width * alone.whole_s,
+        phases_s={name: width * limit_s for name, limit_s in alone.phases_s.items()},
     )
     records: list[Record] = []
     waiting, running = deque(cells), dict[Future[Record], contextlib.ExitStack]()
@@ -67,9 +69,14 @@ def execute_climbs(
 
 
 def width_for(cells: Sequence[Cell]) -> int:
-    """How many climb side by side: as there are cores and memory for, a card's too; one on a card whose memory is unknown."""
-    room = [psutil.virtual_memory().available // CLIMB_BYTES, cores.granted(), len(cells), MOST]
+    """How many run side by side: as many as there are cores and memory for, a card's too.
+
+    One, on a card whose memory is unknown or is what they measure: the driver tells of all processes together.
+    """
+    room = [psutil.virtual_memory().available // ROOM_BYTES, cores.granted(), len(cells), MOST]
     if any(cell.arm.device != "cpu" for cell in cells):
+        if cells[0].kind == "memory":
+            return 1
         memory = nvml.ask(nvml.card(), "nvmlDeviceGetMemoryInfo")
-        room.append(1 if memory is None else memory.free // CLIMB_BYTES)
+        room.append(1 if memory is None else memory.free // ROOM_BYTES)
     return max(1, min(room))
