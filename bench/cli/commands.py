@@ -156,6 +156,42 @@ def explain(output: Path | None, **options: Any) -> None:
         raise SystemExit(1)
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[RUN_OPTIONS]...")
+@click.option("--launcher", "launcher_file", type=FilePath(dir_okay=False, exists=True),
+              help="TOML: the executor (slurm or local), parameters of submitit, and a table for each machine.")  # fmt: skip
+@click.option("--status", "only_status", is_flag=True, help="Say where each machine's run stands, and submit nothing.")
+@click.option("--gather", is_flag=True, help="Show the tables of all machines that have any, and submit nothing.")
+@click.option("--output", required=True, type=FilePath(file_okay=False),
+              help="Folder that all machines see, with a folder for each machine's run.")  # fmt: skip
+def submit(
+    run_arguments: tuple[str, ...], launcher_file: Path | None, only_status: bool, gather: bool, output: Path
+) -> None:
+    """Hands whole runs to a cluster, one machine for each: the options of `run` follow those of `submit`.
+
+    The same command again submits what failed or was lost, and such a run continues; --status and --gather look on.
+    """
+    from bench.cli import submitting
+    from bench.report import terminal
+
+    if not (only_status or gather):
+        if launcher_file is None:
+            raise UserError("name a file with --launcher, or give --status or --gather")
+        run.make_context("run", list(run_arguments))  # what is wrong with them is said here, and not on a machine
+        submitting.submit(submitting.launcher(launcher_file), output, run_arguments)
+    found = submitting.status(output)
+    if not found:
+        raise UserError(f"nothing was submitted into {output}")
+    for line in submitting.told(found):
+        click.echo(line)
+    having = tuple(output / one.name for one in found if one.records)
+    if gather and having:
+        records, _ = folders.read(having)
+        terminal.show(records, sys.stdout)
+    if (only_status or gather) and not all(one.state == "complete" for one in found):
+        raise SystemExit(1)
+
+
 @cli.command()
 @common_options
 @click.option("--vary", "vary_texts", multiple=True, metavar="FIELD=A,B,...",
