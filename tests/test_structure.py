@@ -257,6 +257,7 @@ def test_a_page_names_only_commands_and_options_that_exist(page):
     from bench.cli.commands import cli
 
     commands = {name: {o for p in command.params for o in p.opts} for name, command in cli.commands.items()}
+    commands["submit"] |= commands["run"]  # whose options follow
     text = page.read_text(encoding="utf-8")
     for line in re.findall(r"framework-bench (\w[^\n`]*)", text):
         name, *words = line.partition("#")[0].split()
