@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS", "PRECISIONS", "REFERENCE", "TRIM", "TUNED", "BackendMissing", "Entry", "find", "load", "mode_for",
-    "mode_on_cpu", "modes", "package",
+    "mode_of_inference", "mode_on_cpu", "modes", "package",
 ]  # fmt: skip
 
 PRECISIONS: Mapping[str, str] = {
@@ -86,7 +86,16 @@ def modes(name: str) -> Mapping[str, str]:
 
 def mode_on_cpu(name: str, mode: str) -> str:
     """The mode without the parts that the backend's `GPU_ONLY`, a tuple of literals, names: what a CPU can prove of it."""
-    return mode_of(set(mode.split("+")) - set(_declared(name, "GPU_ONLY")), modes(name))
+    return _without(name, mode, "GPU_ONLY")
+
+
+def mode_of_inference(name: str, mode: str) -> str:
+    """The mode without the parts that the backend's `TRAINING_ONLY`, a tuple of literals, names: `predict` ignores them."""
+    return _without(name, mode, "TRAINING_ONLY")
+
+
+def _without(name: str, mode: str, variable: str) -> str:
+    return mode_of(set(mode.split("+")) - set(_declared(name, variable)), modes(name))
 
 
 def mode_for(name: str, mode: str, *, task: str, device: str) -> str:

@@ -102,8 +102,9 @@ def _measured(run: PytestRun, task: str, arm: str, what: str) -> list[Record]:
         records = run.measure(task, next(one for one in run.choice.arms if one.name == arm), what)
     except click.ClickException as error:
         pytest.fail(error.format_message(), pytrace=False)
-    if records[0].outcome.status == "unsupported":
-        pytest.skip(str(records[0].outcome.reason))
+    unsupported = next((one.outcome for one in records if one.outcome.status == "unsupported"), None)
+    if unsupported is not None:
+        pytest.skip(str(unsupported.reason))
     return records
 
 

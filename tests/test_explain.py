@@ -1,6 +1,6 @@
 """Where a step's time goes: what is timed, how a profile is shared out, what kinds of operations are, what is told of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,15 +219,18 @@ def an_explanation(step_ms: float, *, profile: bool = True, gradient: float = 0.
     )  # fmt: skip
 
 
-def an_explained_run(steps_ms: dict[str, list[float]], *, proven: bool = True, **more: Any) -> list[Record]:
+def an_explained_run(
+    steps_ms: dict[str, list[float]], *, proven: bool = True, versions: Mapping[str, str] | None = None, **more: Any
+) -> list[Record]:
     """A climb and explanations of arms: name -> milliseconds of a step, process by process."""
+    facts = {"versions": dict(versions)} if versions else {}
     ladders = [a_ladder(precision="float64"), a_ladder()]
     records = []
     for name, values in steps_ms.items():
-        records.append(a_record(kind="parity", backend=name, ladders=ladders))
+        records.append(a_record(kind="parity", backend=name, ladders=ladders, **facts))
         for number, value in enumerate(values, start=1):
             found = an_explanation(value, **more)
-            made = a_record(kind="explain", backend=name, round=number, explanation=found, step_flops=10**8)
+            made = a_record(kind="explain", backend=name, round=number, explanation=found, step_flops=10**8, **facts)
             records.append(changed(made, ladders=ladders if proven else []))
     return records
 

@@ -1,5 +1,6 @@
 """What it takes to ask a model: what is timed, what makes a record of it invalid, what is compared, and what is told."""
 
+import sys
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -11,16 +12,20 @@ import msgspec
 import numpy as np
 import pytest
 
+import backends
 from bench.campaign import plan
 from bench.cli import options
+from bench.process.request import Request
 from bench.records import rules
 from bench.records.record import Calls, Inference, Probe, Record
 from bench.report import grouping, inference, inference_plot, latex, markdown, page, table_csv, table_json
+from bench.worker import answer
 from bench.worker import inference as asking
 from bench.worker.loop import Alone
 from tasks.spec import Batch
 from tests.builders import QUIET, a_ladder, a_record, a_run, changed, settings_of
 from tests.fakes.campaign import FAKE as NAME
+from tests.fakes.campaign import a_planned_cell, an_arm
 from tests.test_cli import FAKE, Done, bench
 
 __all__ = ["bench"]  # the fixture
@@ -119,6 +124,52 @@ def test_a_compilation_inside_the_window_is_seen() -> None:
     assert window.compilations
     found = msgspec.structs.replace(an_inference(1.0), compilations=window.compilations)
     assert "compilations inside the timed window" in "; ".join(rules.inference_faults(found))
+
+
+DRILLED = """
+MODES = {"default": "as it is", "drilled": "other steps of training", "fused": "another program"}
+TRAINING_ONLY = ("drilled",)
+TUNED = {"cpu": {"tests.fakes.backend": "drilled+fused"}}
+"""
+REFUSAL = "drilled changes how a model is trained, not how it answers: inference is the same in the mode"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "told"),
+    [
+        ("schooled.one:drilled", "drilled", f"{REFUSAL} default; ask for --arm schooled.one"),
+        ("mine", "drilled+trim", f"{REFUSAL} trim; ask for --arm mine=schooled.one:trim"),
+        ("schooled.one:tuned", "tuned", f"tuned is drilled+fused here. {REFUSAL} fused; ask for --arm schooled.one:fused"),
+    ],
+    ids=["alone", "joined", "tuned"],
+)  # fmt: skip
+def test_a_mode_of_training_alone_has_no_inference_and_its_reason_names_the_arm_that_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: str, told: str
+) -> None:
+    (tmp_path / "schooled").mkdir()
+    (tmp_path / "schooled" / "one.py").write_text(DRILLED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "schooled", raising=False)
+    _, cell = a_planned_cell()
+    arm = an_arm(name, backend="schooled.one", mode=mode)
+    cell = msgspec.structs.replace(cell, kind="inference", arm=arm)
+    asked = answer.answer(Request(cell, None, takes_turns=False, hidden=[]))
+    assert (asked.status, asked.reason) == ("unsupported", told)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mode", "left"),
+    [
+        ("pytorch", "compile+cuda-graph", "compile"),
+        ("pytorch", "flush-denormal", "flush-denormal"),
+        ("jax", "rbg+flat+multi-step", "default"),
+        ("jax", "flat+trim", "trim"),
+        ("tensorflow", "steps-per-execution", "default"),
+        ("tensorflow", "xla", "xla"),
+    ],
+)
+def test_what_is_left_of_a_mode_when_a_model_is_asked(backend: str, mode: str, left: str) -> None:
+    assert backends.mode_of_inference(backend, mode) == left
 
 
 # Rules.

@@ -384,3 +384,16 @@ def test_training_and_predictions_of_one_session_have_one_climb(tmp_path: Path) 
     told = json.loads((tmp_path / "out.json").read_bytes())
     kinds = sorted(one["cell"]["kind"] for one in told[pytest_json.KEY]["records"])
     assert kinds == ["inference", "memory", "parity", "quality", "speed"]
+
+
+@pytest.mark.slow
+def test_a_mode_of_training_alone_is_a_skipped_test_of_inference(tmp_path: Path, fakes: Callable[..., str]) -> None:
+    name = fakes("ok")
+    with (tmp_path / "plug-ins" / "plugged" / "ok.py").open("a") as module:
+        module.write("MODES = {'default': 'as it is', 'drilled': 'other steps'}\nTRAINING_ONLY = ('drilled',)\n")
+    done = pytest_bench(
+        tmp_path, "--fb-arm", f"{name}:drilled", "--fb-preset", "smoke", "--fb-measure", "inference", "-rs", "--fb-output",
+        tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert (done.code, "2 skipped" in done.out) == (0, True), done.out
+    assert f"ask for --arm {name}" in done.out

@@ -8,7 +8,7 @@ import pytest
 
 from bench.records import files
 from bench.report import grouping, publish
-from tests.builders import a_row, a_run, changed, write_records
+from tests.builders import a_record, a_row, a_run, changed, write_records
 from tests.test_report import FAST, SLOW
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_the_command_says_how_each_backend_is_used_even_under_its_plain_name(way
 def test_the_index_lists_every_run_and_what_supersedes_it(tmp_path):
     for name, order_seed, made in (
         ("2026-01-01-old", 1, a_run({"jax": FAST, "pytorch": SLOW})),
-        ("2026-02-01-new", 2, a_run({"jax": FAST}, threads=2)),
+        ("2026-02-01-new", 2, a_run({"jax": FAST, "pytorch": SLOW, "third": SLOW})),
         ("2026-03-01-other", 3, a_run({"jax": FAST}, precision="float64", task="mine.of`own`", versions={"<b>": "1"})),
     ):
         write_records(tmp_path / name, [changed(one, id=str(order_seed)) for one in made])
@@ -117,13 +117,44 @@ def test_the_index_lists_every_run_and_what_supersedes_it(tmp_path):
         "`framework-bench run --task mnist_mlp --preset quick --device cpu --precision float32 --backend jax "
         "--backend pytorch --rounds 5 --seeds 2`" in index[old:]
     )
-    assert "--backend jax --rounds 5 --seeds 2 --threads 2`" in index[new:old]
     assert "--task 'mine.of own '" in index
     assert "<b>" not in index
     assert index[old:].index("## Corrections\n\nThe old one was wrong.\n") > 0
     (tmp_path / "2026-01-01-old" / "records" / "half.json").write_text("{")
     with pytest.raises(files.RecordError, match=r"half\.json"):
         publish.tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "facts"),
+    [
+        ({"jax": FAST}, {}),  # without PyTorch
+        ({"jax": FAST, "pytorch": SLOW}, {"threads": 2}),
+        ({"jax": FAST, "pytorch": SLOW}, {"environment": {"OMP_NUM_THREADS": "1"}}),
+        ({"jax": FAST, "third": SLOW}, {}),
+    ],
+    ids=str,
+)
+def test_a_run_of_other_arms_supersedes_nothing(tmp_path, speeds, facts):
+    write_records(tmp_path / "2026-01-01-old", a_run({"jax": FAST, "pytorch": SLOW}))
+    write_records(tmp_path / "2026-02-01-new", a_run(speeds, id="2", **facts))
+    assert "Superseded" not in publish.tables(tmp_path)[tmp_path / "README.md"]
+    command = "--threads 2`" if facts.get("threads") else "--seeds 2`"
+    assert command in publish.tables(tmp_path)[tmp_path / "README.md"].split("## 2026-01-01-old")[0]
+
+
+def test_an_arm_that_could_not_be_measured_supersedes_nothing_and_a_later_run_may_still(tmp_path):
+    whole = {"jax": FAST, "pytorch": SLOW}
+    absent = a_record(backend="pytorch", status="skipped", reason="not installed", id="2")
+    write_records(tmp_path / "2026-01-01-old", a_run(whole))
+    write_records(tmp_path / "2026-02-01-half", [*a_run({"jax": FAST}, id="2"), absent])
+    assert "Superseded" not in publish.tables(tmp_path)[tmp_path / "README.md"]
+    write_records(tmp_path / "2026-03-01-whole", a_run(whole, id="3", versions={"torch": "3"}))
+    write_records(tmp_path / "2026-04-01-half", a_run({"jax": FAST}, id="4"))
+    index = publish.tables(tmp_path)[tmp_path / "README.md"]
+    assert index.split("## 2026-01-01-old")[1].count("Superseded by [2026-03-01-whole]") == 1
+    between = index.split("## 2026-02-01-half")[1].split("## 2026-01-01-old")[0]
+    assert "Superseded by [2026-04-01-half]" in between
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)

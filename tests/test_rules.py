@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +352,42 @@ def test_a_round_that_did_other_work_than_the_others_of_its_arm_is_told() -> Non
             losses = [(update, fall / update) for update in range(10, 110, 10)]
             made[at] = changed(one, timings=msgspec.structs.replace(one.outcome.timings, losses=losses))
     assert "in round 3, against another of its rounds" in table_of(made)["slow"]["relative to the fastest"]
+
+
+def falling(made: list[Record], falls: Mapping[str, float]) -> list[Record]:
+    """The records with the losses of a curve in every window, higher by a factor for some arms."""
+    found = []
+    for one in made:
+        if one.outcome.timings is not None:
+            fall = falls.get(one.cell.arm.name, 1.0)
+            losses = [(update, fall / update) for update in range(10, 110, 10)]
+            one = changed(one, timings=msgspec.structs.replace(one.outcome.timings, losses=losses))
+        found.append(one)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("falls", "out"),
+    [
+        ({}, {}),
+        ({"slow": 2.0}, {"slow": "fast"}),
+        ({"slow": 2.0, "third": 3.0}, {"fast": "slow", "slow": "fast", "third": "fast"}),
+    ],
+)
+def test_of_three_arms_those_whose_work_differs_from_that_of_most_are_shut_out(
+    falls: Mapping[str, float], out: Mapping[str, str]
+) -> None:
+    made = falling([*a_run(TWO), *a_row("third", FAST)], falls)
+    (section,) = grouping.sections(made)
+    assert {row.name: row.apart.split(":")[0] for row in section.rows if row.apart} == {
+        name: f"against {other}" for name, other in out.items()
+    }
+    assert {row.name for row in section.ranked} == {"fast", "slow", "third"} - set(out)
+
+
+def test_of_two_arms_whose_work_differs_both_are_shut_out() -> None:
+    (section,) = grouping.sections(falling(a_run(TWO), {"slow": 2.0}))
+    assert section.ranked == []
 
 
 def test_what_is_faster_than_the_machines_matrix_products_is_not_ranked() -> None:

@@ -5,8 +5,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,9 @@ def results(tmp_path: Path) -> Path:
     write_records(folder / "2026-01-01-mnist_mlp-quick-cpu", a_run(TWO, **VERSIONS))
     write_records(folder / "2026-02-01-mnist_mlp-quick-cpu", a_run(TWO, id="5678", **VERSIONS))
     write_records(folder / "2026-03-01-mnist_mlp-quick-cpu", other)
-    write_records(folder / "2026-04-01-mnist_mlp-quick-cpu-explained", an_explained_run({"pytorch": [10.0, 10.1]}))
+    write_records(
+        folder / "2026-04-01-mnist_mlp-quick-cpu-explained", an_explained_run({"pytorch": [10.0, 10.1]}, **VERSIONS)
+    )
     note = "What is wrong:\n\n- 2026-05-01: in `2026-01-01-mnist_mlp-quick-cpu`, the\n  memory.\n"
     (folder / "corrections.md").write_text(note)
     return folder
@@ -202,6 +205,26 @@ def test_a_row_leads_to_the_explanation_of_its_step(results: Path) -> None:
     index = dict(site.pages(results))["index.html"].decode()
     explained = 'href="runs/2026-04-01-mnist_mlp-quick-cpu-explained.html">where its step'
     assert index.count(explained) == 2  # of pytorch, in both runs of that machine, and in none of the other
+
+
+@pytest.mark.parametrize(
+    "facts", [{"versions": {"torch": "2.12.0"}}, {"preset": "standard"}, {"environment": {"A": "1"}}], ids=str
+)
+def test_a_row_leads_to_no_explanation_of_another_version_preset_or_arm(
+    results: Path, facts: Mapping[str, Any]
+) -> None:
+    shutil.rmtree(results / "2026-04-01-mnist_mlp-quick-cpu-explained")
+    other = [changed(one, **facts) for one in an_explained_run({"pytorch": [10.0, 10.1]}, **VERSIONS)]
+    write_records(results / "2026-05-01-mnist_mlp-quick-cpu-explained", other)
+    assert "where its step" not in dict(site.pages(results))["index.html"].decode()
+
+
+def test_of_two_explanations_of_a_row_the_latest_is_named(results: Path) -> None:
+    again = [changed(one, id="8") for one in an_explained_run({"pytorch": [10.0, 10.1]}, **VERSIONS)]
+    write_records(results / "2026-05-01-mnist_mlp-quick-cpu-explained", again)
+    index = dict(site.pages(results))["index.html"].decode()
+    assert index.count('href="runs/2026-05-01-mnist_mlp-quick-cpu-explained.html">where its step') == 2
+    assert 'href="runs/2026-04-01-mnist_mlp-quick-cpu-explained.html">where its step' not in index
 
 
 def test_a_row_that_is_not_ranked_is_set_beside_no_other(results: Path) -> None:

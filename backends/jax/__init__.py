@@ -33,4 +33,7 @@ MODES: Mapping[str, str] = {
     ),
 }
 
+TRAINING_ONLY = ("rbg", "flat", "multi-step")
+"""Modes of dropout, the optimizer and the training step: `predict` is the same without them."""
+
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim", "mnist_mlp": "multi-step"}}

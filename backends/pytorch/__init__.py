@@ -33,4 +33,7 @@ MODES: Mapping[str, str] = {
 GPU_ONLY = ("cuda-graph",)
 """Modes of a GPU alone: the proof in double precision, which is a CPU's, is of the step that the graph was recorded from."""
 
+TRAINING_ONLY = ("cuda-graph",)
+"""Modes of the training step: `predict` is the same without them."""
+
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}, "gpu": {"mnist_mlp": "cuda-graph"}}

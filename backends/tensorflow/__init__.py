@@ -32,4 +32,7 @@ MODES: Mapping[str, str] = {
     ),
 }
 
+TRAINING_ONLY = ("steps-per-execution",)
+"""Modes of the training step: `predict` is the same without them."""
+
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim", "mnist_mlp": "steps-per-execution"}}

@@ -39,12 +39,12 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
 
     `runs` are records by the name of their run, the newest first, as publish.runs has them.
     """
-    latest = publish.newest(runs)
+    newest = publish.Newest(runs)
     found: list[Section] = []
     told: list[tuple[str, list[str]]] = []
     for name, records in runs.items():
         for section in grouping.sections(records):
-            if wish.fits(section) and latest[publish.identity(section)] == name:
+            if wish.fits(section) and newest.of(section) == name:
                 found.append(section)
                 told.append((_title(name, section), list(_sentences(section))))
         told += [(f"{one.title} ({name})", sweep.sentences(one)) for one in sweep.sweeps(records)

@@ -402,7 +402,7 @@ def _section(records: Sequence[Record]) -> Section:
 
 
 def _prove_work(rows: Sequence[Row]) -> None:
-    """Says of each row whose losses differ from those of half of the others or more that it did other work."""
+    """Says of each row whose losses differ from those of most of the others that it did other work: of two, both rows."""
     losses = {row.name: row.losses for row in rows if row.losses}
     for row in rows:
         for number, timings in row.timed.items():
@@ -415,7 +415,7 @@ def _prove_work(rows: Sequence[Row]) -> None:
             continue
         others = [other for other in rows if other is not row and other.name in losses]
         against = [f"against {other.name}: {why}" for other in others if (why := _work_apart(row, other))]
-        if against and 2 * len(against) >= len(others):
+        if 2 * len(against) > len(others):
             row.apart = row.apart or against[0]
 
 

@@ -11,6 +11,7 @@ too, and at the end corrections.md, which is kept by hand.
 import re
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -127,13 +128,23 @@ def runs(folder: Path) -> dict[str, list[Record]]:
     return {path.parent.name: _records(path.parent) for path in sorted(folder.glob("*/records"), reverse=True)}
 
 
-def newest(found: Mapping[str, Sequence[Record]]) -> dict[tuple[object, ...], str]:
-    """What was compared where -> the name of the latest run of it."""
-    latest: dict[tuple[object, ...], str] = {}
-    for name, records in found.items():
-        for section in grouping.sections(records):
-            latest.setdefault(identity(section), name)
-    return latest
+class Newest:
+    """Which run supersedes a section: the latest one that measured each of its arms anew, in the same place.
+
+    A run of fewer arms supersedes nothing of what it leaves out, and an arm that could not be measured is left out.
+    """
+
+    def __init__(self, found: Mapping[str, Sequence[Record]]) -> None:
+        """`found` has the runs by name, the newest first."""
+        self._measured: dict[tuple[object, ...], list[tuple[str, frozenset[str]]]] = defaultdict(list)
+        for name, records in found.items():
+            for section in grouping.sections(records):
+                self._measured[_place(section)].append((name, _ways(section)))
+
+    def of(self, section: Section) -> str:
+        """The name of the run; that of the section itself where no later one supersedes it."""
+        wanted = _ways(section)
+        return next(name for name, ways in self._measured[_place(section)] if wanted <= ways)
 
 
 def _records(run: Path) -> list[Record]:
@@ -144,10 +155,10 @@ def _records(run: Path) -> list[Record]:
 
 
 def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
-    parts, latest = [HEAD], newest(found)
+    parts, newest = [HEAD], Newest(found)
     for name, records in found.items():
         for title, section in summary.titled(grouping.sections(records)):
-            newer = latest[identity(section)]
+            newer = newest.of(section)
             parts += [f"## {name}\n", "\n".join(_entry(name, title, section=section, newer=newer)) + "\n"]
         for asked in inference.groups(records):
             told = [f"[{markdown.escape(asked.title)}]({name}/table.md), [records]({name}/records)"]
@@ -166,12 +177,16 @@ def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
     return "\n".join(parts)
 
 
-def identity(section: Section) -> tuple[object, ...]:
-    """What was compared where: of two runs with the same one, the later supersedes the earlier."""
+def _place(section: Section) -> tuple[object, ...]:
+    """What was trained where."""
     first, machine = section.first, section.run.machine
-    arms = [row.arm for row in section.rows]
-    ways = sorted({" ".join(filter(None, (arm.device, arm.precision, arm.mode, _release(arm)))) for arm in arms})
-    return first.task, first.preset, tuple(first.changes.items()), tuple(ways), machine.cpu, machine.cores, machine.gpu
+    return first.task, first.preset, tuple(first.changes.items()), machine.cpu, machine.cores, machine.gpu
+
+
+def _ways(section: Section) -> frozenset[str]:
+    """The arms that were timed, whatever versions they were of: without their labels, with a release that was asked for."""
+    arms = [row.arm for row in section.rows if row.throughputs]
+    return frozenset(repr({**arm.way, "python": None, "release": _release(arm)}) for arm in arms)
 
 
 def _release(arm: Arm) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from bench.records import files
-from bench.records.record import Arm, Run
+from bench.records.record import Record
 from bench.report import explanations, figures, grouping, inference, page, publish, summary
 from bench.report.grouping import Row, Section
 
@@ -54,7 +54,7 @@ class Line(NamedTuple):
 def pages(results: Path) -> Iterator[tuple[str, bytes]]:
     """(path inside the site, content) of every file; RecordError for a folder with a bad record."""
     runs = publish.runs(results)
-    newest = publish.newest(runs)
+    newest = publish.Newest(runs)
     notes = corrections(results)
     lines: list[Line] = []
     explained: list[tuple[str, str]] = []
@@ -63,24 +63,27 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
         explained += [(name, asked.title) for asked in inference.groups(records)]
         for group in explanations.groups(records):
             explained.append((name, group.title))
-            told |= {_same_step(group.first.run, group.first.cell.spec_hash, row.arm): name for row in group.rows}
+            for one in group.rows:
+                told.setdefault(_same_step(one.records), name)  # the latest of them, which comes first
     for name, records in runs.items():
         for section in grouping.sections(records):
-            newer = newest[publish.identity(section)]
+            newer = newest.of(section)
             remarks = [f"superseded by {newer}"] if newer != name else []
             remarks += ["corrected, see below"] if any(f"`{name}`" in note for note in notes) else []
             for row in section.rows:
-                because = told.get(_same_step(section.run, section.first.spec_hash, row.arm), "")
+                because = told.get(_same_step(row.records), "")
                 lines.append(_line(name, section, row, remarks=remarks, explained=because))
         yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
         yield f"runs/{name}.zip", _zipped(results / name)
     yield "index.html", _index(lines, explained, notes).encode()
 
 
-def _same_step(run: Run, spec_hash: str, arm: Arm) -> tuple[object, ...]:
-    """What an explanation and a row must have in common: the step, the way and the machine."""
-    machine = run.machine
-    return spec_hash, arm.hash, machine.cpu, machine.cores, machine.gpu
+def _same_step(records: Sequence[Record]) -> tuple[object, ...]:
+    """What an explanation and a row must have in common: the step, the preset, the arm, its versions and the machine."""
+    first = records[0]
+    machine, versions = first.run.machine, next((one.outcome.versions for one in records if one.outcome.versions), {})
+    where = machine.cpu, machine.cores, machine.gpu, machine.gpu_driver
+    return first.cell.spec_hash, first.cell.preset, first.cell.arm.hash, tuple(sorted(versions.items())), *where
 
 
 def corrections(results: Path) -> list[str]:

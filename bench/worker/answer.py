@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 import backends
 import tasks
 from backends import BackendMissing
@@ -272,6 +274,7 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
 def _inference(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
     from bench.worker import inference
 
+    _refuse_training_only(asked)
     watch = disturbance.Watch(gpu=asked.arm.device == "gpu", before=request.gpu_before, arms=request.gpu_arms)
     start = time.perf_counter()
     backend = _load(asked)
@@ -293,6 +296,22 @@ def _inference(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
         asked, backend, session, faults=[*rules.inference_faults(found), *filter(None, [wrong])], inference=found, probe=probe,
         disturbance=watch.disturbance,
     )  # fmt: skip
+
+
+def _refuse_training_only(asked: Cell) -> None:
+    """Unsupported for a mode in which a model answers as it does in another one: its row would be that mode's."""
+    arm, mode = asked.arm, _mode(asked)
+    left = backends.mode_of_inference(arm.backend, mode)
+    if left == mode:
+        return
+    parts = sorted(set(mode.split("+")) - set(left.split("+")))
+    named = f"{arm.mode} is {mode} here. " if arm.mode == backends.TUNED else ""
+    common = {"device": arm.device, "precision": arm.precision, "threads": arm.threads}
+    same = msgspec.structs.replace(arm, mode=left).typed(common)
+    raise Unsupported(
+        f"{named}{' and '.join(parts)} change{'' if len(parts) > 1 else 's'} how a model is trained, not how it answers: "
+        f"inference is the same in the mode {left}; ask for --arm {same}"
+    )
 
 
 def _explain(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
