@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import files
+from bench.records import files, sweep_folder
 from bench.report import grouping, publish
 from tests.builders import a_record, a_row, a_run, changed, write_records
 from tests.test_report import FAST, SLOW
 
 ROOT = Path(__file__).parent.parent
-PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
+PUBLISHED = sorted(path.parent for pattern in ("*/records", "*/*/records") for path in (ROOT / "results").glob(pattern))
+"""The folders of runs, those of a sweep's points among them."""
 
 
 def test_something_is_write_records():
@@ -160,7 +161,9 @@ def test_an_arm_that_could_not_be_measured_supersedes_nothing_and_a_later_run_ma
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_records_are_complete_and_hold_nothing_private(folder):
     records, _ = files.read_folder(folder)
-    assert {one.outcome.status for one in records} == {"ok"}
+    of_sweep = sweep_folder.is_one(folder.parent)  # where too little memory is a point
+    assert {one.outcome.status for one in records} <= ({"ok", "oom", "skipped"} if of_sweep else {"ok"})
+    assert any(one.outcome.status == "ok" for one in records) or of_sweep
     for path in sorted((folder / "records").iterdir()):
         text = path.read_text(encoding="utf-8")
         assert "/home/" not in text

@@ -8,6 +8,7 @@ person or a place. A finding is an objection. A gap is what could not be looked 
 
 import itertools
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -22,11 +23,11 @@ import backends
 import tasks
 from bench.campaign import plan, resume
 from bench.campaign.journal import Journal, Line
-from bench.records import digest, files, rules
+from bench.records import digest, files, rules, sweep_folder
 from bench.records.record import Record, control_of
 from bench.records.source import harness_hash
 from bench.records.text import printable
-from bench.report import grouping, markdown, table_csv, words
+from bench.report import grouping, markdown, sweep, table_csv, words
 from bench.report.grouping import Row, Section
 from tasks.spec import Preset, SpecError, describe_task
 
@@ -38,6 +39,7 @@ PERSONAL = re.compile(
 
 LEAST_BLOCK_S = 1e-4  # a block that a clock of microseconds can time
 SLACK_S = 2.0  # between a time that is kept in seconds and another clock's
+MAX_POINTS = 500  # of a sweep
 MOST_FINDINGS = 200  # of a kind: who has read so many needs no more
 
 
@@ -50,8 +52,18 @@ class Finding(NamedTuple):
     gap: bool = False
 
 
+Said = tuple[str, str, bool]  # what a finding is about, its text, and whether it is a gap
+
+
 def check(folder: Path, data_dir: Path | None = None) -> list[Finding]:
-    """All findings about the folder of a run; `data_dir` has the data sets of its tasks, where they are to be read."""
+    """All findings about the folder of a run or a sweep; `data_dir` has the data sets, where they are to be read."""
+    if sweep_folder.is_one(folder):
+        found = [Finding(str(folder), about, printable(text), gap) for about, text, gap in _sweep(folder)]
+        return found + [one for point in sweep_folder.points(folder) for one in check(point, data_dir)]
+    return _check_run(folder, data_dir)
+
+
+def _check_run(folder: Path, data_dir: Path | None) -> list[Finding]:
     records, problems = files.read_folder(folder)
     judged, broken = rules.judged(records)
     found = [*_said("records", problems), *_said("records", broken)]
@@ -69,7 +81,46 @@ def check(folder: Path, data_dir: Path | None = None) -> list[Finding]:
     return [Finding(str(folder), about, printable(text), gap) for about, text, gap in found]
 
 
-Said = tuple[str, str, bool]  # what a finding is about, its text, and whether it is a gap
+def _sweep(folder: Path) -> Iterator[Said]:
+    """What is wrong with a sweep as a whole: the rest is asked of each of its points."""
+    points = {place: files.read_folder(place)[0] for place in sweep_folder.points(folder)}
+    records = [one for found in points.values() for one in found]
+    if not records:
+        yield "records", "there are none", False
+    yield from _asked_points(folder, points)
+    names: dict[str, str] = {}
+    for place, run in {(place, one.run.id) for place, found in points.items() for one in found}:
+        if names.setdefault(run, place.name) != place.name:
+            yield "records", f"the points {names[run]} and {place.name} are of one run", False
+    yield from _copies(records)
+    yield from _table(folder / "sweep.md", sweep.render(rules.judged(records)[0]), records)
+    yield from _personal(folder, [folder / name for name in ("sweep.md", sweep_folder.NAME)])
+
+
+def _asked_points(folder: Path, points: Mapping[Path, Sequence[Record]]) -> Iterator[Said]:
+    """Whether the points are those that were asked for; those that a budget left out are told."""
+    try:
+        fields = {name: of for name, of in sweep_folder.values(folder).items() if name not in sweep.OF_ARMS}
+    except files.RecordError as error:
+        yield "plan", str(error), False
+        return
+    if math.prod(map(len, fields.values())) > MAX_POINTS:
+        yield "plan", f"{sweep_folder.NAME} has more than {MAX_POINTS:,} points", False
+        return
+    asked = {tuple(zip(fields, one, strict=True)) for one in itertools.product(*fields.values())}
+    measured = {
+        tuple((name, one.cell.changes.get(name, "")) for name in fields)
+        for found in points.values()
+        for one in found[:1]
+    }
+    for point in sorted(measured - asked):
+        yield "plan", f"{_named(point)} was not asked for by {sweep_folder.NAME}", False
+    for point in sorted(asked - measured):
+        yield "plan", f"{_named(point)} was not measured", True
+
+
+def _named(point: Iterable[tuple[str, str]]) -> str:
+    return "the point " + ", ".join(f"{name}={value}" for name, value in point)
 
 
 def _said(about: str, texts: Sequence[str]) -> list[Said]:
@@ -142,11 +193,15 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
     arms = {one.cell.arm.name: one.cell.arm for one in records}
     planned = sorted(fact.removeprefix("backend of ") for fact in fixed.facts if fact.startswith("backend of "))
     control = control_of(arms[name] for name in planned if name in arms)
+    measured = fixed.facts.get(resume.MEASURED, "training")
+    # At a point of a sweep, too little memory is a finding of the sweep's.
+    without_room = {(one.cell.task, one.cell.arm.name) for one in records
+                    if measured == resume.SPEED and one.outcome.status == "oom"}  # fmt: skip
     for task in dict.fromkeys(fixed.facts.get("--task", "").split(", ")):
         rounds, seeds = (fixed.facts.get(f"--{name} of {task}", "") for name in ("rounds", "seeds"))
         if not (_count(rounds) or rounds == "auto") or not _count(seeds):
             yield "plan", f"plan.json has {rounds[:20]!r} rounds and {seeds[:20]!r} seeds of {task}", False
-        kinds = _kinds(fixed.facts.get(resume.MEASURED, "training"))
+        kinds = _kinds(measured)
         wanted = [("parity", 1, 0)]
         for kind in ("speed", "inference", "explain"):
             timed = [one for one in records if (one.cell.task, one.cell.kind) == (task, kind)]
@@ -162,6 +217,8 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             if control is not None and arm == control.name and kind in ("memory", "quality"):
                 continue  # it is only timed
             one = there.get((task, arm, kind, number, seed))
+            if one is not None and (task, arm) in without_room and one.outcome.status in ("oom", "skipped"):
+                continue
             if one is None or one.outcome.status != "ok":
                 status = one.outcome.status if one else "no record"
                 yield "plan", f"{task} {arm}, {kind}, round {number}, seed {seed}: {status}", False
@@ -407,7 +464,7 @@ def _proven(section: Section, row: Row) -> Iterator[Said]:
     known = backends.BACKENDS.get(row.arm.backend)
     if known and not set(known.distributions) & set(row.versions):
         yield "records", f": its versions name none of {', '.join(known.distributions)}", False
-    if section.run.measurement > 1 and not row.losses:
+    if section.run.measurement > 1 and row.timed and not row.losses:
         yield "records", ": its windows hold no losses, which prove the work", False
 
 
@@ -433,13 +490,16 @@ def _limits(section: Section, row: Row) -> Iterator[Said]:
 def _tables(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     """Whether the tables come out the same, byte for byte."""
     for name, form in zip(resume.TABLES, (markdown, table_csv), strict=True):
-        path = folder / name
-        if not path.is_file():
-            yield "tables", f"there is no {name}", True
-        elif _start_of(path) != form.render(records).encode():
-            here = all(one.run.source == harness_hash() for one in records)
-            newer = "" if here else ", by this version of framework-bench, which is another one than that of the run"
-            yield "tables", f"{name} is not what is made of the records{newer}", False
+        yield from _table(folder / name, form.render(records), records)
+
+
+def _table(path: Path, made: str, records: Sequence[Record]) -> Iterator[Said]:
+    if not path.is_file():
+        yield "tables", f"there is no {path.name}", True
+    elif _start_of(path) != made.encode():
+        here = all(one.run.source == harness_hash() for one in records)
+        newer = "" if here else ", by this version of framework-bench, which is another one than that of the run"
+        yield "tables", f"{path.name} is not what is made of the records{newer}", False
 
 
 def _start_of(path: Path) -> bytes:
@@ -450,7 +510,10 @@ def _start_of(path: Path) -> bytes:
 def _privacy(folder: Path) -> Iterator[Said]:
     """Whether a file that would be published names a person or a folder of one."""
     told = (folder / name for name in (*resume.TABLES, "plan.json", "journal.jsonl"))
-    paths = [*sorted((folder / "records").glob("*.json")), *told]
+    yield from _personal(folder, [*sorted((folder / "records").glob("*.json")), *told])
+
+
+def _personal(folder: Path, paths: Iterable[Path]) -> Iterator[Said]:
     for path in paths:
         text = _start_of(path).decode(errors="replace") if path.is_file() else ""
         if match := PERSONAL.search(text):

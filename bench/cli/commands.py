@@ -287,15 +287,14 @@ def advise(paths: tuple[Path, ...], task: str | None, device: str | None, batch_
 
     A FOLDER is a run's, or one of several runs. Default: results.
     """
+    from bench.records import sweep_folder
     from bench.report import advice
 
     found: dict[str, list[Any]] = {}
     for path in paths or (Path("results"),):
-        places = (
-            [path]
-            if (path / "records").is_dir()
-            else sorted((one.parent for one in path.glob("*/records")), reverse=True)
-        )
+        is_one = (path / "records").is_dir() or sweep_folder.is_one(path)
+        within = (one.parent for name in ("records", sweep_folder.NAME) for one in path.glob(f"*/{name}"))
+        places = [path] if is_one else sorted(within, reverse=True)
         if not places:
             raise UserError(f"no runs in {path}: give the folder that `framework-bench run` wrote, or one of several")
         for place in places:
@@ -361,7 +360,7 @@ def check(paths: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None
               help="A folder of data sets, to compare tasks with their presets.")  # fmt: skip
 @click.option("--pull-request", is_flag=True, help="Open a pull request with git and gh, once you agree.")
 def publish(folder: Path, results: Path, data_dir: Path | None, pull_request: bool) -> None:
-    """Copies a run's folder, if it passes `check`, to the published results, and makes their index anew."""
+    """Copies the folder of a run or a sweep, if it passes `check`, to the published results, and makes their index anew."""
     import shlex
 
     from bench.cli import publishing

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
 
 def read(folders: tuple[Path, ...]) -> tuple[list["Record"], bool]:
-    """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr."""
+    """All records, each once however often it was copied, and whether every file was one; the others are lines on stderr.
+
+    The folder of a sweep stands for those of its points.
+    """
     from bench.campaign import journal
-    from bench.records import digest, files, rules
+    from bench.records import digest, files, rules, sweep_folder
     from bench.records.record import packed
     from bench.records.text import printable
 
     found: dict[bytes, Record] = {}
     sound = True
-    for folder in folders:
+    for folder in (run for given in folders for run in sweep_folder.runs(given) or [given]):
         records, problems = files.read_folder(folder, more={journal.NAME: journal.Journal(folder).hashes()})
         for problem in problems:
             click.echo(problem, err=True)

@@ -1,4 +1,4 @@
-"""`framework-bench publish`: a folder that passes `check` becomes one of a clone's published results."""
+"""`framework-bench publish`: the folder of a run or a sweep that passes `check` becomes one of a clone's published results."""
 
 import re
 import shlex
@@ -13,16 +13,18 @@ import click
 from bench.campaign.journal import NAME as JOURNAL
 from bench.checks import review
 from bench.cli.options import UserError
-from bench.records import digest, files
+from bench.records import digest, files, sweep_folder
 from bench.records.record import Record
-from bench.report import publish
+from bench.report import publish, sweep
 
 KEPT = ("plan.json", JOURNAL, digest.NAME)
 """What is published of a run beside its records and tables. Logs and traces stay where they are."""
 
 
 def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
-    """Copies a run's folder below `results` under a name of its own, and makes the index anew; returns the new folder.
+    """Copies a folder below `results` under a name of its own, and makes the index anew; returns the new folder.
+
+    A sweep's has a folder for each of its points.
 
     UserError, and nothing is written, for a folder that `check` objects to, and for results that are no clone's.
     """
@@ -39,25 +41,35 @@ def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
         publish.runs(results)
     except files.RecordError as error:
         raise UserError(f"--results {results}: its index cannot be made: {error}") from error
-    records, _ = files.read_folder(folder)
-    place = _free(results, name_of(records))
+    points = {run: files.read_folder(run)[0] for run in sweep_folder.runs(folder)}
+    records, swept = [one for found in points.values() for one in found], sweep_folder.is_one(folder)
+    if swept and not sweep.sweeps(records):
+        raise UserError(f"{folder} is not published: no field has more than one value in its records")
+    place = _free(results, name_of(records, swept=swept))
     try:
         with tempfile.TemporaryDirectory(prefix=".framework-bench-", dir=results) as name:
             made = Path(name, "run")
-            (made / "records").mkdir(parents=True)
-            names = [f"records/{one.cell.file_name}" for one in records]
-            for part in (*names, *(part for part in KEPT if (folder / part).exists())):
-                shutil.copyfile(folder / part, made / part)
+            for run, found_there in points.items():
+                _copy(run, found_there, made / _safe(run.name) if swept else made)
+            if swept:
+                shutil.copyfile(folder / sweep_folder.NAME, made / sweep_folder.NAME)
             made.rename(place)
         for path, text in publish.tables(results).items():
-            if path == index or path.parent == place:
+            if path == index or path.is_relative_to(place):
                 files.write_bytes(path, text.encode())
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {place}") from error
     return place
 
 
-def name_of(records: Sequence[Record]) -> str:
+def _copy(run: Path, records: Sequence[Record], place: Path) -> None:
+    (place / "records").mkdir(parents=True)
+    names = [f"records/{one.cell.file_name}" for one in records]
+    for part in (*names, *(part for part in KEPT if (run / part).exists())):
+        shutil.copyfile(run / part, place / part)
+
+
+def name_of(records: Sequence[Record], *, swept: bool = False) -> str:
     """The day, the tasks, the preset and the device: `2026-11-22-mnist_mlp-standard-cpu`."""
     cells = [one.cell for one in records]
     day = min(one.outcome.started_utc for one in records if one.outcome.started_utc)[:10]
@@ -67,7 +79,13 @@ def name_of(records: Sequence[Record]) -> str:
     asked = {cell.kind for cell in cells} - {"parity"} == {"inference"}
     words += ["inference"] if asked else []
     words += ["explained"] if any(cell.kind == "explain" for cell in cells) else []
+    words += ["sweep"] if swept else []
     return re.sub(r"[^\w+-]+", "-", "-".join(words))  # no text of a record becomes a path
+
+
+def _safe(name: str) -> str:
+    """The name of a point's folder in characters that every file system and address takes."""
+    return re.sub(r"[^\w.+=-]+", "-", name)
 
 
 def _free(results: Path, name: str) -> Path:

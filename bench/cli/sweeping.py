@@ -18,13 +18,10 @@ from bench.campaign.plan import Choice
 from bench.cli import arms, folders, progress, request, running
 from bench.cli.options import UserError
 from bench.process import interpreters, releases
-from bench.records import files
+from bench.records import files, sweep_folder
 from bench.records.record import Kind, Record
 from bench.records.text import printable
 from bench.report import sweep, sweep_plot
-
-MADE = "sweep.json"
-"""A file by which a folder is known to be a sweep: the values that were asked for, field by field."""
 
 MOST_POINTS = 500
 KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory")
@@ -165,8 +162,7 @@ def write(output: Path, records: Sequence[Record]) -> str:
 
 def records_of(output: Path) -> list[Record]:
     """The records of all points that are there."""
-    places = sorted(path.parent for path in output.glob("*/plan.json"))
-    measured = tuple(place for place in places if any((place / "records").glob("*.json")))
+    measured = tuple(sweep_folder.points(output))
     return folders.read(measured)[0] if measured else []
 
 
@@ -174,9 +170,9 @@ def _own(output: Path, vary: Values) -> None:
     """Makes the sweep's folder, or finds that it is one; UserError if it is somebody else's."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if any(output.iterdir()) and not (output / MADE).is_file():
+        if any(output.iterdir()) and not sweep_folder.is_one(output):
             raise UserError(f"--output {output} holds something that is no sweep; name a new folder")
-        files.write(output / MADE, {name: list(values) for name, values in vary.items()})
+        files.write(output / sweep_folder.NAME, {name: list(values) for name, values in vary.items()})
     except OSError as error:
         raise UserError(f"--output {output}: cannot write there: {error.strerror}") from error
 
@@ -212,6 +208,6 @@ def command(output: Path | None, vary_texts: Sequence[str], budget_s: float | No
         click.echo(write(folder, records), nl=False)
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {folder}; every record is intact") from error
-    click.echo(f"Table and plots: {folder}; again from the records: framework-bench report {folder}/*/ --format sweep")
+    click.echo(f"Table and plots: {folder}; again from the records: framework-bench report {folder} --format sweep")
     running.tell_absent(made[0], "not in the sweep")
     return whole

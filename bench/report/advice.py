@@ -43,10 +43,11 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
     found: list[Section] = []
     told: list[tuple[str, list[str]]] = []
     for name, records in runs.items():
+        points = len({one.run.id for one in records}) > 1  # of a sweep, which has sentences of its own
         for section in grouping.sections(records):
             if wish.fits(section) and newest.of(section) == name:
                 found.append(section)
-                told.append((_title(name, section), list(_sentences(section))))
+                told += [] if points else [(_title(name, section), list(_sentences(section)))]
         told += [(f"{one.title} ({name})", sweep.sentences(one)) for one in sweep.sweeps(records)
                  if wish.task in (None, next(iter(next(iter(one.points.values())).values())).section.first.task)]  # fmt: skip
     return [*told, ("Never measured", list(_missing(found, wish)))]

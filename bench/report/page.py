@@ -30,6 +30,8 @@ from bench.report import (
     learning,
     plots,
     summary,
+    sweep,
+    sweep_plot,
     totals,
 )  # fmt: skip
 from bench.report.figures import Figure
@@ -75,10 +77,13 @@ class View(NamedTuple):
     rungs: list[list[str]]
 
 
-def render(records: Iterable[Record], *, home: str = "") -> str:
-    """The whole page; the same records give the same bytes. `home` is the address of an index that it is part of."""
+def render(records: Iterable[Record], *, home: str = "", swept: bool = False) -> str:
+    """The whole page; the same records give the same bytes. `home` is the address of an index that it is part of.
+
+    Of the records of a sweep, it shows the sweep where `swept`, and else a table for each of its points.
+    """
     records = rules.judged(records)[0]
-    sections = grouping.sections(records)
+    sections = [] if swept else grouping.sections(records)
     names = sorted({row.name for section in sections for row in section.rows})
     drawn = len(sections) <= MOST_DRAWN
     views = [
@@ -94,7 +99,7 @@ def render(records: Iterable[Record], *, home: str = "") -> str:
         "preset": sorted({section.first.preset for section in sections}),
     }
     script, style = script_and_style()
-    more = _more(records)
+    more = _swept(records) if swept else _more(records)
     heading = f"Comparison of {', '.join(names)}" if names or not more else more[0].title
     return environment().get_template("page.html").render(
         heading=heading, views=views, undrawn=0 if drawn else MOST_DRAWN, choices=choices, filters=FILTERS,
@@ -111,15 +116,23 @@ def script_and_style() -> tuple[str, str]:
 
 
 class More(NamedTuple):
-    """What the template shows of what it takes to ask a model, and of where a step's time goes."""
+    """What the template shows of a sweep, of what it takes to ask a model, and of where a step's time goes."""
 
     title: str
     sentences: list[str]
     tables: list[tuple[str, list[list[str]], str]]  # caption, rows with the titles first, what it means
-    plot: Plot
-    drawn: Markup
+    figures: list[tuple[Plot, Markup]]
     facts: list[tuple[str, str]]
     failures: list[str]
+
+
+def _swept(records: Sequence[Record]) -> list[More]:
+    found = []
+    for number, one in enumerate(sweep.sweeps(records), start=1):
+        drawn = [(plot, inline(plot, f"s{number}-{plot.name}-")) for plot in sweep_plot.drawn(one)]
+        tables = [("Every arm at every point", sweep.table(one), sweep.MEANING)]
+        found.append(More(one.title, sweep.verdicts(one), tables, drawn, sweep.about(one), []))
+    return found
 
 
 def _more(records: Sequence[Record]) -> list[More]:
@@ -130,7 +143,7 @@ def _more(records: Sequence[Record]) -> list[More]:
             More(
                 asked.title, inference.sentences(asked),
                 [("Single examples and batches", inference.table(asked), inference.MEANING)],
-                plot, inline(plot, f"i{number}-"), inference.about(asked), asked.failures,
+                [(plot, inline(plot, f"i{number}-"))], inference.about(asked), asked.failures,
             )
         )  # fmt: skip
     for number, group in enumerate(explanations.groups(records), start=1):
@@ -142,8 +155,8 @@ def _more(records: Sequence[Record]) -> list[More]:
         facts = [*explanations.largest(group), *explanations.settings(group), *explanations.machine(group)]
         found.append(
             More(
-                group.title, explanations.sentences(group), [one for one in tables if one[1]], plot,
-                inline(plot, f"e{number}-"), facts, group.failures,
+                group.title, explanations.sentences(group), [one for one in tables if one[1]],
+                [(plot, inline(plot, f"e{number}-"))], facts, group.failures,
             )
         )  # fmt: skip
     return found

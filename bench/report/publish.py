@@ -4,8 +4,8 @@ No published figure is typed. In a page, what stands between `<!-- table: FOLDER
 brief report of the records below FOLDER, which is relative to the page; between `<!-- sentences: FOLDER TEXT -->` and
 `<!-- end of sentences -->`, its sentences that have the text in them; between `<!-- overview: PICTURE FOLDER... -->` and
 `<!-- end of overview -->`, a sentence for each of several folders, a picture, which is drawn anew, and a small table. In a
-folder of results, each run gets its table.md and table.csv, and README.md lists them all: the newest first, superseded ones
-too, and at the end corrections.md, which is kept by hand.
+folder of results, each run gets its table.md and table.csv, each sweep the same for every point, and its sweep.md and plots.
+README.md lists them all: the newest first, superseded ones too, and at the end corrections.md, which is kept by hand.
 """
 
 import re
@@ -15,12 +15,28 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 import backends
-from bench.records import digest, files, rules
+from bench.records import digest, files, rules, sweep_folder
 from bench.records.record import Arm, Record
 from bench.records.text import printable
-from bench.report import explanations, facts, figures, grouping, inference, markdown, plots, summary, table_csv, totals
+from bench.report import (
+    explanations,
+    facts,
+    figures,
+    grouping,
+    inference,
+    markdown,
+    plots,
+    summary,
+    sweep,
+    sweep_plot,
+    table_csv,
+    totals,
+)  # fmt: skip
 from bench.report.grouping import Section
+from bench.report.sweep import Sweep
 
 OVERVIEW = re.compile(
     r"(<!-- overview: (?P<picture>[\w./-]+) (?P<folders>[\w./ -]+) -->\n).*?(<!-- end of overview -->)", re.DOTALL
@@ -45,10 +61,12 @@ def filled(page: Path) -> str:
     """The page's text with every table made anew from its records; RecordError if a folder has none or a bad one."""
 
     def table(block: re.Match[str]) -> str:
-        return f"{block[1]}\n{markdown.brief(_records(page.parent / block['folder']))}\n{block[3]}"
+        folder = page.parent / block["folder"]
+        form = sweep if sweep_folder.is_one(folder) else markdown
+        return f"{block[1]}\n{form.brief(_records(folder))}\n{block[3]}"
 
     def told(block: re.Match[str]) -> str:
-        found = [one for one in sentences(_records(page.parent / block["folder"])) if block["text"] in one]
+        found = [one for one in _told(page.parent / block["folder"]) if block["text"] in one]
         if not found:
             raise files.RecordError(f"{page}: no sentence of {block['folder']} has {block['text']!r} in it")
         return "\n".join([block[1], "", *(f"- {markdown.escape(one)}" for one in found), "", block[4]])
@@ -68,6 +86,14 @@ def sentences(records: Sequence[Record]) -> list[str]:
     ]
     found += [one for group in inference.groups(records) for one in inference.sentences(group)]
     return found + [one for group in explanations.groups(records) for one in explanations.sentences(group)]
+
+
+def _told(folder: Path) -> list[str]:
+    """The sentences of a run's folder, or of a sweep's."""
+    records = _records(folder)
+    if not sweep_folder.is_one(folder):
+        return sentences(records)
+    return [text for one in sweep.sweeps(records) for text in sweep.verdicts(one)]
 
 
 def pictures(page: Path) -> dict[Path, str]:
@@ -111,21 +137,35 @@ def _overview(sections: Sequence[Section], picture: str) -> str:
 
 def tables(folder: Path) -> dict[Path, str]:
     """Every generated file of a folder of results, with its content; RecordError for a bad record."""
-    found = runs(folder)
-    made = {}
+    found, swept = runs(folder), sweeps(folder)
+    made: dict[Path, str] = {}
     for name, records in found.items():
-        run = folder / name
-        made[run / "table.md"] = markdown.render(records)
-        made[run / "table.csv"] = table_csv.render(records)
-        if not (run / digest.NAME).exists():  # or it would be made anew for what was edited
-            made[run / digest.NAME] = digest.text(run)
-    made[folder / "README.md"] = _index(folder, found)
+        made |= _tables_of_run(folder / name, records)
+    for name, records in swept.items():
+        for point in sweep_folder.points(folder / name):
+            made |= _tables_of_run(point, _records(point))
+        made[folder / name / "sweep.md"] = sweep.render(records)
+        made |= {folder / name / picture: plots.svg(plot) for picture, plot in sweep_plot.pictures(records).items()}
+    made[folder / "README.md"] = _index(folder, found, swept)
+    return made
+
+
+def _tables_of_run(run: Path, records: Sequence[Record]) -> dict[Path, str]:
+    made = {run / "table.md": markdown.render(records), run / "table.csv": table_csv.render(records)}
+    if not (run / digest.NAME).exists():  # or it would be made anew for what was edited
+        made[run / digest.NAME] = digest.text(run)
     return made
 
 
 def runs(folder: Path) -> dict[str, list[Record]]:
     """Name of a run in a folder of results -> its records, the newest first; RecordError for a bad record."""
     return {path.parent.name: _records(path.parent) for path in sorted(folder.glob("*/records"), reverse=True)}
+
+
+def sweeps(folder: Path) -> dict[str, list[Record]]:
+    """Name of a sweep in a folder of results -> the records of all its points, the newest first; RecordError as above."""
+    found = sorted(folder.glob(f"*/{sweep_folder.NAME}"), reverse=True)
+    return {path.parent.name: _records(path.parent) for path in found}
 
 
 class Newest:
@@ -147,16 +187,22 @@ class Newest:
         return next(name for name, ways in self._measured[_place(section)] if wanted <= ways)
 
 
-def _records(run: Path) -> list[Record]:
-    records, problems = files.read_folder(run)
+def _records(folder: Path) -> list[Record]:
+    """Of a run's folder, or of all points of a sweep's."""
+    read = [files.read_folder(run) for run in sweep_folder.runs(folder)]
+    records, problems = [one for found, _ in read for one in found], [text for _, told in read for text in told]
     if problems or not records:
-        raise files.RecordError("; ".join(problems) or f"{run}: no records")
+        raise files.RecordError("; ".join(problems) or f"{folder}: no records")
     return rules.judged(records)[0]
 
 
-def _index(folder: Path, found: Mapping[str, Sequence[Record]]) -> str:
-    parts, newest = [HEAD], Newest(found)
-    for name, records in found.items():
+def _index(folder: Path, found: Mapping[str, Sequence[Record]], swept: Mapping[str, Sequence[Record]]) -> str:
+    parts, newest, newest_sweep = [HEAD], Newest(found), Newest(swept)
+    for name in sorted((*found, *swept), reverse=True):
+        if name in swept:
+            parts += [_entry_of_sweep(name, swept[name], newest_sweep)]
+            continue
+        records = found[name]
         for title, section in summary.titled(grouping.sections(records)):
             newer = newest.of(section)
             parts += [f"## {name}\n", "\n".join(_entry(name, title, section=section, newer=newer)) + "\n"]
@@ -192,6 +238,19 @@ def _ways(section: Section) -> frozenset[str]:
 def _release(arm: Arm) -> str:
     """The release that an arm asked for by its name, `jax==0.10.1`."""
     return arm.name.partition(":")[0].partition("==")[2]
+
+
+def _entry_of_sweep(name: str, records: Sequence[Record], newest: Newest) -> str:
+    lines = []
+    by = {newest.of(section) for section in grouping.sections(records)}
+    for one in sweep.sweeps(records):
+        lines += [f"[{markdown.escape(one.title)}]({name}/sweep.md), [a run for each point]({name})"]
+        lines += [f"Superseded by [{other}](#{other})" for other in by if len(by) == 1 and other != name]
+        lines += [markdown.escape(sentence) for sentence in sweep.verdicts(one)]
+        lines += [f"{about}: {markdown.escape(text)}" for about, text in sweep.about(one)]
+        lines += [f"Again: `{command_of_sweep(one)}`"]
+    drawn = [f"![{markdown.escape(plot.title)}]({name}/{file})" for file, plot in sweep_plot.pictures(records).items()]
+    return "\n".join([f"## {name}\n", *(f"- {line}" for line in lines), "", *drawn, ""])
 
 
 def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
@@ -233,6 +292,37 @@ def command(section: Section) -> str:
     for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", common.get("threads"))):
         words += [option, str(value)] if value else []
     return printable(shlex.join(words), " ").replace("`", " ")
+
+
+def command_of_sweep(found: Sweep) -> str:
+    """The command that makes such a sweep."""
+    spots = [one for spots in found.points.values() for one in spots.values()]
+    first = spots[0].section.first
+    rounds = max(one.cell.round for spot in spots for one in spot.row.records)
+    words = ["framework-bench", "sweep", "--task", first.task, "--preset", first.preset]
+    fixed = {name: value for name, value in first.changes.items() if name not in found.fields}
+    words += [word for name, value in fixed.items() for word in ("--set", f"{name}={value}")]
+    for place, field in enumerate(found.fields):
+        values = dict.fromkeys(point[place].replace(",", "\\,") for point in found.points)
+        words += ["--vary", f"{field}={','.join(values)}"] if field != sweep.RUN else []
+    arms = [_unvaried(spot.row.arm, found) for spot in spots]
+    common = {name: getattr(arms[0], name) for name in ("device", "precision", "threads")
+              if len({getattr(arm, name) for arm in arms}) == 1}  # fmt: skip
+    words += [word for name in ("device", "precision") if name in common for word in (f"--{name}", common[name])]
+    typed = sorted({arm.typed(common) for arm in arms})
+    words += [word for arm in typed for word in ("--arm", arm)] if typed != sorted(backends.BACKENDS) else []
+    words += ["--control"] if any(spot.section.control for spot in spots) else []
+    for option, value in (("--rounds", rounds), ("--threads", common.get("threads"))):
+        words += [option, str(value)] if value else []
+    return printable(shlex.join(words), " ").replace("`", " ")
+
+
+def _unvaried(arm: Arm, found: Sweep) -> Arm:
+    """The arm without the values of the fields that vary, by which it was named."""
+    fields = found.fields[len(found.fields) - found.of_arms :]
+    usual = {"threads": None, "precision": "float32", "mode": "default", sweep.RELEASE: None}
+    changes = {{sweep.RELEASE: "python"}.get(field, field): usual[field] for field in fields}
+    return msgspec.structs.replace(arm, **changes, name=f"{arm.backend}:" if fields else arm.name)
 
 
 if __name__ == "__main__":

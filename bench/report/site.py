@@ -1,8 +1,9 @@
 """A site of all published results: `python -m bench.report.site results site` makes it of the records alone.
 
 `index.html` is one table of every row that was ever published, to filter and sort; each row leads to the page of its run
-(bench/report/page.py), to its records, and to the command that makes such a run. It needs no server and no network. What is
-superseded, and what a correction is about, is marked where it stands. The same records give the same bytes.
+(bench/report/page.py), to its records, and to the command that makes such a run. A sweep has a page of its own. No server and
+no network are needed. What is superseded, and what a correction is about, is marked where it stands. The same records give the
+same bytes.
 """
 
 import base64
@@ -17,9 +18,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from bench.records import files
+from bench.records import files, sweep_folder
 from bench.records.record import Record
-from bench.report import explanations, figures, grouping, inference, page, publish, summary
+from bench.report import explanations, figures, grouping, inference, page, publish, summary, sweep
 from bench.report.grouping import Row, Section
 
 FRAMEWORKS = ("torch", "tensorflow", "jax")
@@ -53,11 +54,12 @@ class Line(NamedTuple):
 
 def pages(results: Path) -> Iterator[tuple[str, bytes]]:
     """(path inside the site, content) of every file; RecordError for a folder with a bad record."""
-    runs = publish.runs(results)
+    runs, sweeps = publish.runs(results), publish.sweeps(results)
     newest = publish.Newest(runs)
     notes = corrections(results)
     lines: list[Line] = []
     explained: list[tuple[str, str]] = []
+    swept: list[tuple[str, str]] = []
     told: dict[tuple[object, ...], str] = {}
     for name, records in runs.items():
         explained += [(name, asked.title) for asked in inference.groups(records)]
@@ -75,7 +77,11 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
                 lines.append(_line(name, section, row, remarks=remarks, explained=because))
         yield f"runs/{name}.html", page.render(records, home="../index.html").encode()
         yield f"runs/{name}.zip", _zipped(results / name)
-    yield "index.html", _index(lines, explained, notes).encode()
+    for name, records in sweeps.items():
+        swept += [(name, one.title) for one in sweep.sweeps(records)]
+        yield f"runs/{name}.html", page.render(records, home="../index.html", swept=True).encode()
+        yield f"runs/{name}.zip", _zipped(results / name)
+    yield "index.html", _index(lines, swept, explained, notes).encode()
 
 
 def _same_step(records: Sequence[Record]) -> tuple[object, ...]:
@@ -135,7 +141,9 @@ def _zipped(run: Path) -> bytes:
     return stream.getvalue()
 
 
-def _index(lines: Sequence[Line], explained: Sequence[tuple[str, str]], notes: Sequence[str]) -> str:
+def _index(
+    lines: Sequence[Line], swept: Sequence[tuple[str, str]], explained: Sequence[tuple[str, str]], notes: Sequence[str]
+) -> str:
     script, style = page.script_and_style()
     script += (Path(__file__).parent / "site.js").read_text(encoding="utf-8").removeprefix('"use strict";\n')
     releases: dict[str, dict[str, None]] = {}
@@ -144,7 +152,7 @@ def _index(lines: Sequence[Line], explained: Sequence[tuple[str, str]], notes: S
     runs = {run: f"{run}: {', '.join(of)}" for run, of in releases.items()}
     choices = {name: sorted({line.facts[name] for line in lines}) for name in FILTERS}
     return page.environment().get_template("site.html").render(
-        lines=lines, runs=runs, choices=choices, titles=_titles(), explained=explained, corrections=notes,
+        lines=lines, runs=runs, choices=choices, titles=_titles(), swept=swept, explained=explained, corrections=notes,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ) + "\n"  # fmt: skip
@@ -159,7 +167,7 @@ def _titles() -> list[str]:
 
 def main(results: Path, site: Path) -> None:
     """Makes the site, or makes it anew: of what is in the folder, only what an earlier one wrote is replaced or removed."""
-    if not any(results.glob("*/records")):
+    if not any(results.glob("*/records")) and not any(results.glob(f"*/{sweep_folder.NAME}")):
         sys.exit(f"{results} holds no runs: give the folder of the published results")
     made = site / MADE
     if site.exists() and any(site.iterdir()) and not made.is_file():

@@ -31,6 +31,9 @@ RELEASE = "release"
 OF_ARMS = ("threads", "precision", "mode", RELEASE)
 """Fields of an arm that may vary."""
 
+RUN = "run"
+"""By which two runs of one point are told apart."""
+
 USUAL = ("default", "float32")
 """A mode and a precision with which others are compared."""
 
@@ -160,7 +163,7 @@ def _sweep(sections: Sequence[Section]) -> Sweep | None:
         return None
     # Two runs of one point did not take turns: each is a point of its own.
     places = [tuple(section.first.changes.get(name, "preset") for name in changes) for section in sections]
-    runs = ["run"] if len(set(places)) < len(places) else []
+    runs = [RUN] if len(set(places)) < len(places) else []
     points: dict[Point, dict[str, Spot]] = defaultdict(dict)
     for section, place in zip(sections, places, strict=True):
         for row in section.rows:
@@ -343,27 +346,46 @@ def _relative(sweep: Sweep, point: Point, name: str) -> str:
     return f"{with_interval(found.ratio)}: {found.decision}"
 
 
+def verdicts(sweep: Sweep) -> list[str]:
+    """The sentences; before them, the points whose control failed."""
+    spots = [one for spots in sweep.points.values() for one in spots.values()]
+    failed = dict.fromkeys(text for one in spots for text in summary.failed_control(one.section))
+    return [*failed, *(sentences(sweep) or ["Nothing is compared: no two arms have a speed at one point."])]
+
+
+def about(sweep: Sweep) -> list[tuple[str, str]]:
+    """What stands below the table: machine and versions."""
+    spots = [one for spots in sweep.points.values() for one in spots.values()]
+    machine = spots[0].section.run.machine
+    versions = dict.fromkeys(f"{name} {version}" for one in spots for name, version in sorted(one.row.versions.items()))
+    return [
+        ("Machine", _machine(machine.cpu, machine.cores, machine.gpu, machine.os)),
+        ("Versions", ", ".join(versions)),
+    ]
+
+
 def render(records: Iterable[Record], *, memory_limit: int | None = None) -> str:
     """The sweeps in Markdown; the same records give the same bytes. With a limit in bytes, what fits into it."""
-    parts = []
-    for sweep in sweeps(records):
-        spot = next(iter(next(iter(sweep.points.values())).values()))
-        rows = table(sweep)
-        failed = dict.fromkeys(text for spots in sweep.points.values() for one in spots.values()
-                               for text in summary.failed_control(one.section))  # fmt: skip
-        told = [*failed, *(sentences(sweep) or ["Nothing is compared: no two arms have a speed at one point."])]
-        told += fitting(sweep, memory_limit) if memory_limit is not None else []
-        machine = spot.section.run.machine
-        versions = dict.fromkeys(f"{name} {version}" for spots in sweep.points.values() for one in spots.values()
-                                 for name, version in sorted(one.row.versions.items()))  # fmt: skip
-        parts += [
-            f"## {markdown.escape(sweep.title)}", "", *(f"- {markdown.escape(text)}" for text in told), "",
-            markdown.table(rows[0], rows[1:]), "",
-            f"- Machine: {markdown.escape(_machine(machine.cpu, machine.cores, machine.gpu, machine.os))}",
-            f"- Versions: {markdown.escape(', '.join(versions))}",
-            "", MEANING, "",
-        ]  # fmt: skip
+    parts = [
+        f"## {markdown.escape(sweep.title)}\n\n{_body(sweep, memory_limit)}\n{MEANING}\n" for sweep in sweeps(records)
+    ]
     return "\n".join(parts) if parts else NOTHING
+
+
+def brief(records: Iterable[Record]) -> str:
+    """Sentences, table, machine and versions only, for a page that links to the whole."""
+    return "\n".join(_body(sweep, None) for sweep in sweeps(records))
+
+
+def _body(sweep: Sweep, memory_limit: int | None) -> str:
+    rows = table(sweep)
+    told = [*verdicts(sweep), *(fitting(sweep, memory_limit) if memory_limit is not None else ())]
+    parts = [
+        *(f"- {markdown.escape(text)}" for text in told), "",
+        markdown.table(rows[0], rows[1:]), "",
+        *(f"- {name}: {markdown.escape(text)}" for name, text in about(sweep)), "",
+    ]  # fmt: skip
+    return "\n".join(parts)
 
 
 def _machine(cpu: str, cores: int, gpu: str | None, system: str) -> str:

@@ -18,12 +18,23 @@ APART = 4.0  # values whose ends are further apart than this stand on a logarith
 
 def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
     """(name of a file, its content) of every plot, as those of bench/report/plots.py."""
+    for name, made in _titled(records):
+        yield f"{name}.svg", plots.svg(made).encode()
+        yield f"{name}.png", plots.png(made)
+
+
+def pictures(records: Iterable[Record]) -> dict[str, Plot]:
+    """Name of a file -> the plot that is published as SVG under it."""
+    return {f"{name}.svg": made for name, made in _titled(records)}
+
+
+def _titled(records: Iterable[Record]) -> Iterator[tuple[str, Plot]]:
+    """(name of its files without an end, plot) of every plot, the sweep's title above it."""
     for number, found in enumerate(sweep.sweeps(records), start=1):
         for made in drawn(found):
             with plots.drawing():
                 made.figure.suptitle(plots.label(found.title))
-            yield f"sweep{number}-{made.name}.svg", plots.svg(made).encode()
-            yield f"sweep{number}-{made.name}.png", plots.png(made)
+            yield f"sweep{number}-{made.name}", made
 
 
 def drawn(found: Sweep) -> Iterator[Plot]:
