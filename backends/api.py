@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedD
 
 if TYPE_CHECKING:  # NumPy, which the help of the command line can do without
     from backends.operations import Operation
-    from tasks.spec import Array, Batch, Params, Task
+    from tasks.spec import Array, Batch, Examples, Params, Task
 
 DEFAULT_MODE = "default"
 """The mode that every backend has: what the framework's own tutorial writes."""
@@ -212,6 +212,22 @@ class Explained(Protocol):
 
     def profile(self, run: Callable[[], None], folder: Path) -> list[Operation]:
         """What the framework's own profiler saw of `run`, which takes training steps; its files are left in the folder."""
+        ...
+
+
+class Loads(Protocol):
+    """What a session may offer beside, for `run --measure loading`. What lacks it is not measured, and says so."""
+
+    def loader(self, examples: Examples, *, seed: int) -> Iterable[Any]:
+        """The framework's own loader over arrays in the host's memory, as its users write it.
+
+        Each iteration is a pass over the examples, in a new order if they are shuffled, and yields what `put` takes: what
+        `prepare` makes of the task's batches, the last one of a pass padded as theirs is. `settings` tells of it as "loader".
+        """
+        ...
+
+    def on_host(self, prepared: Any) -> Batch:
+        """The arrays of a batch from `prepare` or from the loader, in the types that they have there; for their comparison."""
         ...
 
 

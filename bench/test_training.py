@@ -3,10 +3,11 @@
     pytest bench -k "mnist_mlp and jax" --fb-preset standard --benchmark-json new.json
 
 A cell is measured as by `framework-bench run`, each process fresh and alone: parity (or its cache), one window of speed,
-memory, one training; with `--fb-measure inference`, one window of predictions instead. Nothing is timed inside pytest: the
-blocks that the worker timed are played back into the fixture, a block as a round and its steps or calls as iterations, so that
-every figure of pytest-benchmark's is in seconds per step or call. A cell that our own table would not rank (parity, target, a
-disturbed window) is a failed test and not in pytest-benchmark's results.
+memory, one training; with `--fb-measure inference`, one window of predictions instead, with `loading` one of the framework's
+own loader. Nothing is timed inside pytest: the blocks that the worker timed are played back into the fixture, a block as a
+round and its steps, calls or batches as iterations, so that every figure of pytest-benchmark's is in seconds per one of these.
+A cell that our own table would not rank (parity, target, a disturbed window) is a failed test and not in pytest-benchmark's
+results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import RUN, PytestRun
-from bench.records.record import Record
-from bench.report import figures, grouping, inference
+from bench.records.record import LOADING_PARTS, Record
+from bench.report import apart, figures, grouping
 
 SIZES = ("one", "batch")
 """Of the batches that are asked: single examples, and the preset's."""
@@ -77,16 +78,11 @@ def test_inference(
     run: PytestRun, benchmark: BenchmarkFixture, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     benchmark.group = f"{task}, {size}"
-    records = _measured(run, task, arm, "inference")
+    record = _shown(run, task, arm, "inference")
+    found = record.outcome.inference
     assert run.folder is not None
-    asked = [row for group in inference.groups(records) for row in group.rows]
-    if not asked:
-        why = [str(one.outcome.reason or one.outcome.disturbance) for one in records if one.cell.kind == "inference"]
-        pytest.fail(f"{'; '.join(why)} (records: {run.folder})", pytrace=False)
-    (row,) = asked
-    (found,) = row.found
+    assert found is not None
     calls = found.calls[0 if size == "one" else -1]
-    (record,) = row.records.values()
     benchmark.extra_info |= {
         "batch_size": calls.batch_size, f"{record.cell.unit}_per_s": calls.throughput, "first_call_s": calls.first_s,
         **{f"{name}_s": getattr(calls, f"{name}_s") for name in ("p50", "p90", "p99")},
@@ -94,6 +90,38 @@ def test_inference(
         "parity": figures.ladders(record.ladders), "record": str(run.folder / "records" / record.cell.file_name),
     }  # fmt: skip
     _play(benchmark, request, calls.blocks_s, calls.block_calls)
+
+
+@pytest.mark.parametrize("part", LOADING_PARTS)
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # by a cell that failed
+def test_loading(
+    task: str, preset: str, arm: str, device: str, precision: str, part: str,
+    run: PytestRun, benchmark: BenchmarkFixture, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    benchmark.group = f"{task}, {part}"
+    record = _shown(run, task, arm, "loading")
+    found = record.outcome.loading
+    assert run.folder is not None
+    assert found is not None
+    feed = found.feeds[part]
+    benchmark.extra_info |= {
+        f"{record.cell.unit}_per_s": feed.throughput, "first_batch_s": found.first_s,
+        "loader": record.outcome.settings.get("loader"), "parity": figures.ladders(record.ladders),
+        "record": str(run.folder / "records" / record.cell.file_name),
+    }  # fmt: skip
+    _play(benchmark, request, feed.blocks_s, feed.block_batches)
+
+
+def _shown(run: PytestRun, task: str, arm: str, kind: str) -> Record:
+    """The one record of an arm that our own table would show; the test fails where it would not."""
+    records = _measured(run, task, arm, kind)
+    rows = [row for one in apart.groups(records) for row in one.group.rows]
+    if not rows:
+        why = [str(one.outcome.reason or one.outcome.disturbance) for one in records if one.cell.kind == kind]
+        pytest.fail(f"{'; '.join(why)} (records: {run.folder})", pytrace=False)
+    record: Record
+    (record,) = rows[0].records.values()
+    return record
 
 
 def _measured(run: PytestRun, task: str, arm: str, what: str) -> list[Record]:

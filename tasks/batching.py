@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tasks.spec import Array, Batch, SpecError, Task
+from tasks.spec import Array, Batch, Examples, SpecError, Task
 
 
 def endless(task: Task, seed: int) -> Iterator[Batch]:
@@ -24,12 +24,12 @@ def shuffled(inputs: Mapping[str, Array], labels: Array, *, batch_size: int, see
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(len(labels))
-        yield from _slices(inputs, labels, order=order, batch_size=batch_size)
+        yield from one_pass(inputs, labels, order=order, batch_size=batch_size)
 
 
 def in_order(inputs: Mapping[str, Array], labels: Array, *, batch_size: int) -> Iterator[Batch]:
     """The examples once, in their own order; the last batch is padded."""
-    return _slices(inputs, labels, order=np.arange(len(labels)), batch_size=batch_size)
+    return one_pass(inputs, labels, order=np.arange(len(labels)), batch_size=batch_size)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -37,10 +37,11 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def _slices(inputs: Mapping[str, Array], labels: Array, *, order: Array, batch_size: int) -> Iterator[Batch]:
+def one_pass(inputs: Mapping[str, Array], labels: Array, *, order: Array, batch_size: int) -> Iterator[Batch]:
+    """The examples whose numbers are in `order`, int[N]; the last batch is padded."""
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        weights = np.zeros(batch_size, np.float32)
+        weights = np.zeros((batch_size, *labels.shape[1:]), np.float32)
         weights[: len(rows)] = 1
         # Padding repeats the slice's first example: real values, so that nothing in the model sees an odd input.
         rows = np.concatenate([rows, np.full(batch_size - len(rows), rows[0])])
@@ -55,13 +56,20 @@ def streams(tokens: Array, *, start: int, batch_size: int, window: int) -> Itera
     first token is predicted from `start`. Each stream has N // batch_size tokens. What is left over, fewer than `window`
     tokens of each stream and fewer than `batch_size` of the text, is dropped: every batch is full.
     """
-    stream = len(tokens) // batch_size
-    length = stream // window * window
-    inputs, labels = (
-        _rows(flat, batch_size=batch_size, stream=stream)[:, :length] for flat in (_shifted(tokens, start), tokens)
-    )
+    inputs, labels = _streams(tokens, start=start, batch_size=batch_size, window=window)
     while True:
         yield from _windows(inputs, labels, np.ones(labels.shape, np.float32), window=window)
+
+
+def stream_examples(tokens: Array, *, start: int, batch_size: int, window: int) -> Examples:
+    """The windows of `streams` as examples: every `batch_size` of them in a row are one of its batches."""
+
+    def by_window(rows: Array) -> Array:
+        """[batch_size, windows * window] -> [windows * batch_size, window]."""
+        return rows.reshape(batch_size, -1, window).swapaxes(0, 1).reshape(-1, window)
+
+    inputs, labels = _streams(tokens, start=start, batch_size=batch_size, window=window)
+    return Examples({"tokens": by_window(inputs)}, by_window(labels), batch_size, shuffled=False)
 
 
 def whole_streams(tokens: Array, *, start: int, batch_size: int, window: int) -> Iterator[Batch]:
@@ -74,6 +82,14 @@ def whole_streams(tokens: Array, *, start: int, batch_size: int, window: int) ->
         for flat in (_shifted(tokens, start), tokens, weights)
     )
     yield from _windows(inputs, labels, weights, window=window)
+
+
+def _streams(tokens: Array, *, start: int, batch_size: int, window: int) -> tuple[Array, Array]:
+    """Inputs and labels [batch_size, a multiple of window]."""
+    stream = len(tokens) // batch_size
+    length = stream // window * window
+    inputs, labels = (_rows(flat, batch_size=batch_size, stream=stream) for flat in (_shifted(tokens, start), tokens))
+    return inputs[:, :length], labels[:, :length]
 
 
 def _shifted(tokens: Array, start: int) -> Array:

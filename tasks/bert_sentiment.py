@@ -35,6 +35,7 @@ from tasks.spec import (
     DataDir,
     DropoutSite,
     Evaluation,
+    Examples,
     Params,
     Preset,
     SpecError,
@@ -184,9 +185,13 @@ class BertSentiment:
         return checkpoint.load(self.checkpoint, self.model, seed=seed)
 
     def train_batches(self, seed: int) -> Iterator[Batch]:
-        examples = self._read[0]
-        inputs = {"tokens": examples.train_tokens, "mask": examples.train_mask}
-        return batching.shuffled(inputs, examples.train_labels, batch_size=self.batch_size, seed=seed)
+        inputs, labels, batch_size, _ = self.training_examples()
+        return batching.shuffled(inputs, labels, batch_size=batch_size, seed=seed)
+
+    def training_examples(self) -> Examples:
+        """Of the training set."""
+        read = self._read[0]
+        return Examples({"tokens": read.train_tokens, "mask": read.train_mask}, read.train_labels, self.batch_size)
 
     def eval_batches(self) -> Iterator[Batch]:
         examples = self._read[0]

@@ -54,6 +54,7 @@ from tasks.spec import (
     DataDir,
     DropoutSite,
     Evaluation,
+    Examples,
     Params,
     Preset,
     SpecError,
@@ -172,6 +173,11 @@ class GruLm:
         """Every epoch is the same, whatever the seed: a text has one order."""
         text = self.corpus
         return batching.streams(text.train, start=text.start, batch_size=self.batch_size, window=self.window)
+
+    def training_examples(self) -> Examples:
+        """The training text's windows, in their order."""
+        text = self.corpus
+        return batching.stream_examples(text.train, start=text.start, batch_size=self.batch_size, window=self.window)
 
     def eval_batches(self) -> Iterator[Batch]:
         text = self.corpus

@@ -38,6 +38,7 @@ from tasks.spec import (
     Data,
     DataDir,
     Evaluation,
+    Examples,
     Params,
     Preset,
     SpecError,
@@ -139,9 +140,12 @@ class MnistMlp:
         return params
 
     def train_batches(self, seed: int) -> Iterator[Batch]:
-        examples = self._examples
-        inputs = {"image": examples.train_images}
-        return batching.shuffled(inputs, examples.train_labels, batch_size=self.batch_size, seed=seed)
+        inputs, labels, batch_size, _ = self.training_examples()
+        return batching.shuffled(inputs, labels, batch_size=batch_size, seed=seed)
+
+    def training_examples(self) -> Examples:
+        """Of the training set."""
+        return Examples({"image": self._examples.train_images}, self._examples.train_labels, self.batch_size)
 
     def eval_batches(self) -> Iterator[Batch]:
         examples = self._examples

@@ -100,6 +100,15 @@ class Batch(NamedTuple):
         return int(np.count_nonzero(self.weights))
 
 
+class Examples(NamedTuple):
+    """A training set as arrays, row by row, from which a framework's own loader makes the task's batches."""
+
+    inputs: Mapping[str, Array]  # [N, ...] each
+    labels: Array  # [N, ...]
+    batch_size: int
+    shuffled: bool = True  # False: a pass is in order, and the carried recurrent state is zeroed before its first batch
+
+
 class DropoutSite(NamedTuple):
     """One place of dropout, and weights with which it alone decides the loss among all places of its rate."""
 
@@ -284,7 +293,7 @@ class Task(Protocol):
         step; `tokens(batch)`, the tokens of a batch that are not padding, where items are something else;
         `dropout_sites(params)`, a list of DropoutSite: without it, each field of `model` that is named "dropout" or
         "..._dropout" is one site; `trimmed(batch)`, the same batch with less padding, and `batch_flops(batch)`, what a training
-        step on it takes.
+        step on it takes; `training_examples()`, the arrays that a framework's own loader is given.
         """
         ...
 

@@ -175,6 +175,7 @@ def good_figures(cell: Cell) -> dict[str, Any]:
         "memory": {"memory": a_memory()},
         "quality": {"quality": a_quality(0.95, steps=cell.spec.get("train_steps", 100))},
         "inference": {"probe": timed["probe"], "disturbance": QUIET},
+        "loading": {"probe": timed["probe"], "disturbance": QUIET},
         "explain": {"probe": timed["probe"]},
     }
     return {**figures[cell.kind], "settings": settings_of(arm) if cell.kind != "parity" else {}}

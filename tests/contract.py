@@ -14,7 +14,7 @@ import backends
 import tasks
 from backends.api import Options, Unsupported
 from bench.records import rules
-from bench.worker import loop, parity, precision_probe
+from bench.worker import loading, loop, parity, precision_probe
 
 NAME = os.environ["CONTRACT_BACKEND"]
 BACKEND = backends.load(NAME)
@@ -266,6 +266,40 @@ def test_the_parts_of_a_step_are_its_own_and_leave_the_training_as_it_is(compile
     assert sum(np.size(array) for array in session.optimizer_state()) >= 2 * sum(
         value.size for value in before.values()
     )
+
+
+def test_the_loader_hands_over_every_example_once_in_the_form_of_the_tasks_batches():
+    own = importlib.import_module(backends.package(NAME)).MODES
+    modes = ["default", *(mode for mode, told in own.items() if "--measure loading" in told)]
+    for task_name in tasks.TASKS:
+        task = tasks.load(task_name, "smoke").task
+        for mode in modes:
+            session = BACKEND.open_session(task, task.init_params(0), Options(mode=mode))
+            if not hasattr(session, "loader"):
+                assert NAME == "reference"
+                return
+            assert "loader" not in session.settings()
+            examples = task.training_examples()
+            items = loading.prove(session, task, examples, session.loader(examples, seed=0))
+            assert len(items) == -(-len(examples.labels) // examples.batch_size)
+            assert sum(items) == examples.labels.size
+            settings = session.settings()
+            assert (settings["mode"], bool(settings["loader"])) == (mode, True)
+
+
+def test_a_step_on_what_the_loader_yields_is_the_step_on_the_tasks_batch():
+    """In order, where both have the same batches."""
+    if NAME == "reference":
+        return
+    task = tasks.load("gru_lm", "smoke").task
+    losses = []
+    for from_loader in (False, True):
+        session = BACKEND.open_session(task, task.init_params(0), Options())
+        made = (
+            session.loader(task.training_examples(), seed=0) if from_loader else map(session.prepare, batches(task, 3))
+        )
+        losses.append([float(session.fetch(session.train_step(session.put(one)))) for one in islice(made, 3)])
+    assert losses[0] == losses[1]
 
 
 @MIXED

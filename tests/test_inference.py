@@ -18,7 +18,7 @@ from bench.cli import options
 from bench.process.request import Request
 from bench.records import rules
 from bench.records.record import Calls, Inference, Probe, Record
-from bench.report import grouping, inference, inference_plot, latex, markdown, page, table_csv, table_json
+from bench.report import apart_plot, grouping, inference, inference_plot, latex, markdown, page, table_csv, table_json
 from bench.worker import answer
 from bench.worker import inference as asking
 from bench.worker.loop import Alone
@@ -366,7 +366,7 @@ def test_the_plot_has_a_panel_for_each_size() -> None:
     records = an_asked_run({"slow": SLOW, "fast": FAST})
     (group,) = inference.groups(records)
     assert len(inference_plot.plot(group).figure.axes) == 2
-    assert [name for name, _ in inference_plot.files(records)] == ["inference1.svg", "inference1.png"]
+    assert [name for name, _ in apart_plot.files(records)] == ["inference1.svg", "inference1.png"]
 
 
 # The command.

@@ -177,7 +177,7 @@ def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_th
     assert found["rungs"] == [len(parity.RUNGS)] * 2
     assert found["before"] == found["settings"]["mode"] == mode
     counted = found["counted"]
-    assert counted[0] >= 1
+    assert counted[0] is None or counted[0] >= 1  # eager: nothing ever is compiled
     assert len(set(counted[2:])) == 1, counted
 
 

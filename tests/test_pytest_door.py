@@ -364,7 +364,7 @@ def test_predictions_are_benchmarks_of_their_own_and_are_measured_once_for_both_
         "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
     )  # fmt: skip
     assert done.code == 0, done.out
-    assert "2 passed, 1 deselected" in done.out
+    assert "2 passed, 4 deselected" in done.out
     one, batch = json.loads((tmp_path / "out.json").read_bytes())["benchmarks"]
     assert (one["group"], batch["group"]) == (f"{FAKE}, one", f"{FAKE}, batch")
     assert one["extra_info"]["batch_size"] == 1 < batch["extra_info"]["batch_size"]
@@ -397,3 +397,18 @@ def test_a_mode_of_training_alone_is_a_skipped_test_of_inference(tmp_path: Path,
     )  # fmt: skip
     assert (done.code, "2 skipped" in done.out) == (0, True), done.out
     assert f"ask for --arm {name}" in done.out
+
+
+@pytest.mark.slow
+def test_loaders_are_benchmarks_of_their_own_and_are_measured_once_for_all_parts(tmp_path: Path) -> None:
+    done = pytest_bench(
+        tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", "--fb-measure", "loading", "--fb-output", tmp_path / "run",
+        "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert (done.code, "3 passed, 3 deselected" in done.out) == (0, True), done.out
+    told = {one["group"]: one for one in json.loads((tmp_path / "out.json").read_bytes())["benchmarks"]}
+    assert set(told) == {f"{FAKE}, {part}" for part in ("alone", "prepared", "fed")}
+    for one in told.values():
+        mean_items = one["stats"]["mean"] * one["extra_info"]["images_per_s"]
+        assert 1 < mean_items <= 16  # images of a batch, the last one of a pass included
+    assert len(list((tmp_path / "run" / "records").iterdir())) == 2

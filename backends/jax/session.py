@@ -17,7 +17,8 @@ from backends.api import NO_TF32, STEPS_PER_CALL, DeviceMemory, Options, Setting
 from backends.jax import MODES
 from backends.jax.models import Model, State, build
 from backends.operations import Operation
-from tasks.spec import AdamW, Array, Batch, Params, Task
+from tasks import batching
+from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest", "float64": "highest"}
 """Precision -> JAX's matmul precision, of products of float32 matrices. bfloat16 is Flax's `dtype` of the layers, whose
@@ -185,12 +186,20 @@ class JaxSession:
         self._state: State | None = None
         self._unpadded: jax.Array | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the step what it is made of
+        self._loader: Loader | None = None
 
     def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._cast(value) for name, value in batch.inputs.items()}
         prepared = DeviceBatch(inputs, batch.labels, self._normalised(batch.weights))
         # For a GPU the host's tensors are NumPy's; on a CPU they are JAX's.
         return self._commit(prepared) if self._device.platform == "cpu" else prepared
+
+    def loader(self, examples: Examples, *, seed: int) -> "Loader":
+        self._loader = Loader(self, examples, seed)
+        return self._loader
+
+    def on_host(self, prepared: DeviceBatch) -> Batch:
+        return Batch(*jax.tree.map(np.asarray, prepared))
 
     def put(self, prepared: DeviceBatch) -> DeviceBatch:
         return prepared if self._device.platform == "cpu" else self._commit(prepared)
@@ -290,6 +299,7 @@ class JaxSession:
             "compile": "jax.jit, XLA",
             "optimizer": "optax.adamw",
             "kernels": self._kernels(),
+            **({"loader": self._loader.described} if self._loader else {}),
         }
 
     def _mode(self) -> str:
@@ -370,6 +380,21 @@ class JaxSession:
             leaves = jax.device_put(leaves, jax.devices("cpu")[0])
         # A copy: the next step donates these buffers.
         return {name: np.array(leaf) for name, leaf in zip(self._programs.names, leaves, strict=True)}
+
+
+class Loader:
+    """NumPy's rows by a permutation of an epoch: JAX has no loader, and Flax's examples load arrays in this way
+    (https://github.com/google/flax/blob/main/examples/mnist/train.py)."""
+
+    def __init__(self, session: JaxSession, examples: Examples, seed: int) -> None:
+        self._session, self._examples, self._rng = session, examples, np.random.default_rng(seed)
+        self.described = f"NumPy, rows by {'a permutation' if examples.shuffled else 'their order'}"
+
+    def __iter__(self) -> Iterator[DeviceBatch]:
+        inputs, labels, batch_size, shuffled = self._examples
+        order = self._rng.permutation(len(labels)) if shuffled else np.arange(len(labels))
+        batches = batching.one_pass(inputs, labels, order=order, batch_size=batch_size)
+        yield from map(self._session.prepare, batches)
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

@@ -28,6 +28,14 @@ MODES: Mapping[str, str] = {
         "figures below 1e-38 become 0, for which a CPU needs far longer than for others "
         "(https://docs.pytorch.org/docs/stable/generated/torch.set_flush_denormal.html)"
     ),
+    "batch-sampler": (
+        "for `--measure loading`: a DataLoader that fetches a batch at once, by the indices of a BatchSampler "
+        "(https://docs.pytorch.org/docs/stable/data.html#disable-automatic-batching)"
+    ),
+    "workers": (
+        "for `--measure loading`: a DataLoader with two worker processes "
+        "(https://docs.pytorch.org/docs/stable/data.html#multi-process-data-loading)"
+    ),
 }
 
 GPU_ONLY = ("cuda-graph",)

@@ -1,7 +1,7 @@
 """Loss, step, evaluation, synchronisation and memory in PyTorch, once for all tasks."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,7 @@ from backends.operations import Operation
 from backends.pytorch import MODES
 from backends.pytorch.graphed import Graphed
 from backends.pytorch.models import Model, State, build
-from tasks.spec import AdamW, Array, Batch, Params, Task
+from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Precision -> type of the parameters, the optimizer's state and the loss. bfloat16 is torch.autocast's, which chooses the
@@ -75,6 +75,8 @@ class TorchSession:
         self._host_dtype = np.dtype(_name(self._dtype))
         self._autocast = torch.autocast(self._device.type, torch.bfloat16) if options.precision == "bfloat16" else None
         self._clip_norm = task.optimizer.clip_norm
+        self._loading = switches(options.mode, MODES) & {"batch-sampler", "workers"}
+        self._loader: Any = None  # torch's, once there is one
         with torch.device("meta"):  # the weights are given: nothing is drawn or allocated for them
             self._model: Model = build(task.model)
         self._load(params)
@@ -105,6 +107,21 @@ class TorchSession:
     def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._on_host(self._cast(value)) for name, value in batch.inputs.items()}
         return DeviceBatch(inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch.weights))
+
+    def loader(self, examples: Examples, *, seed: int) -> "Loader":
+        from backends.pytorch import loading  # with torch's loader, which a step does without
+
+        host = [self._cast(value) for value in examples.inputs.values()] + [examples.labels.astype(np.int64)]
+        self._loader = loading.data_loader(
+            [torch.from_numpy(value) for value in host], batch_size=examples.batch_size, shuffled=examples.shuffled, seed=seed,
+            at_once="batch-sampler" in self._loading, workers=loading.WORKERS if "workers" in self._loading else 0,
+            pinned=self._on_gpu,
+        )  # fmt: skip
+        return Loader(self, self._loader, examples)
+
+    def on_host(self, prepared: DeviceBatch) -> Batch:
+        inputs = {name: self.fetch(value) for name, value in prepared.inputs.items()}
+        return Batch(inputs, self.fetch(prepared.labels), self.fetch(prepared.weights))
 
     def put(self, prepared: DeviceBatch) -> DeviceBatch:
         if not self._on_gpu:
@@ -207,12 +224,24 @@ class TorchSession:
             "optimizer": "torch.optim.AdamW, fused",
             "threads": torch.get_num_threads(),
             "kernels": self._kernels(),
+            **self._loader_settings(),
         }
 
+    def _loader_settings(self) -> dict[str, str]:
+        if self._loader is None:
+            return {}
+        from backends.pytorch import loading
+
+        return {"loader": loading.describe(self._loader)}
+
     def _mode(self) -> str:
-        """Read back: from what stands behind the module, and from a number that is denormal."""
+        """Read back: from what stands behind the module, from a number that is denormal, and from the loader, which is what
+        was asked for until there is one."""
         flushed = not bool(torch.full((1,), 1e-30).mul_(1e-10))
         on = {"compile": self._is_compiled(), "cuda-graph": self._is_graph(), "flush-denormal": flushed}
+        on |= dict.fromkeys(self._loading, True)
+        if self._loader is not None:
+            on |= {"batch-sampler": self._loader.batch_size is None, "workers": self._loader.num_workers > 0}
         return mode_of([name for name, found in on.items() if found], MODES)
 
     def _is_compiled(self) -> bool:
@@ -328,6 +357,34 @@ class TorchSession:
         layout = self._model.layout
         # A copy: on the CPU, `numpy()` would show the live weights.
         return {name: np.array(leaf.to_canonical(self.fetch(tensors[leaf.native]))) for name, leaf in layout.items()}
+
+
+class Loader:
+    """A DataLoader whose tuples become batches of one shape."""
+
+    def __init__(self, session: TorchSession, source: Any, examples: Examples) -> None:
+        self._session, self._source = session, source
+        self._names, self._size = tuple(examples.inputs), examples.batch_size
+        self._weights = np.ones((self._size, *examples.labels.shape[1:]), np.float32)
+        self._unpadded = session._normalised(self._weights)
+
+    def __iter__(self) -> Iterator[DeviceBatch]:
+        for tensors in self._source:
+            count = len(tensors[-1])
+            if count == self._size:
+                *inputs, labels = tensors
+                yield DeviceBatch(dict(zip(self._names, inputs, strict=True)), labels, self._unpadded)
+            else:
+                yield self._padded(tensors, count)
+
+    def _padded(self, tensors: Sequence[torch.Tensor], count: int) -> DeviceBatch:
+        """The first row again in the place of those that are missing, of weight 0."""
+        rows = torch.arange(self._size)
+        rows[count:] = 0
+        *inputs, labels = (tensor[rows] for tensor in tensors)
+        weights = self._weights.copy()
+        weights[count:] = 0
+        return DeviceBatch(dict(zip(self._names, inputs, strict=True)), labels, self._session._normalised(weights))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -24,7 +24,7 @@ from backends.api import (
 from backends.operations import Operation
 from backends.tensorflow import MODES
 from backends.tensorflow.models import State, build
-from tasks.spec import AdamW, Array, Batch, Params, Task
+from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
 
 POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16", "float64": "float64"}
 """Precision -> Keras's policy for the layers: mixed_bfloat16 has variables in float32 and computes in bfloat16
@@ -114,6 +114,7 @@ class TensorFlowSession:
         self._state: State | None = None
         self._unpadded: tf.Tensor | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to find the graph that it ran through
+        self._loader: Loader | None = None
         self._jit = {DEFAULT_MODE: self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
         jit = self._jit[self._asked]
         if unable := [layer.name for layer in self._model.keras.layers if jit and not layer.supports_jit]:
@@ -132,6 +133,15 @@ class TensorFlowSession:
         with tf.device("/CPU:0"):
             tensors = map(self._tensor, (*batch.inputs.values(), batch.labels))
             return (*tensors, self._normalised(batch.weights))
+
+    def loader(self, examples: Examples, *, seed: int) -> "Loader":
+        self._inputs = tuple(examples.inputs)
+        self._loader = Loader(self, examples, seed)
+        return self._loader
+
+    def on_host(self, prepared: DeviceBatch) -> Batch:
+        *inputs, labels, weights = map(self.fetch, prepared)
+        return Batch(dict(zip(self._inputs, inputs, strict=True)), labels, weights)
 
     def put(self, prepared: DeviceBatch) -> DeviceBatch:
         if self._device == "/CPU:0":
@@ -225,6 +235,7 @@ class TensorFlowSession:
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
             "kernels": self._kernels(),
+            **({"loader": self._loader.described} if self._loader else {}),
         }
 
     def _mode(self) -> str:
@@ -371,6 +382,38 @@ class TensorFlowSession:
             name: np.array(leaf.to_canonical(own[leaf.native] if leaf.row is None else own[leaf.native][leaf.row]))
             for name, leaf in self._model.layout.items()
         }
+
+
+class Loader:
+    """A `tf.data` pipeline whose tuples become batches of one shape (https://www.tensorflow.org/guide/data)."""
+
+    def __init__(self, session: TensorFlowSession, examples: Examples, seed: int) -> None:
+        self._session, self._size = session, examples.batch_size
+        self._weights = np.ones((self._size, *examples.labels.shape[1:]), np.float32)
+        self._unpadded = session._normalised(self._weights)
+        with tf.device("/CPU:0"):
+            rows = tf.data.Dataset.from_tensor_slices(
+                tuple(map(session._tensor, (*examples.inputs.values(), examples.labels)))
+            )
+            if examples.shuffled:  # with room for all of them: less would be no shuffle of the whole
+                rows = rows.shuffle(len(examples.labels), seed=seed)
+            self._source = rows.batch(self._size).prefetch(tf.data.AUTOTUNE)
+        steps = ["from_tensor_slices", *(["shuffle"] if examples.shuffled else []), "batch", "prefetch(AUTOTUNE)"]
+        self.described = f"tf.data: {', '.join(steps)}"
+
+    def __iter__(self) -> Iterator[DeviceBatch]:
+        for tensors in self._source:
+            count = tensors[-1].shape[0]
+            yield (*tensors, self._unpadded) if count == self._size else self._padded(tensors, count)
+
+    def _padded(self, tensors: DeviceBatch, count: int) -> DeviceBatch:
+        """The first row again in the place of those that are missing, of weight 0."""
+        rows = np.arange(self._size)
+        rows[count:] = 0
+        weights = self._weights.copy()
+        weights[count:] = 0
+        with tf.device("/CPU:0"):
+            return (*(tf.gather(tensor, rows) for tensor in tensors), self._session._normalised(weights))
 
 
 def _losses(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -20,9 +20,10 @@ from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan
 
 # Until one was seen:
 ESTIMATES_S: Mapping[Kind, float] = {
-    "parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10, "inference": 8, "explain": 20,
+    "parity": 15, "pilot": 8, "speed": 8, "memory": 6, "quality": 10, "inference": 8, "loading": 12,
+    "explain": 20,
 }  # fmt: skip
-MAIN: tuple[Kind, ...] = ("speed", "inference", "explain")
+MAIN: tuple[Kind, ...] = ("speed", "inference", "loading", "explain")
 """By which an arm that cannot take part is told, the first that is wanted."""
 START_S = 5.0  # of a training, beside its steps
 FEW_STEPS = 60  # of a process that measures memory
@@ -174,7 +175,7 @@ class Campaign:
                 for done in self._do(cells, climbed):
                     if kind == "parity":
                         climbed[done.cell.arm.name] = done
-            if kind in ("speed", "inference") and kind in self.choice.kinds:
+            if kind in ("speed", "inference", "loading") and kind in self.choice.kinds:
                 self._replace_disturbed(plan, kind, climbed)
 
     def _replace_disturbed(self, plan: TaskPlan, kind: Kind, climbed: Mapping[str, Record]) -> None:

@@ -20,18 +20,19 @@ from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
-KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality", "inference", "explain")
+KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory", "quality", "inference", "loading", "explain")
 """The order in which a task's processes run."""
 
 MEASURES: Mapping[str, tuple[Kind, ...]] = {
     "training": ("parity", "pilot", "speed", "memory", "quality"), "inference": ("parity", "inference"),
+    "loading": ("parity", "loading"),
 }  # fmt: skip
 """What `--measure` names: the kinds of processes of each. What explains a step runs by itself, and is in no comparison."""
 
 COMPARISON = MEASURES["training"]
 """The kinds of a comparison, unless something else is asked for."""
 
-IN_ROUNDS: tuple[Kind, ...] = ("pilot", "speed", "inference")
+IN_ROUNDS: tuple[Kind, ...] = ("pilot", "speed", "inference", "loading")
 """Those whose arms take turns."""
 
 SIDE_BY_SIDE: tuple[Kind, ...] = ("parity", "memory")
@@ -99,6 +100,7 @@ class TaskPlan:
             "memory": (self.cell(arm, kind="memory") for arm in compared),
             "quality": (self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in compared),
             "inference": self._rounds("inference", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/inference"),
+            "loading": self._rounds("loading", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/loading"),
             "explain": self._rounds("explain", self.rounds, seed=seed_of_order(self.run, self.name)),
         }
         return list(made[kind])

@@ -203,7 +203,7 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             yield "plan", f"plan.json has {rounds[:20]!r} rounds and {seeds[:20]!r} seeds of {task}", False
         kinds = _kinds(measured)
         wanted = [("parity", 1, 0)]
-        for kind in ("speed", "inference", "explain"):
+        for kind in ("speed", "inference", "loading", "explain"):
             timed = [one for one in records if (one.cell.task, one.cell.kind) == (task, kind)]
             least = _count(rounds) or max(
                 (one.cell.rounds_plan.rounds for one in timed if one.cell.rounds_plan), default=1

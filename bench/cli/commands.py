@@ -261,13 +261,13 @@ def report(
         raise UserError(f"--baseline: {error}") from error
     click.echo(importlib.import_module(FORMATS[form]).render(records, **more), nl=False)
     if plots_folder is not None:
-        from bench.report import explanation_plot, inference_plot, plots, sweep_plot
+        from bench.report import apart_plot, explanation_plot, plots, sweep_plot
 
         folders.new_and_empty(plots_folder, "--plots")
         made = (
             sweep_plot.files(records)
             if form == "sweep"
-            else (*plots.files(records), *inference_plot.files(records), *explanation_plot.files(records))
+            else (*plots.files(records), *apart_plot.files(records), *explanation_plot.files(records))
         )
         for name, content in made:
             files.write_bytes(plots_folder / name, content)

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 import backends
 import tasks
 
-MEASURES = ("training", "inference")
+MEASURES = ("training", "inference", "loading")
 """What can be compared, as bench/campaign/plan.py has them; that takes NumPy, which help can do without."""
 
 
@@ -120,7 +120,7 @@ class Measures(click.ParamType[tuple[str, ...]]):
         return tuple(dict.fromkeys(words))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"[{'|'.join(self.known)}|{','.join(self.known)}]"
+        return f"[{'|'.join(self.known)}][,...]"
 
 
 class Rounds(click.IntRange):
@@ -135,7 +135,8 @@ class Rounds(click.IntRange):
 
 measure_option = click.option(
     "--measure", type=Measures(MEASURES), default="training", show_default=True,
-    help="What is compared: training, or predictions one by one and in batches, or both, with a comma between.",
+    help="What is compared: training; predictions, one by one and in batches; loading, the frameworks' own loaders alone and "
+         "with training. Several with commas between.",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def progress_on(stream: IO[str], so_far: Sequence[Record] = ()) -> Iterator[Prog
 
 def describe(cell: Cell) -> str:
     """Which process a cell stands for."""
-    rounds = cell.kind in ("speed", "pilot", "explain", "inference")
+    rounds = cell.kind in ("speed", "pilot", "explain", "inference", "loading")
     which = f"seed {cell.seed}" if cell.kind == "quality" else f"round {cell.round}" if rounds else ""
     return " ".join(filter(None, (cell.task, cell.arm.name, cell.kind, which)))
 
@@ -57,6 +57,9 @@ def outcome(done: Record) -> str:
     if found.inference is not None:
         first = found.inference.calls[0]
         return f"{duration(first.p50_s)} a call of batch {first.batch_size}"
+    if found.loading is not None:
+        fed, ready = found.loading.fed.throughput, found.loading.prepared.throughput
+        return f"{significant(fed)} {cell.unit}/s from the loader, {significant(ready)} from prepared batches"
     if found.explanation is not None:
         return f"{duration(median(found.explanation.parts['step']))} a step"
     if cell.kind == "parity":

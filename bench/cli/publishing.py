@@ -76,8 +76,8 @@ def name_of(records: Sequence[Record], *, swept: bool = False) -> str:
     tasks = dict.fromkeys(cell.task for cell in cells)
     devices = dict.fromkeys(sorted(cell.arm.device for cell in cells))
     words = [day, "+".join(tasks), cells[0].preset, "+".join(devices)]
-    asked = {cell.kind for cell in cells} - {"parity"} == {"inference"}
-    words += ["inference"] if asked else []
+    asked = {cell.kind for cell in cells} - {"parity"}
+    words += [kind for kind in ("inference", "loading") if asked == {kind}]
     words += ["explained"] if any(cell.kind == "explain" for cell in cells) else []
     words += ["sweep"] if swept else []
     return re.sub(r"[^\w+-]+", "-", "-".join(words))  # no text of a record becomes a path

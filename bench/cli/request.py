@@ -50,8 +50,10 @@ def parse(**options: Any) -> Choice:
     """The comparison that is asked for; UserError for everything that can be known to be wrong."""
     asked = Asked(**options)
     effect, changes = _effect(asked), _changes(asked.changes)
-    if asked.energy and "inference" in asked.measure:
-        raise UserError("--energy reads the counters of a training's window; measure inference in a run of its own")
+    if asked.energy and (others := [name for name in asked.measure if name != "training"]):
+        raise UserError(
+            f"--energy reads the counters of a training's window; measure {' and '.join(others)} in a run of its own"
+        )
     resolved = _resolved(asked)
     if not resolved.arms:
         commands = "; ".join(entry.install_command for entry in backends.BACKENDS.values())
@@ -120,7 +122,9 @@ def _effect(asked: Asked) -> float | None:
             raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
         return None
     if "training" not in asked.measure:
-        raise UserError("--rounds auto plans from a pilot of training; for --measure inference alone, give a number")
+        raise UserError(
+            f"--rounds auto plans from a pilot of training; for --measure {','.join(asked.measure)} alone, give a number"
+        )
     effect = 0.05 if asked.effect is None else asked.effect
     if not effect > MARGIN:  # NaN is not
         raise UserError(f"--effect {effect:g} must be above {MARGIN:g}: a difference within this margin is a tie")

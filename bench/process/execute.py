@@ -37,6 +37,7 @@ DEADLINES: Mapping[Kind, launch.Deadlines] = {
     "memory": launch.Deadlines(900, PHASES_S),
     "quality": launch.Deadlines(7200, PHASES_S),
     "inference": launch.Deadlines(900, PHASES_S),
+    "loading": launch.Deadlines(900, PHASES_S),
     "explain": launch.Deadlines(1800, PHASES_S),
 }
 

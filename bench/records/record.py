@@ -26,7 +26,7 @@ MEASUREMENT = 2
 
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
 Kind = Literal[
-    "speed", "memory", "quality", "parity", "pilot", "explain", "inference"
+    "speed", "memory", "quality", "parity", "pilot", "explain", "inference", "loading"
 ]  # a pilot is a speed process that is in no figure
 Setting = str | int | float | bool | None
 Text = Annotated[str, Meta(pattern=r"\S")]
@@ -361,6 +361,59 @@ class Inference(Strict, frozen=True):
         return steadiness.is_steady(self.blocks_s)
 
 
+LOADING_PARTS = ("alone", "prepared", "fed")
+
+
+class Feed(Strict, frozen=True):
+    """Batches that were taken one after the other, in the window of one process."""
+
+    block_batches: Count
+    blocks_s: Annotated[list[Seconds], Meta(min_length=1)]  # block_batches each
+    items: Count  # images, tokens or sentences in all of them, padding left out
+
+    @property
+    def window_s(self) -> float:
+        """All of them together."""
+        return sum(self.blocks_s)
+
+    @property
+    def throughput(self) -> float:
+        """Items per second."""
+        return self.items / max(self.window_s, LEAST_S)
+
+
+class Loading(Strict, frozen=True):
+    """What a framework's own loader gives, in one process (bench/worker/loading.py)."""
+
+    import_s: Seconds
+    build_s: Seconds
+    first_s: Seconds  # to make the loader and to take its first batch
+    warmup_s: Seconds
+    pass_batches: Count  # in one pass over the training set
+    pass_items: Count  # in the same; of two passes it was proven that they hold every example once
+    alone: Feed  # batches of the loader, and nothing done with them
+    prepared: Feed  # training steps on batches that were ready
+    fed: Feed  # training steps on batches of the loader
+    compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
+    cpu_s: Seconds | None = None  # processor time in the window, all threads and the loader's processes
+    host_peak: Bytes = Bytes(None, "not recorded")  # the process's highest resident set
+
+    @property
+    def feeds(self) -> dict[str, Feed]:
+        """The parts by their names."""
+        return {name: getattr(self, name) for name in LOADING_PARTS}
+
+    @property
+    def blocks_s(self) -> list[float]:
+        """Seconds of each turn, with a block of every part."""
+        return [sum(turn) for turn in zip(*(feed.blocks_s for feed in self.feeds.values()), strict=False)]
+
+    @property
+    def steady(self) -> bool:
+        """Whether the speed stayed what it was from the window's first half to its second."""
+        return steadiness.is_steady(self.blocks_s)
+
+
 class SelfTest(Strict, frozen=True):
     """One cell in three arms: twice as it is, once with a planted slow-down. selftest.py says what follows from it."""
 
@@ -534,6 +587,7 @@ class Outcome(Strict, frozen=True, kw_only=True):
     quality: Quality | None = None
     explanation: Explanation | None = None
     inference: Inference | None = None
+    loading: Loading | None = None
     remarks: list[Text] = []  # what a reader of the figures must know
     settings: dict[str, Setting] = {}
     versions: dict[str, str] = {}

@@ -20,7 +20,19 @@ import msgspec
 
 from bench.records import disturbed
 from bench.records.metrics import METRICS
-from bench.records.record import MEASUREMENT, RUNGS, Arm, Cell, Disturbance, Inference, Ladder, Outcome, Record, Timings
+from bench.records.record import (
+    MEASUREMENT,
+    RUNGS,
+    Arm,
+    Cell,
+    Disturbance,
+    Inference,
+    Ladder,
+    Loading,
+    Outcome,
+    Record,
+    Timings,
+)
 
 MOST_UNFINISHED = 0.5  # of a step, undone after a barrier: less is noise, and a forward pass alone is a third of a step
 MOST_APART = 0.01  # of a block, undone after it, where its steps take microseconds
@@ -63,12 +75,13 @@ def invalid(record: Record) -> list[str]:
     figures = {
         "parity": outcome.ladders, "speed": outcome.timings, "pilot": outcome.timings, "memory": outcome.memory,
         "quality": outcome.quality, "explain": outcome.explanation, "inference": outcome.inference,
+        "loading": outcome.loading,
     }  # fmt: skip
     if not figures[record.cell.kind]:
         return [f"status ok without figures of {record.cell.kind}"]
     if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
         return [f"there is no measurement version {record.run.measurement} that it could be of"]
-    looks = (_asked, _settings, _parity, _speed, _memory, _quality, _explanation, _inference)
+    looks = (_asked, _settings, _parity, _speed, _memory, _quality, _explanation, _inference, _loading)
     return [why for look in looks for why in look(record)]
 
 
@@ -194,12 +207,17 @@ def _inference(record: Record) -> Iterator[str]:
         most = calls.batch_size * length if isinstance(length, int) else None
         if most is not None and calls.items > most * calls.count:
             yield f"{calls.items:,} {cell.unit} in {calls.count:,} calls of at most {most:,}"
+    yield from _watched(record, "predictions")
+
+
+def _watched(record: Record, what: str) -> Iterator[str]:
+    """Whether figures that are no training's have what a speed must have beside it."""
     if record.outcome.probe is None:
-        yield "predictions without their probe of the precision"
-    elif why := probe_fault(cell.arm.precision, record.outcome.probe.error):
+        yield f"{what} without their probe of the precision"
+    elif why := probe_fault(record.cell.arm.precision, record.outcome.probe.error):
         yield why
     if record.outcome.disturbance is None:
-        yield "predictions without their account of disturbances"
+        yield f"{what} without their account of disturbances"
 
 
 def inference_faults(found: Inference) -> Iterator[str]:
@@ -216,6 +234,29 @@ def inference_faults(found: Inference) -> Iterator[str]:
         )  # those above, less one call each that is between
         if calls.count > FEW_CALLS and least_s > (1 + ROUNDING) * calls.window_s:
             yield f"{calls.count:,} calls of {calls.p50_s:g} s and more in {calls.window_s:g} s"
+
+
+def _loading(record: Record) -> Iterator[str]:
+    found, cell = record.outcome.loading, record.cell
+    if found is None:
+        return
+    yield from loading_faults(found)
+    yield from _too_long(record, found.import_s + found.build_s + found.first_s + found.warmup_s + sum(found.blocks_s))
+    if (most := most_items(cell)) is not None:
+        for name, feed in found.feeds.items():
+            if feed.items > (at_most := most * feed.block_batches * len(feed.blocks_s)):
+                yield f"{feed.items:,} {cell.unit} in blocks of at most {at_most:,} ({name})"
+        if found.pass_items > most * found.pass_batches:
+            yield f"{found.pass_items:,} {cell.unit} in a pass of at most {most * found.pass_batches:,}"
+    yield from _watched(record, "batches")
+
+
+def loading_faults(found: Loading) -> Iterator[str]:
+    """Why timed batches are not those of a steady state."""
+    if found.compilations:
+        yield f"{found.compilations} compilations inside the timed window: a batch of another shape?"
+    if len({len(feed.blocks_s) for feed in found.feeds.values()}) > 1:
+        yield "not every part has as many blocks as the others"
 
 
 def _too_long(record: Record, parts_s: float) -> Iterator[str]:

@@ -345,11 +345,11 @@ def _pairs(arms: Sequence[Arm], wanted: set[frozenset[str]]) -> list[tuple[str, 
 def sections(records: Iterable[Record]) -> list[Section]:
     """The sections in a fixed order, rows from the fastest to those without a speed.
 
-    A run of `explain` is none (bench/report/explanations.py), nor is what it takes to ask a model (bench/report/inference.py).
+    A run of `explain` is none (bench/report/explanations.py), nor is what is measured beside training (bench/report/apart.py).
     """
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     judged = rules.judged(records)[0]
-    apart = ("explain", "inference")
+    apart = ("explain", "inference", "loading")
     elsewhere = {one.run.id for one in judged if one.cell.kind in apart}
     trained = {one.run.id for one in judged if one.cell.kind not in (*apart, "parity")}
     for one in judged:

@@ -4,7 +4,6 @@ A figure is the geometric mean over an arm's processes with its interval; within
 Two arms are compared as in a table of training: paired by round, all sizes of batch in one family (bench/stats/verdict.py).
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +11,14 @@ from itertools import combinations
 from operator import attrgetter
 from statistics import median
 
-from bench.records import rules
 from bench.records.record import LEAST_S, Arm, Calls, Inference, Record, control_of
-from bench.report import facts, figures, grouping
+from bench.report import figures, grouping, rounds
 from bench.report.formats import duration, mebibytes, with_interval
 from bench.report.words import verdict_in_words
 from bench.stats import intervals, verdict
 from bench.stats.intervals import Interval
+
+CAPTION = "Single examples and batches"
 
 MEANING = (
     "A call goes from the host's arrays to the logits in the host's memory, dropout off, and the next one begins when it has "
@@ -87,9 +87,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        cell = self.first.cell
-        changes = "".join(f", {name}={value}" for name, value in cell.changes.items())
-        return f"Inference: {cell.task}, preset {cell.preset}{changes}"
+        return rounds.title("Inference", self.first)
 
     @property
     def sizes(self) -> list[int]:
@@ -99,8 +97,7 @@ class Group:
     @cached_property
     def section(self) -> grouping.Section:
         """The same arms, for what a table of training tells of them too."""
-        rows = [grouping.Row(row.arm, list(row.records.values())) for row in self.rows]
-        return grouping.Section(self.first.run, self.first.cell, rows)
+        return rounds.section(self.rows)
 
     @cached_property
     def verdicts(self) -> dict[tuple[int, str, str], verdict.Verdict]:
@@ -131,30 +128,12 @@ class Group:
 
 def groups(records: Iterable[Record]) -> list[Group]:
     """What was asked together, in a fixed order."""
-    found: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
-    for one in rules.judged(records)[0]:
-        if one.cell.kind == "inference":
-            found[one.cell.task, one.cell.preset, one.cell.spec_hash, one.run.id].append(one)
-    return [made for key in sorted(found) if (made := _group(found[key])).rows]
+    return [made for part in rounds.by_run(records, "inference") if (made := _group(part)).rows]
 
 
 def _group(records: Sequence[Record]) -> Group:
-    lost = {one.cell.round for one in records if one.outcome.status == "interrupted"}
-    lost |= {one.cell.round for one in records if one.outcome.disturbance and one.outcome.disturbance.disturbed}
-    failures = [f"{_name(one)}: {why}" for one in records if (why := _unfit(one))]
-    failures += [
-        f"{_name(one)}: not steady" for one in records if one.outcome.inference and not one.outcome.inference.steady
-    ]
-    if lost:
-        failures.append(f"disturbed or interrupted, and in no figure: round {', '.join(map(str, sorted(lost)))}")
-    arms: dict[str, dict[int, Record]] = defaultdict(dict)
-    for one in sorted(records, key=lambda one: (one.cell.arm.name, one.cell.round)):
-        asked = one.outcome.inference
-        if one.cell.round not in lost and _unfit(one) is None and asked is not None and asked.steady:
-            arms[one.cell.arm.hash][one.cell.round] = one
-    # What an arm failed at is not in its mean: one that lacks a round is compared with none.
-    failed = {one.cell.arm.hash for one in records if one.cell.round not in lost and _unfit(one)}
-    rows = [Row(next(iter(of.values())).cell.arm, of) for arm, of in arms.items() if arm not in failed]
+    arms, failures = rounds.counted(records, lambda one: one.outcome.inference)
+    rows = [Row(arm, of) for arm, of in arms]
     apart = {row.arm.name: why for row in rows if (why := _apart(row, rows))}
     failures += [f"{name}: {why}" for name, why in apart.items()]
     twice = control_of(row.arm for row in rows)
@@ -162,17 +141,6 @@ def _group(records: Sequence[Record]) -> Group:
     proven = [row for row in rows if row.arm.name not in apart and row is not control]
     made = Group(proven, failures)
     return Group(made.ordered(made.sizes[0]) if proven else [], failures, control)
-
-
-def _name(one: Record) -> str:
-    return f"{one.cell.arm.name}, inference, round {one.cell.round}"
-
-
-def _unfit(one: Record) -> str | None:
-    """Why a process is in no table: an arm is shown only if it has climbed its ladders."""
-    if one.outcome.status != "ok":
-        return f"{one.outcome.status}: {one.outcome.reason}"
-    return rules.parity_fault(one.cell.arm, one.ladders)
 
 
 def _apart(row: Row, rows: Sequence[Row]) -> str | None:
@@ -254,19 +222,22 @@ def sentences(group: Group) -> list[str]:
 
 def about(group: Group) -> list[tuple[str, str]]:
     """What stands below the table: data, machine, versions and settings."""
-    told = [*facts.data(group.section), *facts.machine(group.section), *facts.spec(group.section)]
-    if group.controls:
-        sizes = "; ".join(
-            f"batch {size} {with_interval(one.ratio)}, {one.decision}" for size, one in group.controls.items()
-        )
-        told.append(("Control", f"an arm against itself, a second time in every round: {sizes}"))
-    for row in group.rows:
-        outcome = next(iter(row.records.values())).outcome
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(outcome.versions.items()))
-        known = {name: outcome.settings.get(name) for name in ("mode", "compile", "cores")}
-        settings = ", ".join(f"{name}: {value}" for name, value in known.items() if value is not None)
-        told.append((row.arm.name, f"{versions} ({settings}), n={len(row.records)}"))
-    return told
+    control = "; ".join(
+        f"batch {size} {with_interval(one.ratio)}, {one.decision}" for size, one in group.controls.items()
+    )
+    return rounds.about(group.section, control)
+
+
+def pairs(group: Group) -> list[dict[str, object]]:
+    """The verdicts for programs."""
+    return [
+        {
+            "batch_size": size, "first": one, "second": other, "decision": found.decision,
+            "rounds_needed": found.rounds_needed, "ratio": found.ratio.estimate, "low": found.ratio.low,
+            "high": found.ratio.high, "rounds": found.ratio.n,
+        }
+        for (size, one, other), found in sorted(group.verdicts.items())
+    ]  # fmt: skip
 
 
 def values(group: Group, row: Row) -> dict[str, object]:
@@ -291,8 +262,7 @@ def values(group: Group, row: Row) -> dict[str, object]:
 
 def context(group: Group, row: Row) -> dict[str, object]:
     """What the row is of, where no figure of a training says so."""
-    (same,) = (one for one in group.section.rows if one.arm == row.arm)
-    return figures.identity(group.section, same)
+    return rounds.context(group.section, row.arm)
 
 
 def _bounds(name: str, unit: str, found: Interval) -> dict[str, object]:

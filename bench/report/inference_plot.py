@@ -1,16 +1,13 @@
 """The plot of what it takes to ask a model: latencies of single examples, and throughput of batches."""
 
-from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.records.record import Record
 from bench.report import inference, plots
 from bench.report.inference import Group
 from bench.report.plots import BARS, COLOURS, FAINT, WIDTH, Plot
-from bench.stats.intervals import Interval
 
 TAILS = (("p90", "|"), ("p99", "x"))
 
@@ -32,8 +29,8 @@ def _panel(axes: Axes, group: Group, size: int) -> None:
         found = row.mean(size, lambda one: one.p50_s if size == 1 else one.throughput)
         scale = 1e3 if size == 1 else 1.0
         axes.errorbar(
-            scale * found.estimate, place, xerr=_sides(found, scale), color=COLOURS[0], marker="o", capsize=3, linestyle="",
-            label="p50" if not place else None,
+            scale * found.estimate, place, xerr=plots.sides(found, scale), color=COLOURS[0], marker="o", capsize=3,
+            linestyle="", label="p50" if not place else None,
         )  # fmt: skip
         for name, marker in TAILS if size == 1 else ():
             tail = row.mean(size, attrgetter(f"{name}_s"))
@@ -54,19 +51,3 @@ def _panel(axes: Axes, group: Group, size: int) -> None:
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=labels.__getitem__)
         axes.legend([handles[at] for at in order], [labels[at] for at in order], fontsize="small")
-
-
-def _sides(found: Interval, scale: float) -> list[list[float]] | None:
-    if found.low is None or found.high is None:
-        return None
-    return [[scale * (found.estimate - found.low)], [scale * (found.high - found.estimate)]]
-
-
-def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
-    """(name of a file, its content) of every plot, as those of bench/report/plots.py."""
-    for number, group in enumerate(inference.groups(records), start=1):
-        made = plot(group)
-        with plots.drawing():
-            made.figure.suptitle(plots.label(group.title))
-        yield f"inference{number}.svg", plots.svg(made).encode()
-        yield f"inference{number}.png", plots.png(made)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.records import rules
 from bench.records.record import Record
-from bench.report import facts, figures, grouping, inference, summary, totals
+from bench.report import apart, facts, figures, grouping, summary, totals
 
 NEEDS = "% needs: \\usepackage{booktabs,tabularx}\n"
 
@@ -24,13 +24,13 @@ def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
     records = rules.judged(records)[0]
     parts = [_section(*titled) for titled in summary.titled(grouping.sections(records))]
-    return NEEDS + "\n".join([*parts, *map(_inference, inference.groups(records))])
+    return NEEDS + "\n".join([*parts, *map(_apart, apart.groups(records))])
 
 
-def _inference(group: inference.Group) -> str:
-    told = [f"{name}: {text}" for name, text in inference.about(group)]
-    rows = _table(f"{group.title}. {inference.MEANING}", inference.table(group))
-    return "\n".join([*_items(inference.sentences(group)), *rows, *_items([*group.failures, *told])])
+def _apart(one: apart.Apart) -> str:
+    told = [f"{name}: {text}" for name, text in one.about]
+    rows = _table(f"{one.title}. {one.meaning}", one.table)
+    return "\n".join([*_items(one.sentences), *rows, *_items([*one.failures, *told])])
 
 
 def _section(title: str, section: grouping.Section) -> str:

@@ -8,7 +8,7 @@ from tabulate import tabulate
 from bench.records import rules
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, facts, figures, grouping, inference, learning, summary, totals
+from bench.report import apart, explanations, facts, figures, grouping, learning, summary, totals
 
 NOTHING = "No records.\n"
 
@@ -18,7 +18,7 @@ def render(records: Iterable[Record], *, price_per_hour: float | None = None) ->
     records = rules.judged(records)[0]
     titled = summary.titled(grouping.sections(records))
     parts = [_section(title, section, price_per_hour) for title, section in titled]
-    parts += map(_inference, inference.groups(records))
+    parts += map(_apart, apart.groups(records))
     parts += map(_explanation, explanations.groups(records))
     return "\n".join(parts) if parts else NOTHING
 
@@ -34,7 +34,7 @@ def brief(records: Iterable[Record]) -> str:
             for name, text in source(section)
         ]
         parts.append("\n".join([*_verdicts_and_table(section), *below, ""]))
-    parts += [_inference(group, level="") for group in inference.groups(records)]
+    parts += [_apart(one, level="") for one in apart.groups(records)]
     for group in explanations.groups(records):
         tables = [
             table(rows[0], rows[1:]) for rows in (explanations.neutral(group), explanations.profiled(group)) if rows
@@ -88,14 +88,14 @@ def _section(title: str, section: grouping.Section, price: float | None) -> str:
     return "\n".join(lines)
 
 
-def _inference(group: inference.Group, *, level: str = "## ") -> str:
+def _apart(one: apart.Apart, *, level: str = "## ") -> str:
     """With its title as a heading, or without one for a page that has its own."""
-    rows = inference.table(group)
-    lines = [f"{level}{escape(group.title)}", ""] if level else []
-    lines += [*(f"- {escape(sentence)}" for sentence in inference.sentences(group)), "", table(rows[0], rows[1:]), ""]
-    lines += [escape(inference.MEANING), ""] if level else []
-    lines += [*(f"- {escape(failure)}" for failure in group.failures)]
-    lines += [f"- {escape(name)}: {escape(text)}" for name, text in inference.about(group)]
+    rows = one.table
+    lines = [f"{level}{escape(one.title)}", ""] if level else []
+    lines += [*(f"- {escape(sentence)}" for sentence in one.sentences), "", table(rows[0], rows[1:]), ""]
+    lines += [escape(one.meaning), ""] if level else []
+    lines += [*(f"- {escape(failure)}" for failure in one.failures)]
+    lines += [f"- {escape(name)}: {escape(text)}" for name, text in one.about]
     return "\n".join([*lines, ""])
 
 

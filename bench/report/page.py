@@ -20,13 +20,13 @@ from bench.records import rules
 from bench.records.record import Arm, Record
 from bench.records.text import printable
 from bench.report import (
+    apart,
+    apart_plot,
     explanation_plot,
     explanations,
     facts,
     figures,
     grouping,
-    inference,
-    inference_plot,
     learning,
     plots,
     summary,
@@ -116,7 +116,7 @@ def script_and_style() -> tuple[str, str]:
 
 
 class More(NamedTuple):
-    """What the template shows of a sweep, of what it takes to ask a model, and of where a step's time goes."""
+    """What the template shows of a sweep, of what is measured beside training, and of where a step's time goes."""
 
     title: str
     sentences: list[str]
@@ -137,13 +137,12 @@ def _swept(records: Sequence[Record]) -> list[More]:
 
 def _more(records: Sequence[Record]) -> list[More]:
     found = []
-    for number, asked in enumerate(inference.groups(records), start=1):
-        plot = inference_plot.plot(asked)
+    for number, one in enumerate(apart.groups(records), start=1):
+        plot = apart_plot.plot(one)
         found.append(
             More(
-                asked.title, inference.sentences(asked),
-                [("Single examples and batches", inference.table(asked), inference.MEANING)],
-                [(plot, inline(plot, f"i{number}-"))], inference.about(asked), asked.failures,
+                one.title, one.sentences, [(one.caption, one.table, one.meaning)], [(plot, inline(plot, f"i{number}-"))],
+                one.about, one.failures,
             )
         )  # fmt: skip
     for number, group in enumerate(explanations.groups(records), start=1):
@@ -155,7 +154,7 @@ def _more(records: Sequence[Record]) -> list[More]:
         facts = [*explanations.largest(group), *explanations.settings(group), *explanations.machine(group)]
         found.append(
             More(
-                group.title, explanations.sentences(group), [one for one in tables if one[1]],
+                group.title, explanations.sentences(group), [part for part in tables if part[1]],
                 [(plot, inline(plot, f"e{number}-"))], facts, group.failures,
             )
         )  # fmt: skip

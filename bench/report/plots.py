@@ -287,6 +287,13 @@ def named(axes: Axes, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+def sides(found: intervals.Interval, scale: float = 1.0) -> list[list[float]] | None:
+    """The lengths of an error bar, scaled; None without an interval."""
+    if found.low is None or found.high is None:
+        return None
+    return [[scale * (found.estimate - found.low)], [scale * (found.high - found.estimate)]]
+
+
 def _legend(axes: Axes, names: Sequence[str], style: Style) -> None:
     handles = [Line2D([], [], color=style[name][0], linestyle=style[name][1], label=label(name)) for name in names]
     legend = axes.legend(handles=handles, loc="upper right" if axes.get_xscale() == "linear" else "upper left")

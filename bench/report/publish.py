@@ -22,11 +22,11 @@ from bench.records import digest, files, rules, sweep_folder
 from bench.records.record import Arm, Record
 from bench.records.text import printable
 from bench.report import (
+    apart,
     explanations,
     facts,
     figures,
     grouping,
-    inference,
     markdown,
     plots,
     summary,
@@ -84,7 +84,7 @@ def sentences(records: Sequence[Record]) -> list[str]:
         for section in grouping.sections(records)
         for one in (*summary.sentences(section), *totals.sentences(section))
     ]
-    found += [one for group in inference.groups(records) for one in inference.sentences(group)]
+    found += [text for one in apart.groups(records) for text in one.sentences]
     return found + [one for group in explanations.groups(records) for one in explanations.sentences(group)]
 
 
@@ -206,11 +206,11 @@ def _index(folder: Path, found: Mapping[str, Sequence[Record]], swept: Mapping[s
         for title, section in summary.titled(grouping.sections(records)):
             newer = newest.of(section)
             parts += [f"## {name}\n", "\n".join(_entry(name, title, section=section, newer=newer)) + "\n"]
-        for asked in inference.groups(records):
-            told = [f"[{markdown.escape(asked.title)}]({name}/table.md), [records]({name}/records)"]
-            told += [markdown.escape(sentence) for sentence in inference.sentences(asked)]
-            told += [f"{about}: {markdown.escape(text)}" for about, text in inference.about(asked)]
-            told += [f"Again: `{command(asked.section)}`"]
+        for one in apart.groups(records):
+            told = [f"[{markdown.escape(one.title)}]({name}/table.md), [records]({name}/records)"]
+            told += [markdown.escape(sentence) for sentence in one.sentences]
+            told += [f"{about}: {markdown.escape(text)}" for about, text in one.about]
+            told += [f"Again: `{command(one.group.section)}`"]
             parts += [f"## {name}\n", "\n".join(f"- {line}" for line in told) + "\n"]
         for group in explanations.groups(records):
             told = [f"[{markdown.escape(group.title)}]({name}/table.md), [records]({name}/records)"]
@@ -275,7 +275,7 @@ def command(section: Section) -> str:
     """The command that makes such a run."""
     first, arms = section.first, [row.arm for row in sorted(section.rows, key=lambda row: row.name)]
     records = [one.cell for row in section.rows for one in row.records]
-    rounds = max((cell.round for cell in records if cell.kind in ("speed", "inference")), default=0)
+    rounds = max((cell.round for cell in records if cell.kind in ("speed", *apart.MODULES)), default=0)
     seeds = len({cell.seed for cell in records if cell.kind == "quality"})
     words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset]
     words += [word for name, value in first.changes.items() for word in ("--set", f"{name}={value}")]
@@ -287,7 +287,8 @@ def command(section: Section) -> str:
         words += [word for arm in typed for word in ("--arm", arm)]
     elif names != sorted(backends.BACKENDS):
         words += [word for name in names for word in ("--backend", name)]
-    words += ["--measure", "inference"] if records and all(cell.kind == "inference" for cell in records) else []
+    kinds = {cell.kind for cell in records}
+    words += [word for kind in apart.MODULES if kinds == {kind} for word in ("--measure", kind)]
     words += ["--control"] if section.control else []
     for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", common.get("threads"))):
         words += [option, str(value)] if value else []

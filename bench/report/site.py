@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from bench.records import files, sweep_folder
 from bench.records.record import Record
-from bench.report import explanations, figures, grouping, inference, page, publish, summary, sweep
+from bench.report import apart, explanations, figures, grouping, page, publish, summary, sweep
 from bench.report.grouping import Row, Section
 
 FRAMEWORKS = ("torch", "tensorflow", "jax")
@@ -62,7 +62,7 @@ def pages(results: Path) -> Iterator[tuple[str, bytes]]:
     swept: list[tuple[str, str]] = []
     told: dict[tuple[object, ...], str] = {}
     for name, records in runs.items():
-        explained += [(name, asked.title) for asked in inference.groups(records)]
+        explained += [(name, one.title) for one in apart.groups(records)]
         for group in explanations.groups(records):
             explained.append((name, group.title))
             for one in group.rows:

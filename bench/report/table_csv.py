@@ -8,7 +8,7 @@ import pandas as pd
 from bench.records import rules
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import figures, grouping, inference
+from bench.report import apart, figures, grouping
 
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts with one of these
 
@@ -21,18 +21,23 @@ def render(records: Iterable[Record]) -> str:
 
 
 def lines(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The figures of each arm and section, by the names of their columns; with those of inference, or these alone."""
+    """The figures of each arm and section, by the names of their columns; with those of what is no training, or these alone."""
     records = rules.judged(records)[0]
-    asked = {
-        (group.first.run.id, group.first.cell.spec_hash, row.arm.hash): (group, row)
-        for group in inference.groups(records) for row in group.rows
-    }  # fmt: skip
+    beside: dict[tuple[str, str, str], dict[str, Any]] = {}
+    alone: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for one in apart.groups(records):
+        first = one.group.first
+        for row in one.group.rows:
+            key = (first.run.id, first.cell.spec_hash, row.arm.hash)
+            alone.setdefault(key, one.module.context(one.group, row))
+            beside.setdefault(key, {}).update(one.module.values(one.group, row))
     found = []
     for section in grouping.sections(records):
-        for row in section.rows:
-            also = asked.pop((section.run.id, section.first.spec_hash, row.arm.hash), None)
-            found.append({**figures.values(section, row), **(inference.values(*also) if also else {})})
-    return found + [{**inference.context(group, row), **inference.values(group, row)} for group, row in asked.values()]
+        for trained in section.rows:
+            key = (section.run.id, section.first.spec_hash, trained.arm.hash)
+            alone.pop(key, None)
+            found.append({**figures.values(section, trained), **beside.get(key, {})})
+    return found + [{**context, **beside[key]} for key, context in alone.items()]
 
 
 def _safe(value: object) -> object:

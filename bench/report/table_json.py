@@ -12,7 +12,7 @@ import msgspec
 
 from bench.records import rules
 from bench.records.record import Record
-from bench.report import facts, figures, grouping, inference, summary, totals
+from bench.report import apart, facts, figures, grouping, summary, totals
 
 FORMAT = 2
 """Raised whenever a key is removed or changes its meaning."""
@@ -25,8 +25,8 @@ def render(records: Iterable[Record]) -> str:
         "report": FORMAT,
         "tables": [_section(*titled) for titled in summary.titled(grouping.sections(records))],
     }
-    if asked := [_inference(group) for group in inference.groups(records)]:
-        report["inference"] = asked
+    for one in apart.groups(records):
+        report.setdefault(one.kind, []).append(_apart(one))
     return json.dumps(report, indent=1, allow_nan=False).replace("\x7f", r"\u007f") + "\n"
 
 
@@ -72,29 +72,22 @@ def _section(title: str, section: grouping.Section) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _inference(group: inference.Group) -> dict[str, Any]:
-    rows = inference.table(group)
+def _apart(one: apart.Apart) -> dict[str, Any]:
+    titles, *lines = one.table
     return {
-        "title": group.title,
-        "run": group.first.run.id,
-        "machine": msgspec.to_builtins(group.first.run.machine),
-        "verdicts": inference.sentences(group),
-        "pairs": [
-            {
-                "batch_size": size, "first": one, "second": other, "decision": found.decision,
-                "rounds_needed": found.rounds_needed, "ratio": found.ratio.estimate, "low": found.ratio.low,
-                "high": found.ratio.high, "rounds": found.ratio.n,
-            }
-            for (size, one, other), found in sorted(group.verdicts.items())
-        ],
+        "title": one.title,
+        "run": one.group.first.run.id,
+        "machine": msgspec.to_builtins(one.group.first.run.machine),
+        "verdicts": one.sentences,
+        "pairs": one.module.pairs(one.group),
         "rows": [
-            {**inference.values(group, row), "arm": row.arm.name, "shown": dict(zip(rows[0], line, strict=True))}
-            for row, line in zip(group.rows, rows[1:], strict=True)
+            {**one.module.values(one.group, row), "arm": row.arm.name, "shown": dict(zip(titles, line, strict=True))}
+            for row, line in zip(one.group.rows, lines, strict=True)
         ],
-        "facts": inference.about(group),
-        "failures": group.failures,
-        "boundary": inference.MEANING,
-    }  # fmt: skip
+        "facts": one.about,
+        "failures": one.failures,
+        "boundary": one.meaning,
+    }
 
 
 def _row(section: grouping.Section, row: grouping.Row) -> dict[str, Any]:

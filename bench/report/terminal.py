@@ -10,7 +10,7 @@ from rich.text import Text
 from bench.records import rules
 from bench.records.record import Record
 from bench.records.text import printable
-from bench.report import explanations, figures, grouping, inference, markdown, summary, totals
+from bench.report import apart, explanations, figures, grouping, markdown, summary, totals
 
 SHORT = ("arm", "throughput", "ratio_to_fastest", "metric_mean", "parity")
 """The columns of a table that still grows, by the names of their first values."""
@@ -46,15 +46,15 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
             console.print(plain(line))
         for failure in summary.failures(section):
             console.print(plain(failure), style="red")
-    for asked in inference.groups(records):
-        console.print(plain(asked.title), style="bold")
-        for sentence in inference.sentences(asked):
+    for one in apart.groups(records):
+        console.print(plain(one.title), style="bold")
+        for sentence in one.sentences:
             console.print(_coloured(sentence))
-        titles, rows, below = _narrowed(inference.table(asked))
+        titles, rows, below = _narrowed(one.table)
         console.print(_rich("", titles, rows))
         for line in below:
             console.print(plain(line))
-        for failure in asked.failures:
+        for failure in one.failures:
             console.print(plain(failure), style="red")
     for group in explanations.groups(records):
         for number, rows in enumerate(filter(None, (explanations.neutral(group), explanations.profiled(group)))):

@@ -30,7 +30,19 @@ from bench.process import phases
 from bench.process.request import Request
 from bench.records import files, rules
 from bench.records.metrics import METRICS
-from bench.records.record import Bytes, Cell, Inference, Kind, Ladder, Memory, Outcome, Quality, Status, Timings
+from bench.records.record import (
+    Bytes,
+    Cell,
+    Inference,
+    Kind,
+    Ladder,
+    Loading,
+    Memory,
+    Outcome,
+    Quality,
+    Status,
+    Timings,
+)
 from bench.records.text import one_line
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
 from bench.worker.several import Grouping
@@ -74,7 +86,8 @@ def answer(request: Request) -> Outcome:
         speed = partial(_speed, request=request)
         kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
             "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
-            "inference": partial(_inference, request=request), "explain": partial(_explain, request=request),
+            "inference": partial(_inference, request=request), "loading": partial(_loading, request=request),
+            "explain": partial(_explain, request=request),
         }  # fmt: skip
         return kinds[asked.kind](asked, preset)
     except Exception as error:  # whatever a framework raises becomes an outcome
@@ -312,6 +325,36 @@ def _refuse_training_only(asked: Cell) -> None:
         f"{named}{' and '.join(parts)} change{'' if len(parts) > 1 else 's'} how a model is trained, not how it answers: "
         f"inference is the same in the mode {left}; ask for --arm {same}"
     )
+
+
+def _loading(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+    from bench.worker import loading
+
+    on_gpu = asked.arm.device == "gpu"
+    watch = disturbance.Watch(gpu=on_gpu, before=request.gpu_before, arms=request.gpu_arms, children=True)
+    start = time.perf_counter()
+    backend = _load(asked)
+    imported = time.perf_counter()
+    session = _open(backend, preset, asked, preset.task.init_params(asked.seed))
+    session.wait()
+    built = time.perf_counter()
+    try:
+        window = loading.measure(session, preset, turns=_turns(preset, watch, None, takes_turns=request.takes_turns))
+    except loading.LoaderFault as fault:
+        return _finished(asked, backend, session, faults=[str(fault)])
+    phases.enter("checks")
+    found = Loading(
+        import_s=imported - start, build_s=built - imported, first_s=window.first_s, warmup_s=window.warmup_s,
+        pass_batches=len(window.items), pass_items=sum(window.items),
+        **{name: part.told() for name, part in window.parts.items()},
+        compilations=window.compilations, cpu_s=watch.cpu_s, host_peak=memory.host_peak(),
+    )  # fmt: skip
+    probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
+    wrong = rules.probe_fault(asked.arm.precision, probe.error)
+    return _finished(
+        asked, backend, session, faults=[*rules.loading_faults(found), *filter(None, [wrong])], loading=found, probe=probe,
+        disturbance=watch.disturbance,
+    )  # fmt: skip
 
 
 def _explain(asked: Cell, preset: Preset, *, request: Request) -> Outcome:

@@ -56,7 +56,11 @@ class Watch:
     (`nvml.processes`), when `arms` processes of the same run use the card and this is not the first one.
     """
 
-    def __init__(self, *, gpu: bool, before: Collection[int] | None = None, arms: int = 1) -> None:
+    def __init__(
+        self, *, gpu: bool, before: Collection[int] | None = None, arms: int = 1, children: bool = False
+    ) -> None:
+        """With `children`, the time of the processes that this one started is its own: those of a loader."""
+        self._children = children
         self._card = nvml.card() if gpu else None
         self._before = nvml.processes(self._card) or () if before is None else before
         self._arms = arms
@@ -73,11 +77,11 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self._since_us = self._since_us or time.time_ns() // 1000
-        self._opened = read(self._siblings, self._card)
+        self._opened = read(self._siblings, self._card, children=self._children)
         return self
 
     def __exit__(self, *_: object) -> None:
-        part = between(self._opened, read(self._siblings, self._card))
+        part = between(self._opened, read(self._siblings, self._card, children=self._children))
         self._inside = both(self._inside, part) if self.disturbance else part
         gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
         self.disturbance = assess(self._inside, core_count=cores.count(), load=self._load, gpu=gpu)
@@ -95,7 +99,7 @@ class Watch:
         return max(0, len(set(now) - set(self._before)) - self._arms) + len(computed & set(self._before))
 
 
-def read(siblings: Collection[int], card: Any | None) -> Counters:
+def read(siblings: Collection[int], card: Any | None, *, children: bool = False) -> Counters:
     """The counters now."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     busy, stolen, beside = None, None, None
@@ -107,7 +111,7 @@ def read(siblings: Collection[int], card: Any | None) -> Counters:
     withheld = quota.throttled()
     return Counters(
         wall_s=time.perf_counter(),
-        own_cpu_s=time.process_time(),
+        own_cpu_s=time.process_time() + (_children_s() if children else 0.0),
         busy_s=busy,
         stolen_s=stolen,
         siblings_s=beside,
@@ -116,6 +120,17 @@ def read(siblings: Collection[int], card: Any | None) -> Counters:
         major_page_faults=usage.ru_majflt,
         throttled_s=_throttled_s(card),
     )
+
+
+def _children_s() -> float:
+    """The processor time of this process's children, those that have ended included."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = ended.ru_utime + ended.ru_stime
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = child.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def between(opened: Counters, closed: Counters) -> Counters:

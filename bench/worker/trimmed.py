@@ -51,6 +51,10 @@ class Trimmed:
         self.shapes |= {value.shape for value in cut.inputs.values()}
         return self.session.prepare(cut)
 
+    def loader(self, *_: Any, **__: Any) -> Any:
+        """Unsupported: a framework's own loader hands over whole batches."""
+        raise Unsupported(f"{TRIM}: the frameworks' own loaders hand over batches that are not cut")
+
     def predict(self, inputs: Mapping[str, Array]) -> Array:
         """The session's, of cut inputs."""
         whole = Batch(inputs, np.empty(0), np.empty(0))

@@ -33,7 +33,7 @@ from bench.process import phases
 from bench.worker.precision_probe import PROBE_SIZE, RATE_SECONDS
 from tasks import batching
 from tasks.mnist_mlp import MlpConfig
-from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Params, Preset, Target, Task, hash_arrays
+from tasks.spec import AdamW, Array, Batch, Data, Evaluation, Examples, Params, Preset, Target, Task, hash_arrays
 
 __all__ = ["MODES", "open_session", "preset", "versions"]
 
@@ -128,6 +128,12 @@ class MisbehavingSession(ReferenceSession):
     def compilations(self) -> int | None:
         return self.updates if self.misbehaviour == "compiles in every step" else 0
 
+    def loader(self, examples: Examples, *, seed: int) -> "Loader":
+        return Loader(examples, seed, self.misbehaviour)
+
+    def on_host(self, prepared: Batch) -> Batch:
+        return prepared
+
     def matmul(self, left: Array, right: Array, *, times: int) -> Array:
         if len(left) > PROBE_SIZE:  # the rate's: a chain of no work that lasts as long as it must
             time.sleep(CHAIN_S if self.chains else 0.0)
@@ -143,6 +149,27 @@ class MisbehavingSession(ReferenceSession):
         mode = "default" if self.misbehaviour == "ignores its mode" else self.options.mode
         odd = {"odd": {1, 2}} if self.misbehaviour == "tells settings that are no plain values" else {}
         return {"device": device, "precision": precision, "mode": mode, "compile": "none", **odd}  # type: ignore[dict-item]
+
+
+class Loader:
+    """NumPy's rows, batch by batch, in double precision as the session has them."""
+
+    def __init__(self, examples: Examples, seed: int, misbehaviour: str = "ok") -> None:
+        self.rng, self.misbehaviour = np.random.default_rng(seed), misbehaviour
+        inputs = {name: value.astype(np.float64) for name, value in examples.inputs.items()}
+        self.examples = examples._replace(inputs=inputs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        inputs, labels, batch_size, shuffled = self.examples
+        order = np.arange(len(labels))
+        if shuffled and self.misbehaviour != "never shuffles":
+            order = self.rng.permutation(order)
+        if self.misbehaviour == "repeats an example":
+            order[0] = order[1]
+        if self.misbehaviour == "drops the last batch":
+            order = order[: len(order) // batch_size * batch_size]
+        for batch in batching.one_pass(inputs, labels, order=order, batch_size=batch_size):
+            yield batch._replace(weights=batch.weights.astype(np.float64))
 
 
 def _raise(error: Exception) -> Callable[[], None]:
@@ -290,6 +317,9 @@ class NearestCorner:
 
     def train_batches(self, seed: int) -> Iterator[Batch]:
         return batching.shuffled(*self.examples(start=0, stop=90), batch_size=self.batch_size, seed=seed)
+
+    def training_examples(self) -> Examples:
+        return Examples(*self.examples(start=0, stop=90), self.batch_size)
 
     def eval_batches(self) -> Iterator[Batch]:
         return batching.in_order(*self.examples(start=90, stop=110), batch_size=self.batch_size)
