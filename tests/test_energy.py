@@ -3,7 +3,9 @@
 import csv
 import io
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,10 +130,69 @@ def test_a_card_without_a_counter_and_a_machine_without_a_driver_are_told(
 # In a run.
 
 
-def test_energy_is_asked_of_speed_processes_only() -> None:
+def test_a_meter_that_is_stopped_counts_nothing_meanwhile_and_tells_all_so_far(tmp_path: Path) -> None:
+    zone = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0, limit=1000 * SECOND)
+    clock, found = Clock(), []
+    meter = Meter(device="cpu", powercap=tmp_path, clock=clock)
+    for before, after, seconds in ((0, 40, 6.0), (500, 590, 6.0), (990, 10, 1.0)):
+        (zone / "energy_uj").write_text(str(before * SECOND))
+        with meter:
+            (zone / "energy_uj").write_text(str(after * SECOND))
+            clock.now += seconds
+        found.append(meter.energy)
+    assert "the window lasted 6.0 s" in str(found[0].reason)
+    assert [energy.joules for energy in found[1:]] == [pytest.approx(130.0), pytest.approx(150.0)]
+
+
+class Trains:
+    """A session whose steps use a joule and whose evaluations use a hundred, each in a second."""
+
+    def __init__(self, zone: Path, clock: Clock) -> None:
+        self.zone, self.clock, self.steps = zone, clock, 0
+
+    def use(self, joules: int) -> None:
+        counter = self.zone / "energy_uj"
+        counter.write_text(str(int(counter.read_text()) + joules * SECOND))
+        self.clock.now += 1
+
+    def prepare(self, batch: Any) -> Any:
+        return batch
+
+    put = prepare
+
+    def train_step(self, batch: Any) -> float:
+        self.use(1)
+        return 0.5
+
+    def fetch(self, value: float) -> float:
+        return value
+
+    def wait(self) -> None: ...
+
+
+def test_the_energy_of_a_training_has_none_of_its_evaluations(tmp_path: Path) -> None:
+    zone, clock = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=0), Clock()
+    session: Any = Trains(zone, clock)
+
+    def validate() -> float:
+        session.use(100)
+        return 0.9
+
+    batch: Any = SimpleNamespace(starts_sequence=False)
+    meter = Meter(device="cpu", powercap=tmp_path, clock=clock)
+    common: dict[str, Any] = {"steps": 60, "clock": clock, "validations": 2, "validate": validate}
+    trained = loop.train(session, repeat(batch), meter=meter, **common)
+    source = "RAPL, all processor packages"
+    assert trained.energy == [(steps, Energy(float(steps), source=source)) for steps in (20, 40, 60)]
+    assert [(step, seconds) for step, seconds, _ in trained.validation] == [(20, 20.0), (40, 40.0)]
+    assert trained.seconds == 60.0
+    assert loop.train(session, repeat(batch), **common).energy == []
+
+
+def test_energy_is_asked_of_the_processes_of_speed_and_of_quality() -> None:
     cells = a_plan(energy=True).cells
-    assert {cell.kind for cell in cells if cell.energy} == {"speed"}
-    assert all(cell.energy for cell in cells if cell.kind == "speed")
+    assert {cell.kind for cell in cells if cell.energy} == {"speed", "quality"}
+    assert all(cell.energy for cell in cells if cell.kind in ("speed", "quality"))
     assert not any(cell.energy for cell in a_plan().cells)
 
 
@@ -157,6 +218,18 @@ def test_a_process_answers_with_joules_or_with_the_reason(tmp_path: Path) -> Non
     assert done.energy is not None
     assert (done.energy.joules is None) == (Meter(device="cpu").missing is not None)
     assert done.energy.reason == Meter(device="cpu").missing
+
+
+@pytest.mark.slow
+def test_a_training_answers_with_joules_at_its_end_or_with_the_reason(tmp_path: Path) -> None:
+    run, cell = a_planned_cell(energy=True, kind="quality")
+    done = execute(run, cell, tmp_path, data_dir=None).outcome
+    assert done.status == "ok", done.reason
+    assert done.quality is not None
+    ((steps, found),) = done.quality.energy
+    assert steps == done.quality.steps
+    assert found.joules is None  # it lasts no ten seconds
+    assert found.reason == (Meter(device="cpu").missing or found.reason)
 
 
 # In tables.

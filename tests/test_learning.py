@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench.records import rules
-from bench.records.record import Quality, Record
+from bench.records.record import Energy, Quality, Record
 from bench.report import grouping, learning, markdown, page, plots, table_csv
 from tests.builders import a_record, a_run
 
@@ -90,3 +90,74 @@ def test_reports_show_it_and_those_of_trainings_without_it_are_what_they_were() 
 def test_evaluations_that_contradict_the_training_are_refused(points: list[tuple[int, float, float]], why: str) -> None:
     (one,) = [one for one in trained({"alpha": [points, POINTS]}) if one.cell.kind == "quality" and one.cell.seed == 0]
     assert why in "; ".join(rules.invalid(one))
+
+
+# The energy to the target.
+
+CARD = "NVML, the whole card"
+
+
+def metered(energies: list[list[tuple[int, Energy]]], *, accuracies: tuple[float, ...] = (0.95, 0.96)) -> list[Record]:
+    """Trainings with joules at each of their points, seed by seed."""
+    made = []
+    for one in trained({"alpha": [POINTS, POINTS]}, accuracies=accuracies):
+        quality = one.outcome.quality
+        if quality is not None:
+            quality = msgspec.structs.replace(quality, energy=energies[one.cell.seed])
+            one = msgspec.structs.replace(one, outcome=msgspec.structs.replace(one.outcome, quality=quality))
+        made.append(one)
+    return made
+
+
+def joules(*values: float | None, reason: str = "no counter") -> list[tuple[int, Energy]]:
+    found = [Energy(None, reason=reason) if value is None else Energy(value, source=CARD) for value in values]
+    return list(zip((25, 50, 75, 100), found, strict=True))
+
+
+def test_the_energy_to_the_target_is_that_of_the_first_evaluation_that_reached_it() -> None:
+    records = metered([joules(None, 200.0, 300.0, 400.0), joules(None, 210.0, 330.0, 400.0)])
+    (section,) = grouping.sections(records)
+    titles, alpha = learning.table(section)
+    assert titles[-1] == "energy to accuracy >= 0.9"
+    assert alpha[-1].startswith("310 (170-580) J, n=2")
+    assert alpha[-1].endswith(f" J, n=2 ({CARD})")
+    line = table_csv.lines(records)[0]
+    assert line["joules_to_target"] == pytest.approx((300 * 330) ** 0.5)
+    assert line["joules_to_target_source"] == CARD
+    for text in (markdown.render(records), page.render(records)):
+        assert "The energy to the target is what the hardware" in text
+
+
+def test_without_a_counter_the_energy_is_not_measured_and_the_reason_is_told() -> None:
+    records = metered([joules(*[None] * 4), joules(*[None] * 4)])
+    (section,) = grouping.sections(records)
+    assert learning.table(section)[1][-1] == "not measured: no counter"
+    line = table_csv.lines(records)[0]
+    assert (line["joules_to_target"], line["joules_to_target_source"]) == (None, "no counter")
+    half = metered([joules(1.0, 2.0, 3.0, 4.0), joules(*[None] * 4)])
+    assert learning.table(grouping.sections(half)[0])[1][-1] == f"not measured: {CARD}; no counter"
+    missed = trained({"alpha": [[(50, 0.5, 0.2)]] * 2}, accuracies=(0.95, 0.6))
+    assert "joules_to_target" not in table_csv.lines(missed)[0]
+    assert "energy to" not in markdown.render(missed)
+
+
+@pytest.mark.parametrize(
+    ("energy", "why"),
+    [
+        (joules(1.0, 3.0, 2.0, 4.0), "used less energy the longer it went on"),
+        (joules(1.0, 2.0, 3.0, 4.0)[1:], "not read where it was evaluated"),
+        (joules(1.0, 2.0, 3.0, 4.0)[::-1], "not read where it was evaluated"),
+        (joules(1.0, 2.0, 3.0, 4.0)[:3], "not read where it was evaluated"),
+    ],
+)
+def test_energy_that_contradicts_the_training_is_refused(energy: list[tuple[int, Energy]], why: str) -> None:
+    good, bad = (
+        next(
+            one
+            for one in metered([found, joules(1.0, 2.0, 3.0, 4.0)])
+            if one.cell.kind == "quality" and not one.cell.seed
+        )
+        for found in (joules(1.0, 2.0, 3.0, 4.0), energy)
+    )
+    assert rules.invalid(good) == []
+    assert why in "; ".join(rules.invalid(bad))

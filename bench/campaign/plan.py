@@ -98,7 +98,11 @@ class TaskPlan:
             # Drawn anew per task, so that a task's order does not depend on which others are compared.
             "speed": self._rounds("speed", self.rounds, seed=seed_of_order(self.run, self.name)),
             "memory": (self.cell(arm, kind="memory") for arm in compared),
-            "quality": (self.cell(arm, kind="quality", seed=seed) for seed in range(self.seeds) for arm in compared),
+            "quality": (
+                self.cell(arm, kind="quality", seed=seed, energy=self.choice.energy)
+                for seed in range(self.seeds)
+                for arm in compared
+            ),
             "inference": self._rounds("inference", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/inference"),
             "loading": self._rounds("loading", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/loading"),
             "explain": self._rounds("explain", self.rounds, seed=seed_of_order(self.run, self.name)),

@@ -258,6 +258,9 @@ class Quality(Strict, frozen=True):
     curve: list[tuple[int, Figure, Figure]]  # (step, seconds since the first step, training loss of that step's batch)
     sample: str | None = None  # what a language model says after training
     validation: list[tuple[Count, Seconds, Figure]] = []  # on the way: (step, seconds of training, the target's metric)
+    energy: list[
+        tuple[Count, Energy]
+    ] = []  # (step, of the training until then) at each of these, and at the end; if asked for
 
     def reached(self, target: Target) -> tuple[int, float] | None:
         """(step, seconds of training) of the first evaluation that reached a target, the one at the end among them."""

@@ -30,6 +30,7 @@ from bench.records.record import (
     Ladder,
     Loading,
     Outcome,
+    Quality,
     Record,
     Timings,
 )
@@ -359,6 +360,7 @@ def _quality(record: Record) -> Iterator[str]:
         yield "the evaluations of the training are not in their order"
     if points and (points[-1][0] >= quality.steps or points[-1][1] > quality.train_s):
         yield "an evaluation of the training comes after its end"
+    yield from _training_energy(quality)
     metric = cell.target.metric
     if metric not in quality.metrics:
         yield f"no {metric}, by which quality is judged"
@@ -370,6 +372,17 @@ def _quality(record: Record) -> Iterator[str]:
         yield "a training that took no time"
     yield from _too_long(record, quality.train_s + quality.evaluate_s)
     yield from _counted(quality.metrics)
+
+
+def _training_energy(quality: Quality) -> Iterator[str]:
+    """Whether the joules of a training are those of its own points, and grow."""
+    steps = [step for step, _ in quality.energy]
+    points = {step for step, *_ in quality.validation} | {quality.steps}
+    if steps and (steps != sorted(set(steps)) or not points <= set(steps)):
+        yield "the energy of the training was not read where it was evaluated"
+    joules = [energy.joules for _, energy in quality.energy if energy.joules is not None]
+    if joules != sorted(joules):
+        yield "a training used less energy the longer it went on"
 
 
 def _counted(metrics: Mapping[str, float]) -> Iterator[str]:

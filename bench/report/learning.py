@@ -1,4 +1,5 @@
-"""How quality grows in a training, and what it takes to the target: seconds and, with a price, money. From records alone."""
+"""How quality grows in a training, and what it takes to the target: seconds, joules where a counter was read, and with a price
+money. From records alone."""
 
 from collections.abc import Sequence
 
@@ -17,6 +18,22 @@ MEANING = (
 )
 
 
+OF_ENERGY = (
+    " The energy to the target is what the hardware's counters say of the same training until then, evaluations left out: the "
+    "whole card or all processor packages, idle power included."
+)
+
+
+def meaning(section: Section) -> str:
+    """What stands with the table."""
+    return MEANING + (OF_ENERGY if _is_metered(section) else "")
+
+
+def _is_metered(section: Section) -> bool:
+    """Whether an energy counter was to be read while the arms trained."""
+    return any(one.energy for row in section.rows for one in _trainings(row))
+
+
 def table(section: Section) -> list[list[str]]:
     """Titles, then a line for each arm; nothing where no training was evaluated on the way."""
     points = sorted({step for row in section.rows for one in _trainings(row) for step, _, _ in one.validation})
@@ -24,13 +41,13 @@ def table(section: Section) -> list[list[str]]:
         return []
     ends = sorted({one.steps for row in section.rows for one in _trainings(row)})
     titles = [section.noun, *(f"after {step:,} steps" for step in [*points, *ends]), f"time to {section.first.target}"]
-    return [
-        titles,
-        *(
-            [row.name, *(_at(section, row, step) for step in [*points, *ends]), _time(section, row)]
-            for row in section.rows
-        ),
+    rows = [
+        [row.name, *(_at(section, row, step) for step in [*points, *ends]), _time(section, row)] for row in section.rows
     ]
+    if _is_metered(section):
+        titles.append(f"energy to {section.first.target}")
+        rows = [[*cells, _energy(section, row)] for cells, row in zip(rows, section.rows, strict=True)]
+    return [titles, *rows]
 
 
 def _trainings(row: Row) -> list[Quality]:
@@ -82,6 +99,35 @@ def _time(section: Section, row: Row) -> str:
     return f"{with_interval(found)} s, n={found.n}"
 
 
+def joules_to_target(section: Section, row: Row) -> tuple[list[float], list[str]]:
+    """Of the trainings that reached the target, the joules until then; and whose counters those are, or why there is none."""
+    joules, told = [], []
+    for one in _trainings(row):
+        reached = one.reached(section.first.target)
+        used = dict(one.energy).get(reached[0]) if reached else None
+        if used is not None and used.joules is not None:
+            joules.append(used.joules)
+        if used is not None:
+            told.append(used.source or used.reason or "")
+    return joules, sorted(set(filter(None, told)))
+
+
+def _joules(section: Section, row: Row) -> Interval | None:
+    """Over seeds, where all of them reached the target and have a figure."""
+    joules, _ = joules_to_target(section, row)
+    return intervals.geometric_mean(joules) if joules and len(joules) == len(_trainings(row)) else None
+
+
+def _energy(section: Section, row: Row) -> str:
+    found, (_, told) = _joules(section, row), joules_to_target(section, row)
+    if found is not None:
+        return f"{with_interval(found)} J, n={found.n} ({'; '.join(told)})"
+    seconds, trainings = seconds_to_target(section, row)
+    if len(seconds) < trainings:
+        return f"reached by {len(seconds)} of {trainings} trainings"
+    return f"{NOT_MEASURED}: {'; '.join(told)}" if told else NOT_MEASURED
+
+
 def costs(section: Section, price_per_hour: float) -> list[str]:
     """What it takes to the target at a price, a sentence for each arm that reached it with every seed."""
     target, told = section.first.target, []
@@ -100,7 +146,14 @@ def values(section: Section, row: Row) -> dict[str, object]:
         return {}
     found = _interval(section, row)
     seconds, _ = seconds_to_target(section, row)
+    joules = _joules(section, row)
+    energy = {
+        "joules_to_target": joules and joules.estimate, "joules_to_target_low": joules and joules.low,
+        "joules_to_target_high": joules and joules.high,
+        "joules_to_target_source": "; ".join(joules_to_target(section, row)[1]),
+    }  # fmt: skip
     return {
         "seconds_to_target": found and found.estimate, "seconds_to_target_low": found and found.low,
         "seconds_to_target_high": found and found.high, "trainings_that_reached_it": len(seconds),
+        **(energy if _is_metered(section) else {}),
     }  # fmt: skip

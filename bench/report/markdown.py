@@ -61,7 +61,7 @@ def _section(title: str, section: grouping.Section, price: float | None) -> str:
         lines += [*(f"- {escape(sentence)}" for sentence in totals.sentences(section)), ""]
     learned = learning.table(section)
     if learned:
-        lines += [escape(learning.MEANING), "", table(learned[0], learned[1:]), ""]
+        lines += [escape(learning.meaning(section)), "", table(learned[0], learned[1:]), ""]
     if price is not None:
         lines += [*(f"- {escape(told)}" for told in learning.costs(section, price)), ""]
     samples = summary.samples(section)

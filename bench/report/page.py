@@ -71,6 +71,7 @@ class View(NamedTuple):
     facts: list[tuple[str, str]]
     boundary: str
     learned: list[list[str]]
+    learning: str
     samples: list[tuple[str, str]]
     classes: list[list[str]]
     failures: list[str]
@@ -103,7 +104,7 @@ def render(records: Iterable[Record], *, home: str = "", swept: bool = False) ->
     heading = f"Comparison of {', '.join(names)}" if names or not more else more[0].title
     return environment().get_template("page.html").render(
         heading=heading, views=views, undrawn=0 if drawn else MOST_DRAWN, choices=choices, filters=FILTERS,
-        meaning=totals.MEANING, learning=learning.MEANING,
+        meaning=totals.MEANING,
         more=more, home=home,
         script=Markup(script), style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -176,6 +177,7 @@ def _view(title: str, section: grouping.Section, *, names: Sequence[str], prefix
         facts=facts.facts(section),
         boundary=summary.boundary(section),
         learned=learning.table(section),
+        learning=learning.meaning(section),
         samples=summary.samples(section),
         classes=summary.classes(section),
         failures=summary.failures(section),

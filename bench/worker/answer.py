@@ -269,6 +269,7 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
 
     trained = loop.train(
         session, batches, steps=task.train_steps, clock=time.perf_counter, validations=preset.validations, validate=validated,
+        meter=energy.Meter(device=asked.arm.device) if asked.energy else None,
     )  # fmt: skip
     phases.enter("evaluation")
     start = time.perf_counter()
@@ -278,7 +279,9 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     validation = [
         one for one in trained.validation if math.isfinite(one[2])
     ]  # a perplexity may still be beyond a float
-    quality = Quality(task.train_steps, trained.seconds, evaluate_s, metrics, trained.curve, sample, validation)
+    quality = Quality(
+        task.train_steps, trained.seconds, evaluate_s, metrics, trained.curve, sample, validation, trained.energy
+    )
     value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
     return _finished(asked, backend, session, quality=quality, remarks=remarks)

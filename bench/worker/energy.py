@@ -33,7 +33,7 @@ class CounterMissing(RuntimeError):
 
 
 class Meter:
-    """A context around the window; afterwards `energy` is what the counters say about it."""
+    """A context around the window, or each of its parts; after each, `energy` is what the counters say about all so far."""
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class Meter:
         self._ranges: Mapping[str, float] = {} if device == "gpu" else ranges(powercap)
         self._clock = clock
         self._opened: Joules = {}
+        self._seconds = self._joules = 0.0  # of the parts that are over
+        self._lost = False  # a counter started again at nobody knows what
         self.missing: str | None = None  # why there is nothing to read
         self._reading()
         self.energy = Energy(None, reason=self.missing or "the window did not end")
@@ -56,14 +58,9 @@ class Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        seconds, closed = self._clock() - self._start, self._reading()
-        if self.missing:
-            self.energy = Energy(None, reason=self.missing)
-        elif seconds < MIN_WINDOW_S:
-            why = f"the window lasted {seconds:.1f} s, and the counters are too coarse below {MIN_WINDOW_S:g} s"
-            self.energy = Energy(None, reason=why)
-        else:
-            self.energy = self._used(closed)
+        self._seconds += self._clock() - self._start
+        self._count(self._reading())
+        self.energy = self._so_far()
 
     def _reading(self) -> Joules:
         try:
@@ -72,15 +69,26 @@ class Meter:
             self.missing = str(error)
             return {}
 
-    def _used(self, closed: Joules) -> Energy:
-        joules = 0.0
+    def _count(self, closed: Joules) -> None:
         for name, opened in self._opened.items():
-            joules += closed[name] - opened
-            if closed[name] < opened:  # it has started again; once, or the window was hours
-                if name not in self._ranges:
-                    return Energy(None, reason="the counter started again in the window")
-                joules += self._ranges[name]
-        return Energy(joules, source=self.source) if joules > 0 else Energy(None, reason="the counter did not move")
+            if name not in closed:
+                continue
+            self._joules += closed[name] - opened
+            if closed[name] < opened:  # it has started again; once, or the part was hours
+                self._lost = self._lost or name not in self._ranges
+                self._joules += self._ranges.get(name, 0.0)
+
+    def _so_far(self) -> Energy:
+        if self.missing:
+            return Energy(None, reason=self.missing)
+        if self._seconds < MIN_WINDOW_S:
+            why = f"the window lasted {self._seconds:.1f} s, and the counters are too coarse below {MIN_WINDOW_S:g} s"
+            return Energy(None, reason=why)
+        if self._lost:
+            return Energy(None, reason="the counter started again in the window")
+        if self._joules <= 0:
+            return Energy(None, reason="the counter did not move")
+        return Energy(self._joules, source=self.source)
 
 
 def read_card() -> Joules:

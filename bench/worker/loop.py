@@ -15,6 +15,7 @@ import numpy as np
 
 from backends.api import Session
 from bench.process import phases
+from bench.records.record import Energy
 from bench.records.rules import EACH_LOSS, LAST_LOSS, LOSS_EVERY
 from bench.worker.several import steps_per_call
 from tasks import batching
@@ -65,6 +66,15 @@ class Blocks(Protocol):
     blocks_s: list[float]
 
     def forget(self) -> None: ...
+
+
+class Metered(Protocol):
+    """A context around each part of a training; after each, the energy of all so far."""
+
+    energy: Energy
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Turns(Protocol):
@@ -285,6 +295,9 @@ class Trained(NamedTuple):
     seconds: float  # without those of the evaluations
     curve: list[tuple[int, float, float]]  # (step, seconds, loss), at about CURVE_POINTS steps, the first among them
     validation: list[tuple[int, float, float]]  # (steps before it, seconds, what `validate` gave)
+    energy: list[
+        tuple[int, Energy]
+    ]  # (steps, of all of them) at each of these points and at the end; none without a meter
 
 
 def train(
@@ -295,8 +308,9 @@ def train(
     clock: Clock,
     validations: int = 0,
     validate: Callable[[], float] = lambda: math.nan,
+    meter: Metered | None = None,
 ) -> Trained:
-    """Trains for a budget, and calls `validate` so many times on the way, evenly spread, while the clock stands still.
+    """Trains for a budget, and calls `validate` so many times on the way, evenly spread, while clock and meter stand still.
 
     A task with a carried state is validated where that starts anew, at the beginning of the next pass over the text: an
     evaluation puts it back to zero. Where several steps are taken in one call, the first is taken alone: the program of the
@@ -304,27 +318,39 @@ def train(
 
     Diverged names the step whose loss was seen to be infinite or not a number.
     """
-    start, stopped_s = clock(), 0.0
     together = steps_per_call(session)
     interval = together * max(1, steps // CURVE_POINTS // together)
     due = [at for number in range(validations) if (at := steps * (number + 1) // (validations + 1))]
     carries = False
-    trained = Trained(0.0, [], [])
+    trained = Trained(0.0, [], [], [])
+
+    def pause(steps_done: int) -> None:
+        """Everything is done, and the meter stands still."""
+        session.wait()
+        if meter is not None:
+            meter.__exit__()
+            trained.energy.append((steps_done, meter.energy))
+
+    if meter is not None:
+        meter.__enter__()
+    start, stopped_s = clock(), 0.0
     for number, batch in enumerate(islice(batches, steps), start=1):
         carries = carries or batch.starts_sequence
         if due and number > due[0] and (batch.starts_sequence or not carries):
-            session.wait()
+            pause(number - 1)
             began = clock()
             trained.validation.append((number - 1, began - start - stopped_s, validate()))
             stopped_s += clock() - began
             due = [step for step in due if step >= number]
+            if meter is not None:
+                meter.__enter__()
         loss = step(session, batch)
         if (number - (together > 1)) % interval == 0 or number in (1, steps):
             value = float(session.fetch(loss))
             if not math.isfinite(value):
                 raise Diverged(f"the training loss was {value} at step {number}")
             trained.curve.append((number, clock() - start - stopped_s, value))
-    session.wait()
+    pause(steps)
     return trained._replace(seconds=clock() - start - stopped_s)
 
 
