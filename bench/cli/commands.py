@@ -30,6 +30,7 @@ from bench.records.text import printable
 FORMATS = {
     "markdown": "bench.report.markdown", "csv": "bench.report.table_csv", "latex": "bench.report.latex",
     "html": "bench.report.page", "json": "bench.report.table_json", "sweep": "bench.report.sweep",
+    "history": "bench.report.history",
 }  # fmt: skip
 
 
@@ -220,6 +221,31 @@ def sweep(output: Path | None, vary_texts: tuple[str, ...], budget_s: float | No
 
 
 @cli.command()
+@click.argument("paths", nargs=-1, metavar="[FOLDER...]", type=FilePath(file_okay=False, exists=True))
+@common_options
+@click.option("--releases", "releases_text", metavar="RELEASE,RELEASE,...",
+              help="Of the framework of --arm; each is installed once, into an environment of its own.")  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(min=1, max=1000), help="Timed processes per release. Default: the preset's."
+)
+@click.option("--control", is_flag=True, help="Time the first release a second time.")
+@click.option("--output", type=FilePath(file_okay=False),
+              help="Folder for records, table and plots; one of an earlier history is continued. "
+                   "Default: results/local/<time>.")  # fmt: skip
+def history(paths: tuple[Path, ...], releases_text: str | None, output: Path | None, **options: Any) -> None:
+    """Shows speed, first step and memory of a framework over its releases, and marks the steps beyond the noise.
+
+    The releases take turns in one run, and every one climbs the ladder of parity; quality is not judged. With a FOLDER, the
+    history is read from its records.
+    """
+    from bench.cli import histories
+
+    numbers = histories.parse(releases_text) if releases_text is not None else []
+    if not histories.command(paths, numbers, output, options):
+        raise SystemExit(1)
+
+
+@cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
 @click.option("--format", "form", default="markdown", show_default=True, type=OneOf("format", FORMATS))
 @click.option(
@@ -261,15 +287,12 @@ def report(
         raise UserError(f"--baseline: {error}") from error
     click.echo(importlib.import_module(FORMATS[form]).render(records, **more), nl=False)
     if plots_folder is not None:
-        from bench.report import apart_plot, explanation_plot, plots, sweep_plot
+        from bench.report import apart_plot, explanation_plot, history_plot, plots, sweep_plot
 
         folders.new_and_empty(plots_folder, "--plots")
-        made = (
-            sweep_plot.files(records)
-            if form == "sweep"
-            else (*plots.files(records), *apart_plot.files(records), *explanation_plot.files(records))
-        )
-        for name, content in made:
+        usual = (plots.files, apart_plot.files, explanation_plot.files)
+        drawn = {"sweep": (sweep_plot.files,), "history": (history_plot.files,)}.get(form, usual)
+        for name, content in (made for draw in drawn for made in draw(records)):
             files.write_bytes(plots_folder / name, content)
     for text in objections:
         click.echo(printable(f"--fail-on {text}"), err=True)

@@ -27,6 +27,7 @@ from bench.report import (
     facts,
     figures,
     grouping,
+    history,
     markdown,
     plots,
     summary,
@@ -85,6 +86,7 @@ def sentences(records: Sequence[Record]) -> list[str]:
         for one in (*summary.sentences(section), *totals.sentences(section))
     ]
     found += [text for one in apart.groups(records) for text in one.sentences]
+    found += history.told(records)
     return found + [one for group in explanations.groups(records) for one in explanations.sentences(group)]
 
 

@@ -34,6 +34,9 @@ OF_ARMS = ("threads", "precision", "mode", RELEASE)
 RUN = "run"
 """By which two runs of one point are told apart."""
 
+UNKNOWN = "unknown"
+"""A release of which a record does not tell."""
+
 USUAL = ("default", "float32")
 """A mode and a precision with which others are compared."""
 
@@ -133,7 +136,7 @@ class Sweep:
 
         names = [name for place, name in enumerate(self.fields) if place != axis]
         for held, points in groupby(
-            sorted(self.points, key=lambda point: (_keys(others(point)), _key(point[axis]))), others
+            sorted(self.points, key=lambda point: (_keys(others(point)), key(point[axis]))), others
         ):
             yield ", ".join(f"{name}={value}" for name, value in zip(names, held, strict=True)), list(points)
 
@@ -157,7 +160,7 @@ def _sweep(sections: Sequence[Section]) -> Sweep | None:
     ways = [
         field
         for field in OF_ARMS
-        if any(len({_way(row, field) for row in rows if row.arm.backend == one.arm.backend}) > 1 for one in rows)
+        if any(len({way(row, field) for row in rows if row.arm.backend == one.arm.backend}) > 1 for one in rows)
     ]
     if not changes and not ways:
         return None
@@ -168,7 +171,7 @@ def _sweep(sections: Sequence[Section]) -> Sweep | None:
     for section, place in zip(sections, places, strict=True):
         for row in section.rows:
             of_task = [*place, *([section.run.id] if runs else [])]
-            of_arm = [_way(row, name) for name in ways]
+            of_arm = [way(row, name) for name in ways]
             spots = points[(*of_task, *of_arm)]
             # Two rows of one backend at a point differ in something that does not vary here: their names tell them apart.
             spots[row.arm.backend if row.arm.backend not in spots else row.name] = Spot(section, row)
@@ -178,7 +181,7 @@ def _sweep(sections: Sequence[Section]) -> Sweep | None:
     return Sweep(title, fields, len(ways), {point: points[point] for point in sorted(points, key=_keys)})
 
 
-def _way(row: Row, field: str) -> str:
+def way(row: Row, field: str) -> str:
     """The value of an arm's field."""
     if field != RELEASE:
         return str(getattr(row.arm, field) or "all")
@@ -186,7 +189,7 @@ def _way(row: Row, field: str) -> str:
         framework = next(iter(backends.find(row.arm.backend).distributions), "")
     except KeyError:  # of somebody else's records
         framework = ""
-    return row.versions.get(framework, "unknown")
+    return row.versions.get(framework, UNKNOWN)
 
 
 def _number(value: str) -> float | None:
@@ -199,7 +202,7 @@ def _number(value: str) -> float | None:
 Key = tuple[bool, float, list[tuple[int, str]]]
 
 
-def _key(value: str) -> Key:
+def key(value: str) -> Key:
     """Numbers in their order, then what is usual, then other words in theirs, the numbers inside them as numbers."""
     number = _number(value)
     parts = [
@@ -209,7 +212,7 @@ def _key(value: str) -> Key:
 
 
 def _keys(point: Point) -> list[Key]:
-    return [_key(value) for value in point]
+    return [key(value) for value in point]
 
 
 def sentences(sweep: Sweep) -> list[str]:
