@@ -14,6 +14,7 @@ import click
 import tasks
 from bench.cli import folders
 from bench.cli.options import (
+    MEASURES,
     Duration,
     FilePath,
     NameOrModule,
@@ -302,10 +303,13 @@ def report(
 
 @cli.command()
 @click.argument("paths", nargs=-1, metavar="[FOLDER...]", type=FilePath(file_okay=False, exists=True))
-@click.option("--task", type=NameOrModule("task", tasks.TASKS), help="What is to be trained. Default: any.")
+@click.option("--measure", type=OneOf("measure", MEASURES), help="What is to be fast. Default: any.")
+@click.option("--task", type=NameOrModule("task", tasks.TASKS), help="Of which model. Default: any.")
 @click.option("--device", type=OneOf("device", ("cpu", "gpu")), help="On what. Default: any.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="In batches of this size.")
-def advise(paths: tuple[Path, ...], task: str | None, device: str | None, batch_size: int | None) -> None:
+@click.option("--batch-size", "--batch", type=click.IntRange(min=1), help="In batches of this size.")
+def advise(
+    paths: tuple[Path, ...], measure: str | None, task: str | None, device: str | None, batch_size: int | None
+) -> None:
     """Says what records mean for a choice: who is ahead by how much, what is open, and what was never measured.
 
     A FOLDER is a run's, or one of several runs. Default: results.
@@ -322,7 +326,7 @@ def advise(paths: tuple[Path, ...], task: str | None, device: str | None, batch_
             raise UserError(f"no runs in {path}: give the folder that `framework-bench run` wrote, or one of several")
         for place in places:
             found[place.name] = folders.read((place,))[0]
-    wish = advice.Wish(task, device, batch_size)
+    wish = advice.Wish(task, device, batch_size, measure)
     click.echo("\n".join(printable(line) for line in advice.render(advice.advice(found, wish)).splitlines()))
 
 

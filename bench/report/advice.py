@@ -7,16 +7,20 @@ records is said to be missing, with the command that would measure it.
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from operator import attrgetter
+from typing import NamedTuple
 
 import backends
 import tasks
 from bench.records.record import Record
-from bench.report import grouping, publish, summary, sweep, totals
-from bench.report.formats import mebibytes, with_interval
+from bench.report import apart, grouping, inference, publish, summary, sweep, totals
+from bench.report.formats import duration, mebibytes, with_interval
 from bench.report.grouping import Row, Section
+from bench.report.words import verdict_in_words
 
 FRAMEWORKS = ("torch", "tensorflow", "jax")
+TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,20 @@ class Wish:
     task: str | None = None
     device: str | None = None
     batch_size: int | None = None
+    measure: str | None = None  # "training", or one of bench/report/apart.py's kinds
 
-    def fits(self, section: Section) -> bool:
+    def fits(self, section: Section, measure: str = TRAINING) -> bool:
         """Whether a table is about it."""
-        return self.task in (None, section.first.task) and (
-            self.device is None or any(row.arm.device == self.device for row in section.rows)
+        return (
+            self.measure in (None, measure)
+            and self.task in (None, section.first.task)
+            and (self.device is None or any(row.arm.device == self.device for row in section.rows))
         )
+
+    @property
+    def measures(self) -> list[str]:
+        """What may be asked about."""
+        return [self.measure] if self.measure else [TRAINING, *apart.MODULES]
 
 
 def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, list[str]]]:
@@ -40,20 +52,46 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
     `runs` are records by the name of their run, the newest first, as publish.runs has them.
     """
     newest = publish.Newest(runs)
-    found: list[Section] = []
+    found: list[Found] = []
     told: list[tuple[str, list[str]]] = []
+    shown: set[tuple[object, ...]] = set()  # what a later run superseded, beside training
     for name, records in runs.items():
         points = len({one.run.id for one in records}) > 1  # of a sweep, which has sentences of its own
         for section in grouping.sections(records):
             if wish.fits(section) and newest.of(section) == name:
-                found.append(section)
-                told += [] if points else [(_title(name, section), list(_sentences(section)))]
-        told += [(f"{one.title} ({name})", sweep.sentences(one)) for one in sweep.sweeps(records)
-                 if wish.task in (None, next(iter(next(iter(one.points.values())).values())).section.first.task)]  # fmt: skip
+                found.append(Found(TRAINING, section, _batch_sizes(section)))
+                if not points:
+                    told.append((_title(name, summary.title(section), section), list(_sentences(section))))
+        for one in apart.groups(records):
+            section = one.group.section
+            what = (one.kind, *publish.identity(section))
+            if wish.fits(section, one.kind) and what not in shown:
+                sizes = one.group.sizes if one.kind == "inference" else _batch_sizes(section)
+                found.append(Found(one.kind, section, sizes))
+                about = _inference(one.group, wish) if one.kind == "inference" else [*one.sentences, *one.failures]
+                told.append((_title(name, one.title, section), list(about)))
+            shown.add(what)
+        for swept in sweep.sweeps(records):
+            sections = {id(spot.section): spot.section for spots in swept.points.values() for spot in spots.values()}
+            if any(map(wish.fits, sections.values())):
+                told.append((f"{swept.title} ({name})", sweep.sentences(swept)))
     return [*told, ("Never measured", list(_missing(found, wish)))]
 
 
-def _title(name: str, section: Section) -> str:
+class Found(NamedTuple):
+    """A table that is about the wish."""
+
+    measure: str
+    section: Section
+    batch_sizes: Sequence[int]
+
+
+def _batch_sizes(section: Section) -> list[int]:
+    size = section.first.spec.get("batch_size")
+    return [size] if isinstance(size, int) else []
+
+
+def _title(name: str, title: str, section: Section) -> str:
     machine = section.run.machine
     versions = dict.fromkeys(
         f"{part} {version}"
@@ -62,7 +100,7 @@ def _title(name: str, section: Section) -> str:
         if part in FRAMEWORKS
     )
     on = ", ".join(filter(None, [section.day, machine.cpu, f"{machine.cores} cores", machine.gpu, *versions]))
-    return f"{summary.title(section)} ({name}: {on})"
+    return f"{title} ({name}: {on})"
 
 
 def _sentences(section: Section) -> Iterator[str]:
@@ -92,6 +130,54 @@ def _memory(section: Section) -> Iterator[str]:
             yield f"Least {what} memory at its peak: {peaks[0][1]} {mebibytes(peaks[0][0])}; {others}"
 
 
+def _inference(group: inference.Group, wish: Wish) -> Iterator[str]:
+    """Who answers fastest with each size of batch that was wished for, what a start and the memory take, and what is open."""
+    yield from inference.failed_control(group)
+    sizes = [wish.batch_size] if wish.batch_size in group.sizes else group.sizes
+    undecided: list[tuple[str, int | None]] = []
+    for size in sizes:
+        yield _answers(group, size)
+        names = [row.arm.name for row in group.ordered(size)]
+        for one, other in combinations(names, 2):
+            verdict = group.verdicts.get((size, one, other))
+            if verdict is None:
+                continue
+            if verdict.decision == "not decided":
+                undecided.append((f"{one} and {other} with batch {size}", verdict.rounds_needed))
+            else:
+                yield f"Batch {size}: {verdict_in_words('answers', one, other, verdict)}"
+    starts = sorted((row.start_s, row.arm.name) for row in group.rows)
+    yield f"First answer soonest, import and build included: {'; '.join(f'{name} {duration(s)}' for s, name in starts)}"
+    for part, what in (("device_peak_allocated", "device"), ("host_peak", "host")):
+        peaks = sorted((peak, row.arm.name) for row in group.rows if (peak := row.peak(part)) is not None)
+        if len(peaks) > 1:
+            yield f"{what.capitalize()} memory at its peak: {'; '.join(f'{name} {mebibytes(peak)}' for peak, name in peaks)}"
+    if undecided:
+        needed = [rounds for _, rounds in undecided if rounds]
+        yield f"Not decided: {'; '.join(pair for pair, _ in undecided)}. {_again(group.section, needed)}"
+    yield from group.failures
+
+
+def _answers(group: inference.Group, size: int) -> str:
+    """The figures of the fastest arm with a size of batch."""
+    fastest = group.ordered(size)[0]
+    if size == 1:
+        p50, p99 = (with_interval(fastest.mean(1, attrgetter(name)), 1e3) for name in ("p50_s", "p99_s"))
+        return (
+            f"Batch 1: {fastest.arm.name} has the least median latency, {p50} ms, and {p99} ms at the 99th percentile"
+        )
+    rate = with_interval(fastest.mean(size, lambda one: one.throughput))
+    return f"Batch {size}: {fastest.arm.name} answers most, {rate} {group.first.cell.unit}/s"
+
+
+def _again(section: Section, needed: Sequence[int]) -> str:
+    """The command that makes such a run once more, with as many rounds as would decide."""
+    words = shlex.split(publish.command(section))
+    if needed and "--rounds" in words:
+        words[words.index("--rounds") + 1] = str(max(needed))
+    return f"{'To decide it' if needed else 'Again'}: {shlex.join(words)}"
+
+
 def _open(section: Section) -> Iterator[str]:
     """The pairs that are not decided, with what would decide them."""
     found = {pair: section.verdicts.get(pair) for pair in combinations([row.name for row in section.ranked], 2)}
@@ -102,40 +188,33 @@ def _open(section: Section) -> Iterator[str]:
         if told is not None and told.decision == "not decided"
     ]
     if undecided:
-        command = publish.command(section)
-        rounds = shlex.split(command)
-        if needed and "--rounds" in rounds:
-            rounds[rounds.index("--rounds") + 1] = str(max(needed))
-            command = shlex.join(rounds)
-        yield f"Not decided: {'; '.join(undecided)}. {'To decide it' if needed else 'Again'}: {command}"
+        yield f"Not decided: {'; '.join(undecided)}. {_again(section, needed)}"
 
 
-def _missing(found: Sequence[Section], wish: Wish) -> Iterator[str]:
-    names = [wish.task] if wish.task else list(tasks.TASKS)
-    device = wish.device or "cpu"
-    for name in names:
-        sections = [section for section in found if section.first.task == name]
-        rows: list[Row] = [row for section in sections for row in section.rows if wish.device in (None, row.arm.device)]
-        command = f"framework-bench run --task {name} --device {device}"
+def _missing(found: Sequence[Found], wish: Wish) -> Iterator[str]:
+    for measure, name in product(wish.measures, [wish.task] if wish.task else tasks.TASKS):
+        device = wish.device or "cpu"
+        tables = [one for one in found if (one.measure, one.section.first.task) == (measure, name)]
+        rows: list[Row] = [row for one in tables for row in one.section.rows if wish.device in (None, row.arm.device)]
+        more = "" if measure == TRAINING else f" --measure {measure}"
+        command = f"framework-bench run --task {name} --device {device}{more}"
+        what = name if measure == TRAINING else f"{measure.capitalize()} of {name}"
         if not rows:
-            yield f"{name} on the {device}: {command}"
+            yield f"{what} on the {device}: {command}"
             continue
         absent = [backend for backend in backends.BACKENDS if backend not in {row.arm.backend for row in rows}]
         if absent:
-            yield f"{name} in {', '.join(absent)}: {' '.join([command, *(f'--backend {backend}' for backend in absent)])}"
-        sizes = {section.first.spec.get("batch_size") for section in sections}
+            yield f"{what} in {', '.join(absent)}: {' '.join([command, *(f'--backend {backend}' for backend in absent)])}"
+        sizes = sorted({size for one in tables for size in one.batch_sizes})
         if wish.batch_size is not None and wish.batch_size not in sizes:
-            known = ", ".join(str(size) for size in sorted(size for size in sizes if isinstance(size, int)))
-            yield (
-                f"{name} at a batch size of {wish.batch_size} (there is {known or 'none'}): "
-                f"framework-bench sweep --task {name} --device {device} --vary batch_size={wish.batch_size}"
-            )
-        if not any(row.arm.precision == "bfloat16" for row in rows):
+            sweeps = f"framework-bench sweep --task {name} --device {device} --vary batch_size={wish.batch_size}"
+            how = sweeps if measure == TRAINING else f"{command} --set batch_size={wish.batch_size}"
+            yield f"{what} at a batch size of {wish.batch_size} (there is {', '.join(map(str, sizes)) or 'none'}): {how}"
+        if measure != "loading" and not any(row.arm.precision == "bfloat16" for row in rows):
             arms = " ".join(
                 f"--arm {backend}:precision=bfloat16" for backend in sorted({row.arm.backend for row in rows})
             )
-            yield f"{name} in bfloat16: framework-bench run --task {name} --device {device} {arms}"
-    yield "Inference, and reading the data: what is timed here is a training step"
+            yield f"{what} in bfloat16: {command} {arms}"
 
 
 def render(told: Sequence[tuple[str, list[str]]]) -> str:

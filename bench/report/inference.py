@@ -67,6 +67,11 @@ class Row:
         """Seconds until the first answer for one example: import, build, and the first call."""
         return median(one.import_s + one.build_s + one.calls[0].first_s for one in self.found)
 
+    def peak(self, name: str) -> float | None:
+        """The median over processes of a peak of memory, in bytes; None where there is none."""
+        known = [size for one in self.found if (size := getattr(one, name).bytes) is not None]
+        return median(known) if known else None
+
     @property
     def cores_busy(self) -> float | None:
         known = [one.cpu_s / max(sum(one.blocks_s), LEAST_S) for one in self.found if one.cpu_s is not None]
@@ -198,18 +203,23 @@ def _relative(group: Group, row: Row, size: int) -> str:
 
 
 def _peak(row: Row, name: str) -> str:
-    known = [size for one in row.found if (size := getattr(one, name).bytes) is not None]
-    return mebibytes(median(known)) if known else ""
+    peak = row.peak(name)
+    return "" if peak is None else mebibytes(peak)
 
 
-def sentences(group: Group) -> list[str]:
-    """The verdicts in words, size by size; before them, whether the control failed."""
-    told = [
+def failed_control(group: Group) -> list[str]:
+    """A sentence for each size of batch with which the same program was called different from itself."""
+    return [
         f"The control failed: with batch {size}, the same program was called {found.decision} than itself "
         f"({with_interval(found.ratio)} times, {found.ratio.n} rounds). No verdict of this table can be trusted."
         for size, found in group.controls.items()
         if found.decision in ("faster", "slower")
     ]
+
+
+def sentences(group: Group) -> list[str]:
+    """The verdicts in words, size by size; before them, whether the control failed."""
+    told = failed_control(group)
     for size in group.sizes:
         names = [row.arm.name for row in group.ordered(size)]
         what = f"Batch {size}" + (", median latency" if size == 1 else "")
