@@ -59,6 +59,18 @@ class Options:
     precision: str = "float32"  # one of backends.PRECISIONS
     seed: int = 0  # of the dropout masks
     mode: str = DEFAULT_MODE  # one of the backend's MODES, or several joined by "+"
+    processes: int = 1  # that train the model together, each on its rows of every batch
+    rank: int = 0  # of this one among them
+    addresses: tuple[str, ...] = ()  # "host:port" of each rank, where there are several
+
+    @property
+    def masks_seed(self) -> int:
+        """The seed of this process's dropout masks: those of two ranks have nothing in common, whatever the seeds."""
+        if self.rank == 0:
+            return self.seed
+        import numpy as np
+
+        return int(np.random.SeedSequence((self.seed, self.rank)).generate_state(1)[0])  # 32 bits: NumPy takes no more
 
 
 def switches(mode: str, modes: Mapping[str, str]) -> frozenset[str]:
@@ -67,6 +79,13 @@ def switches(mode: str, modes: Mapping[str, str]) -> frozenset[str]:
     if unknown := sorted(names - {name for name in modes if name != DEFAULT_MODE}):
         raise Unsupported(f"there is no mode {unknown[0]!r}; the modes are: {', '.join(modes)}")
     return names
+
+
+def only_modes(options: Options, allowed: Collection[str]) -> None:
+    """Unsupported for a mode that was not shown to compute the same in several processes."""
+    if options.processes > 1 and (others := sorted(set(options.mode.split("+")) - {DEFAULT_MODE, *allowed})):
+        ways = f"; these do: {', '.join(allowed)}" if allowed else ""
+        raise Unsupported(f"{', '.join(others)} does not go with several processes{ways}")
 
 
 def mode_of(on: Collection[str], modes: Iterable[str]) -> str:
@@ -99,6 +118,12 @@ class Session(Protocol):
     """One model, its optimizer state and any carried recurrent state, on one device.
 
     Calls that return `Any` return handles on the device without waiting for it; `fetch` and `wait` wait.
+
+    With `Options.processes` above 1 there is a session in each of them, and bench/worker/ranks.py makes the calls of `prepare`,
+    `put`, `train_step`, `gradients`, `reset_state`, `wait` and of `fetch` on a training loss in all of them, in the same order.
+    `prepare` is then given the process's own rows, whose `total` is the weight of the whole batch: by that the weights are
+    divided, losses and gradients are summed over the processes, and what is returned is that of the whole batch. All other
+    calls are made in rank 0 alone, with whole batches, and must wait for no other process.
     """
 
     def prepare(self, batch: Batch) -> Any:

@@ -93,6 +93,7 @@ class Batch(NamedTuple):
     labels: Array  # int32[B] or int32[B, T]
     weights: Array  # float32, the labels' shape; 0 is padding
     starts_sequence: bool = False  # True: the carried recurrent state is zeroed before this batch
+    total: float | None = None  # of a part of a batch: the sum of the weights of the whole one
 
     @property
     def items(self) -> int:

@@ -65,6 +65,7 @@ def test_an_arm_is_a_label_a_backend_and_items(
         ("pytorch:compile", "pytorch:compile"),
         ("pytorch:mode=compile", "pytorch:compile"),
         ("jax:precision=bfloat16,threads=1", "jax:precision=bfloat16,threads=1"),
+        ("jax:threads=1,processes=2", "jax:threads=1,processes=2"),
         ("jax:env.OMP_NUM_THREADS=1", "jax:env.OMP_NUM_THREADS=1"),
         ("old=jax:precision=bfloat16", "old"),
         ("jax:python=/somebody/secret/bin/python", "jax"),  # a path belongs to this machine
@@ -204,6 +205,14 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         (f"{FAKE}:precision=float23", "there is no precision 'float23'; did you mean 'float32'?"),
         (f"{FAKE}:device=gpuu", "there is no device 'gpuu'; did you mean 'gpu'?"),
         # Not to be had.
+        (f"{FAKE}:processes=0", "processes '0' is no number of processes from 1 to 64"),
+        (f"{FAKE}:processes=65", "processes '65' is no number of processes from 1 to 64"),
+        (f"{FAKE}:processes=two", "processes 'two' is no number of processes from 1 to 64"),
+        (f"{FAKE}:processes", f"{FAKE} has no mode 'processes'"),
+        (
+            f"{FAKE}:processes=2,threads={CORES}",
+            f"2 processes of {CORES} threads each: {2 * CORES} threads, but this process may use {CORES} cores",
+        ),
         (f"{FAKE}:threads=0", "threads '0' is no number of cores"),
         (f"{FAKE}:threads=-1", "threads '-1' is no number of cores"),
         (f"{FAKE}:threads=1.5", "threads '1.5' is no number of cores"),

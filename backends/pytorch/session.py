@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
+from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, only_modes, switches
 from backends.operations import Operation
-from backends.pytorch import MODES
+from backends.pytorch import MODES, distributed
 from backends.pytorch.graphed import Graphed
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
@@ -53,7 +53,10 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     # Before the first operation: the threads that it starts inherit the setting.
     if not torch.set_flush_denormal("flush-denormal" in on) and "flush-denormal" in on:
         raise Unsupported("flush-denormal: this processor cannot flush denormal numbers to 0")
-    torch.manual_seed(options.seed)
+    only_modes(options, ("flush-denormal",))
+    torch.manual_seed(options.masks_seed)
+    if options.processes > 1:
+        distributed.join(options)
     return TorchSession(task, params, options)
 
 
@@ -62,7 +65,7 @@ class DeviceBatch(NamedTuple):
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor  # int64[B] or int64[B, T]
-    weights: torch.Tensor  # of the labels' shape, divided by their sum
+    weights: torch.Tensor  # of the labels' shape, divided by their sum; see _normalised for a part of a batch
 
 
 class TorchSession:
@@ -86,6 +89,8 @@ class TorchSession:
             from backends.pytorch import compiled  # with torch's compiler, which eager mode does without
 
             self._compiler, self._net = compiled, compiled.compiled(self._model, self._device)
+        self._processes = options.processes
+        self._together = distributed.wrapped(self._net, self._device) if options.processes > 1 else self._net
         self._called = False
         self._parameters = list(self._model.parameters())
         on_graph = "cuda-graph" in switches(options.mode, MODES)
@@ -99,14 +104,16 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
-        self._unpadded: torch.Tensor | None = None  # the weights of a batch without padding
+        self._unpadded: tuple[float, torch.Tensor] | None = (
+            None  # the weights of a batch without padding, and their total
+        )
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the model which kernels it runs
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
     def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._on_host(self._cast(value)) for name, value in batch.inputs.items()}
-        return DeviceBatch(inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch.weights))
+        return DeviceBatch(inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch))
 
     def loader(self, examples: Examples, *, seed: int) -> "Loader":
         from backends.pytorch import loading  # with torch's loader, which a step does without
@@ -129,30 +136,33 @@ class TorchSession:
         inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
         return DeviceBatch(inputs, self._to_device(prepared.labels), self._to_device(prepared.weights))
 
-    def train_step(self, batch: DeviceBatch) -> torch.Tensor:
+    def train_step(self, batch: DeviceBatch) -> torch.Tensor | distributed.Part:
         self._example = batch
         loss, self._state = self._step(batch, self._carried(batch))
         if self._schedule is not None:
             self._schedule.step()
-        return loss
+        return loss if self._processes == 1 else distributed.Part(loss)
 
     @torch.no_grad()
     def eval_step(self, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         self._switch(training=False)
-        logits, self._state = self._forward(batch.inputs, self._carried(batch))
+        logits, self._state = self._forward(self._net, batch.inputs, self._carried(batch))
         return _losses(logits, batch.labels), logits.argmax(-1)
 
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, Array]) -> Array:
         self._switch(training=False)
         on_device = {name: torch.from_numpy(self._cast(value)).to(self._device) for name, value in inputs.items()}
-        return self.fetch(self._forward(on_device, self._zero_state(len(next(iter(inputs.values())))))[0])
+        return self.fetch(self._forward(self._net, on_device, self._zero_state(len(next(iter(inputs.values())))))[0])
 
     def gradients(self, batch: DeviceBatch) -> Params:
-        self._switch(training=True)
-        logits, _ = self._forward(batch.inputs, self._zero_state(len(batch.labels)))
-        gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
         names = [name for name, _ in self._model.named_parameters()]
+        if self._processes > 1:  # those that DistributedDataParallel leaves in the parameters
+            self._backward(batch, self._zero_state(len(batch.labels)))
+            return self._canonical({name: parameter.grad for name, parameter in self._model.named_parameters()})
+        self._switch(training=True)
+        logits, _ = self._forward(self._net, batch.inputs, self._zero_state(len(batch.labels)))
+        gradients = torch.autograd.grad(_loss(logits, batch), self._parameters)
         return self._canonical(dict(zip(names, gradients, strict=True)))
 
     def training_loss(self, batch: DeviceBatch) -> torch.Tensor:
@@ -173,8 +183,8 @@ class TorchSession:
     def reset_state(self) -> None:
         self._state = None
 
-    def fetch(self, value: torch.Tensor) -> Array:
-        value = value.detach().cpu()
+    def fetch(self, value: torch.Tensor | distributed.Part) -> Array:
+        value = (distributed.mean(value) if isinstance(value, distributed.Part) else value).detach().cpu()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
 
     def wait(self) -> None:
@@ -225,6 +235,7 @@ class TorchSession:
             "threads": torch.get_num_threads(),
             "kernels": self._kernels(),
             **self._loader_settings(),
+            **(distributed.settings(self._together) if self._processes > 1 else {}),
         }
 
     def _loader_settings(self) -> dict[str, str]:
@@ -271,7 +282,7 @@ class TorchSession:
             return None
         self._switch(training=True)  # with dropout on, attention may run another kernel than without
         with torch.random.fork_rng([self._device] if self._on_gpu else []):  # the training's own masks stay as they are
-            logits, _ = self._forward(self._example.inputs, self._zero_state(len(self._example.labels)))
+            logits, _ = self._forward(self._net, self._example.inputs, self._zero_state(len(self._example.labels)))
         names = [type(node).__name__ for node in _nodes(logits.grad_fn)]
         found = {kernel for start, kernel in FUSED.items() if any(name.startswith(start) for name in names)}
         if graphs := sum(name.startswith("CompiledFunction") for name in names):
@@ -280,13 +291,15 @@ class TorchSession:
             found.add(f"ATen, {len(names) - graphs:,} operators in the forward graph")
         return ", ".join(sorted(found))
 
-    def _forward(self, inputs: Mapping[str, torch.Tensor], state: State) -> tuple[torch.Tensor, State]:
+    def _forward(
+        self, net: torch.nn.Module, inputs: Mapping[str, torch.Tensor], state: State
+    ) -> tuple[torch.Tensor, State]:
         self._called = True
         if self._autocast is None:
-            logits, state = self._net(inputs, state)
+            logits, state = net(inputs, state)
             return logits, state
         with self._autocast:
-            logits, state = self._net(inputs, state)
+            logits, state = net(inputs, state)
         return logits.float(), state  # the loss is taken in the parameters' precision
 
     def _update(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
@@ -299,14 +312,14 @@ class TorchSession:
 
     def _forward_loss(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
         self._switch(training=True)
-        logits, state = self._forward(batch.inputs, state)
+        logits, state = self._forward(self._net, batch.inputs, state)
         return _loss(logits, batch).detach(), state
 
     def _backward(self, batch: DeviceBatch, state: State) -> tuple[torch.Tensor, State]:
         """The loss and the state after the batch; the gradients are left in the parameters."""
         self._switch(training=True)
         self._optimizer.zero_grad(set_to_none=True)
-        logits, state = self._forward(batch.inputs, state)
+        logits, state = self._forward(self._together, batch.inputs, state)
         state = tuple(part.detach() for part in state)  # back-propagation is truncated at the window
         loss = _loss(logits, batch)
         loss.backward()
@@ -324,12 +337,20 @@ class TorchSession:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device, non_blocking=True)  # the tensor itself where it is there already
 
-    def _normalised(self, weights: Array) -> torch.Tensor:
+    def _normalised(self, batch: Batch) -> torch.Tensor:
+        """Divided by their sum, that of the whole batch where this is a part of one.
+
+        A part's weigh as much more as there are processes: DistributedDataParallel takes the mean of their gradients, where the
+        whole batch's is the sum.
+        """
+        weights = batch.weights
         if not weights.all():
-            return self._on_host(self._cast(weights / weights.sum(dtype="float64")))
-        if self._unpadded is None or self._unpadded.shape != weights.shape:
-            self._unpadded = torch.full(weights.shape, 1 / weights.size, dtype=self._dtype, device=self._device)
-        return self._unpadded
+            total = (batch.total or weights.sum(dtype="float64")) / self._processes
+            return self._on_host(self._cast(weights / np.float64(total)))  # in double until it is cast
+        total = (batch.total or weights.size) / self._processes
+        if self._unpadded is None or self._unpadded[0] != total or self._unpadded[1].shape != weights.shape:
+            self._unpadded = total, torch.full(weights.shape, 1 / total, dtype=self._dtype, device=self._device)
+        return self._unpadded[1]
 
     def _cast(self, value: Array) -> Array:
         return value.astype(self._host_dtype, copy=False) if value.dtype.kind == "f" else value

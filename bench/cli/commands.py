@@ -197,8 +197,8 @@ def submit(
 @cli.command()
 @common_options
 @click.option("--vary", "vary_texts", multiple=True, metavar="FIELD=A,B,...",
-              help="A field and its values: of the task (batch_size, model.hidden), or threads, precision, mode or release of "
-                   "the arms; may be given again.")  # fmt: skip
+              help="A field and its values: of the task (batch_size, model.hidden), or threads, processes, precision, mode or "
+                   "release of the arms; may be given again.")  # fmt: skip
 @click.option("--rounds", type=Rounds(min=1, max=1000),
               help="Timed processes per arm and point; auto plans them from a pilot. Default: the preset's.")  # fmt: skip
 @click.option("--effect", type=click.FloatRange(0, 1, min_open=True),

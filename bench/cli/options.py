@@ -154,8 +154,8 @@ def common_options(command: Any) -> Any:
                      help="A task; may be given again. Default: all."),
         click.option("--arm", "arm_texts", multiple=True, metavar="[LABEL=]BACKEND[:ITEM,...]",
                      help="A row of the table: a backend in one way of using it; may be given again. An ITEM is a mode (see "
-                          "`info`), or several joined by +, or device=, precision=, threads=, python= or env.NAME= with a "
-                          "value."),
+                          "`info`), or several joined by +, or device=, precision=, threads=, processes=, python= or "
+                          "env.NAME= with a value."),
         click.option("--backend", "backend_names", multiple=True, type=NameOrModule("backend", backends.BACKENDS),
                      help="Short for --arm BACKEND; may be given again. Default: all that are installed."),
         click.option("--track", default="default", show_default=True, type=OneOf("track", ("default", "tuned", "both")),

@@ -54,6 +54,19 @@ def chosen(threads: int | None, *, topology: Path = TOPOLOGY) -> list[int]:
     return first(wanted, topology=topology) if threads or wanted < len(usable()) else []
 
 
+def shares(processes: int, threads: int | None, *, topology: Path = TOPOLOGY) -> list[list[int]]:
+    """The cores to bind each of several processes to: `threads` each, or equal parts of those that are granted.
+
+    Where there are more processes than cores, they take them in turn. Empty lists where nothing can be bound.
+    """
+    each = threads or max(1, granted() // processes)
+    pool = first(processes * each, topology=topology)
+    return [
+        [pool[at % len(pool)] for at in range(rank * each, (rank + 1) * each)] if pool else []
+        for rank in range(processes)
+    ]
+
+
 def siblings(cores: Collection[int], *, topology: Path = TOPOLOGY) -> set[int]:
     """The logical cores that share a physical one with any of these, and are not among them."""
     physical = {_physical(core, topology) for core in cores}

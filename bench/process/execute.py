@@ -99,7 +99,12 @@ def started(
     answer_path.unlink(missing_ok=True)
     data = str(data_dir.absolute()) if data_dir else None
     traces = str(folder / TRACES / Path(cell.file_name).stem) if cell.kind == "explain" else None
-    files.write(request_path, Request(cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces))
+    several = cell.arm.processes > 1
+    shares = cores.shares(cell.arm.processes, cell.arm.threads) if several else [cores.chosen(cell.arm.threads)]
+    asked = Request(
+        cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares if several else None
+    )
+    files.write(request_path, asked)
     with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
             stack.callback(path.unlink, missing_ok=True)
@@ -111,7 +116,7 @@ def started(
             request_path,
             answer_path,
             python=interpreter.path if interpreter else sys.executable,
-            cores=cores.chosen(cell.arm.threads),
+            cores=shares[0],
         )
         at = now()
         child = launch.Child(

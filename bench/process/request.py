@@ -15,3 +15,6 @@ class Request(Strict, frozen=True):
     )
     gpu_arms: int = 1  # processes of this round that use the GPU
     traces: str | None = None  # absolute; a new folder for what a profiler writes
+    cores: list[list[int]] | None = (
+        None  # of each of an arm's processes, where it has several; an empty list binds none
+    )

@@ -73,7 +73,8 @@ def width_for(cells: Sequence[Cell]) -> int:
 
     One, on a card whose memory is unknown or is what they measure: the driver tells of all processes together.
     """
-    room = [psutil.virtual_memory().available // ROOM_BYTES, cores.granted(), len(cells), MOST]
+    together = max(cell.arm.processes for cell in cells)
+    room = [psutil.virtual_memory().available // ROOM_BYTES // together, cores.granted() // together, len(cells), MOST]
     if any(cell.arm.device != "cpu" for cell in cells):
         if cells[0].kind == "memory":
             return 1

@@ -154,7 +154,8 @@ def fits(group: Sequence[Process]) -> bool:
     largest = 0
     for process in group:
         with contextlib.suppress(psutil.Error):
-            largest = max(largest, psutil.Process(process.child.pid).memory_info().rss)
+            first = psutil.Process(process.child.pid)
+            largest = max(largest, sum(one.memory_info().rss for one in (first, *first.children(recursive=True))))
     if psutil.virtual_memory().available < ROOM * largest:
         return False
     if all(process.cell.arm.device == "cpu" for process in group):

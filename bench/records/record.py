@@ -49,6 +49,7 @@ RUNGS = (
 """The ladder of parity (bench/worker/parity.py)."""
 
 LEAST_S = 1e-9  # no window is shorter
+MOST_RANKS = 64  # processes of an arm
 MOST_DEEP, MOST_VALUES = 16, 10_000  # of a spec
 FIRST_RUNGS = 7  # of a whole ladder, before those of dropout, size and length were added
 
@@ -151,7 +152,7 @@ class Timings(Strict, frozen=True):
     barrier_s: Seconds | None = None  # one barrier when there is nothing to wait for
     unfinished_s: Seconds | None = None  # work that was still undone after a barrier: the barrier's self-check
     compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
-    cpu_s: Seconds | None = None  # processor time of this process in the window, all threads
+    cpu_s: Seconds | None = None  # processor time of all processes of the arm in the window, all threads
     losses: list[tuple[Count, Figure]] = []  # number of an update, training loss of its batch: proof of work
     flops: Count | None = (
         None  # of the model in the window, where batches were cut; else `step_flops` of the cell each step
@@ -238,14 +239,23 @@ class Bytes(Strict, frozen=True):
 
 
 class Memory(Strict, frozen=True):
-    """Peaks of one process that does nothing else; see `bench/worker/memory.py` for the sources."""
+    """Peaks of an arm that does nothing else, summed over its processes; see `bench/worker/memory.py` for the sources."""
 
     host_import: Bytes  # resident after the framework was imported
-    host_peak: Bytes  # the process's highest resident set
+    host_peak: Bytes  # a process's highest resident set
     host_peak_training: Bytes  # the same, from the end of set-up on
     device_peak_allocated: Bytes  # by the framework's allocator, since the session was opened
     device_peak_reserved: Bytes  # the allocator's pool
     device_peak_process: Bytes = Bytes(None, "not recorded")  # the driver's view of the card, minus its idle baseline
+
+
+class Rank(Strict, frozen=True):
+    """One of the processes that train a model together; they stand in the order of their ranks."""
+
+    cores: Count | None  # that its threads may run on; None where the system does not tell
+    host_peak: Bytes  # its highest resident set
+    device_peak_allocated: Bytes  # by the framework's allocator
+    cpu_s: Seconds | None = None  # its processor time in the window, all threads; None where nothing was timed
 
 
 class Quality(Strict, frozen=True):
@@ -468,15 +478,22 @@ class Arm(Strict, frozen=True, dict=True):  # with room for what is computed onc
     python: str | None = None  # version of the interpreter, where it is another one than the parent's
     environment: dict[str, str] = {}  # variables that were asked for
     slow_down: Share = 0.0  # injected by a self-test: this share of the timed steps is done twice and counted once
+    processes: Annotated[int, Meta(ge=1, le=MOST_RANKS)] = 1  # that train one model together; `threads` is of each
 
     @property
     def way(self) -> dict[str, Any]:
         """Everything but the name: two arms with the same way are the same program."""
-        return {name: value for name, value in msgspec.to_builtins(self).items() if name != "name"}
+        return {name: value for name, value in self._declared.items() if name != "name"}
 
     @cached_property
     def hash(self) -> str:
-        return _hashed(self)
+        return _hashed(self._declared)
+
+    @property
+    def _declared(self) -> dict[str, Any]:
+        """Its fields; one process goes without saying, as in the names of files from before there were more."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields if self.processes > 1 else {k: v for k, v in fields.items() if k != "processes"}
 
     @property
     def way_typed(self) -> str:
@@ -488,6 +505,7 @@ class Arm(Strict, frozen=True, dict=True):  # with room for what is computed onc
         declared = {"device": self.device, "precision": self.precision, "threads": self.threads}
         items = [self.mode] if self.mode != "default" else []
         items += [f"{name}={value}" for name, value in declared.items() if value not in (None, common.get(name))]
+        items += [f"processes={self.processes}"] if self.processes > 1 else []
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
         head = self.name.partition(":")[0]
         release = head if self.python and head.startswith(f"{self.backend}==") else ""
@@ -591,6 +609,7 @@ class Outcome(Strict, frozen=True, kw_only=True):
     explanation: Explanation | None = None
     inference: Inference | None = None
     loading: Loading | None = None
+    ranks: list[Rank] = []  # of an arm of several processes: the figures of each
     remarks: list[Text] = []  # what a reader of the figures must know
     settings: dict[str, Setting] = {}
     versions: dict[str, str] = {}

@@ -82,7 +82,7 @@ def invalid(record: Record) -> list[str]:
         return [f"status ok without figures of {record.cell.kind}"]
     if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
         return [f"there is no measurement version {record.run.measurement} that it could be of"]
-    looks = (_asked, _settings, _parity, _speed, _memory, _quality, _explanation, _inference, _loading)
+    looks = (_asked, _settings, _ranks, _parity, _speed, _memory, _quality, _explanation, _inference, _loading)
     return [why for look in looks for why in look(record)]
 
 
@@ -117,6 +117,8 @@ def settings_faults(arm: Arm, settings: Mapping[str, object], names: Iterable[st
     wanted: dict[str, object] = {name: getattr(arm, name) for name in names}
     if arm.threads is not None:
         wanted["cores"] = arm.threads
+    if arm.processes > 1:
+        wanted["processes"] = arm.processes
     for name, value in wanted.items():
         if settings.get(name) != value:
             yield f"{name} {value} was asked for, {settings.get(name)} was in force"
@@ -133,6 +135,19 @@ def parity_fault(arm: Arm, ladders: Sequence[Ladder]) -> str | None:
         if (precision, device) not in climbed:
             return f"parity was not checked in {precision} on the {device}"
     return None
+
+
+def _ranks(record: Record) -> Iterator[str]:
+    """Whether there are figures of each process of an arm of several, and whether those of the arm are theirs together."""
+    ranks, processes = record.outcome.ranks, record.cell.arm.processes
+    wanted = processes if processes > 1 and record.cell.kind != "parity" else 0
+    if len(ranks) != wanted:
+        yield f"figures of {len(ranks)} ranks, where there are {wanted}"
+    timings = record.outcome.timings
+    if ranks and timings is not None and timings.cpu_s is not None:
+        used_s = sum(one.cpu_s or 0.0 for one in ranks)
+        if abs(used_s - timings.cpu_s) > ROUNDING * timings.cpu_s + HICCUP_S:
+            yield f"its ranks had {used_s:.4g} s of processor time, and it says {timings.cpu_s:.4g} s"
 
 
 def _asked(record: Record) -> Iterator[str]:
@@ -289,7 +304,7 @@ def _work(cell: Cell, timings: Timings) -> Iterator[str]:
 def _way(record: Record, timings: Timings) -> Iterator[str]:
     """Whether it was measured in the way that was asked for, on a machine that was watched."""
     outcome, arm, recorded = record.outcome, record.cell.arm, record.run.measurement > 1
-    cores = arm.threads or record.run.machine.cores
+    cores = min((arm.threads or record.run.machine.cores) * arm.processes, record.run.machine.cores)
     if why := cores_fault(timings, cores):
         yield why
     if outcome.probe is not None and (why := probe_fault(arm.precision, outcome.probe.error)):

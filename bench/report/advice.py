@@ -64,7 +64,7 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
                     told.append((_title(name, summary.title(section), section), list(_sentences(section))))
         for one in apart.groups(records):
             section = one.group.section
-            what = (one.kind, *publish.identity(section))
+            what = (one.kind, publish.place(section), publish.ways(section))
             if wish.fits(section, one.kind) and what not in shown:
                 sizes = one.group.sizes if one.kind == "inference" else _batch_sizes(section)
                 found.append(Found(one.kind, section, sizes))

@@ -181,12 +181,12 @@ class Newest:
         self._measured: dict[tuple[object, ...], list[tuple[str, frozenset[str]]]] = defaultdict(list)
         for name, records in found.items():
             for section in grouping.sections(records):
-                self._measured[_place(section)].append((name, _ways(section)))
+                self._measured[place(section)].append((name, ways(section)))
 
     def of(self, section: Section) -> str:
         """The name of the run; that of the section itself where no later one supersedes it."""
-        wanted = _ways(section)
-        return next(name for name, ways in self._measured[_place(section)] if wanted <= ways)
+        wanted = ways(section)
+        return next(name for name, ways in self._measured[place(section)] if wanted <= ways)
 
 
 def _records(folder: Path) -> list[Record]:
@@ -225,13 +225,13 @@ def _index(folder: Path, found: Mapping[str, Sequence[Record]], swept: Mapping[s
     return "\n".join(parts)
 
 
-def _place(section: Section) -> tuple[object, ...]:
+def place(section: Section) -> tuple[object, ...]:
     """What was trained where."""
     first, machine = section.first, section.run.machine
     return first.task, first.preset, tuple(first.changes.items()), machine.cpu, machine.cores, machine.gpu
 
 
-def _ways(section: Section) -> frozenset[str]:
+def ways(section: Section) -> frozenset[str]:
     """The arms that were timed, whatever versions they were of: without their labels, with a release that was asked for."""
     arms = [row.arm for row in section.rows if row.throughputs]
     return frozenset(repr({**arm.way, "python": None, "release": _release(arm)}) for arm in arms)

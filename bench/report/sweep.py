@@ -28,7 +28,7 @@ from bench.stats.verdict import Verdict
 RELEASE = "release"
 """Of an arm's framework: which of its distributions that is, its backend says."""
 
-OF_ARMS = ("threads", "precision", "mode", RELEASE)
+OF_ARMS = ("threads", "processes", "precision", "mode", RELEASE)
 """Fields of an arm that may vary."""
 
 RUN = "run"

@@ -17,7 +17,7 @@ from importlib.machinery import PathFinder
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -45,6 +45,7 @@ from bench.records.record import (
 )
 from bench.records.text import one_line
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
+from bench.worker.ranks import GiveUp, Ranks, replicas_apart
 from bench.worker.several import Grouping
 from bench.worker.trimmed import Trimming
 from tasks import batching
@@ -66,33 +67,54 @@ def main(arguments: list[str]) -> int:
     phases.attach()
     request_path, answer_path = map(Path, arguments)
     request: Request = files.decode(request_path.read_bytes(), Request)
-    answered = answer(request)
+
+    def give_up(outcome: Outcome) -> NoReturn:
+        os._exit(_written(answer_path, outcome))
+
+    answered = answer(request, give_up=give_up)
+    code = _written(answer_path, answered)
+    if request.cell.arm.processes > 1:
+        sys.stdout.flush()
+        os._exit(code)  # a framework that is taken down may wait for the other ranks, which are gone
+    return code
+
+
+def _written(path: Path, outcome: Outcome) -> int:
+    """The exit code, once an outcome is in its file or cannot be."""
     try:
-        files.write(answer_path, answered)
+        files.write(path, outcome)
     except OSError as error:
-        print(f"the record could not be written: {error.strerror}", file=sys.stderr)
+        print(f"the record could not be written: {error.strerror}", file=sys.stderr, flush=True)
         return os.EX_IOERR if error.errno in OF_THE_DISK else 1
     return 0
 
 
-def answer(request: Request) -> Outcome:
-    """What became of the request's cell, and what was measured."""
+def answer(request: Request, *, give_up: GiveUp | None = None) -> Outcome:
+    """What became of the request's cell, and what was measured.
+
+    `give_up` ends the process with an outcome, where another rank of the arm failed while this one waits for it.
+    """
     asked = request.cell
     hide(request.hidden)
+    ranks = Ranks(asked.arm.processes, asked.arm.backend, request.hidden, request.cores or ())
+    if give_up is not None:
+        ranks.give_up = give_up
     try:
         phases.enter("data")
         data_dir = Path(request.data_dir) if request.data_dir else None
         preset = tasks.load(asked.task, asked.preset, data_dir=data_dir, changes=asked.changes)
         speed = partial(_speed, request=request)
-        kinds: Mapping[Kind, Callable[[Cell, Preset], Outcome]] = {
+        kinds: Mapping[Kind, Callable[[Cell, Preset, Ranks], Outcome]] = {
             "parity": _parity, "speed": speed, "pilot": speed, "memory": _memory, "quality": _quality,
             "inference": partial(_inference, request=request), "loading": partial(_loading, request=request),
             "explain": partial(_explain, request=request),
         }  # fmt: skip
-        return kinds[asked.kind](asked, preset)
+        return kinds[asked.kind](asked, preset, ranks)
     except Exception as error:  # whatever a framework raises becomes an outcome
-        status, reason = _classify(error)
+        status, reason = classify(error)
         return Outcome(status=status, reason=reason)
+    finally:
+        ranks.end()
 
 
 def hide(names: Collection[str]) -> None:
@@ -113,17 +135,19 @@ class _Hiding:
         return getattr(PathFinder, name)  # `find_distributions` and `invalidate_caches`
 
 
-def _parity(asked: Cell, preset: Preset) -> Outcome:
+def _parity(asked: Cell, preset: Preset, ranks: Ranks) -> Outcome:
     from bench.worker import parity  # with the reference: the other processes have no use for them
 
-    backend = _load(asked)
+    backend = _load(asked, ranks)
     phases.enter("parity")
     # The proof in double precision on the CPU, then the same in what is being timed.
     arm = asked.arm
     mode = _mode(asked)
     climbs = [
-        Options(device="cpu", precision="float64", mode=backends.mode_on_cpu(arm.backend, mode)),
-        Options(device=arm.device, precision=arm.precision, mode=mode),
+        Options(
+            device="cpu", precision="float64", mode=backends.mode_on_cpu(arm.backend, mode), processes=arm.processes
+        ),
+        Options(device=arm.device, precision=arm.precision, mode=mode, processes=arm.processes),
     ]
     ladders: list[Ladder] = []
     walk = parity.Walk(preset.task)
@@ -150,11 +174,13 @@ def describe_fall(ladders: list[Ladder]) -> str:
     return one_line(f"parity: fell at rung {rung.number} ({rung.name}) in {ladder.precision}: {rung.where}: {found}")
 
 
-def _speed(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+def _speed(asked: Cell, preset: Preset, ranks: Ranks, *, request: Request) -> Outcome:
     on_gpu = asked.arm.device == "gpu"
-    watch = disturbance.Watch(gpu=on_gpu, before=request.gpu_before, arms=request.gpu_arms)
+    watch = disturbance.Watch(
+        gpu=on_gpu, before=request.gpu_before, arms=request.gpu_arms, of_cores=ranks.cores, cpu_s=ranks.cpu_s
+    )
     start = time.perf_counter()
-    backend = _load(asked)
+    backend = _load(asked, ranks)
     imported = time.perf_counter()
     params = preset.task.init_params(asked.seed)
     before_build = time.perf_counter()
@@ -182,10 +208,10 @@ def _speed(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
         **vars(window),
     )
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
-    found = (rules.probe_fault(asked.arm.precision, probe.error), rules.cores_fault(timings, cores.granted()))
+    found = (rules.probe_fault(asked.arm.precision, probe.error), rules.cores_fault(timings, ranks.granted))
     return _finished(
-        asked, backend, session, faults=[*rules.timing_faults(timings), *filter(None, found)], timings=timings, probe=probe,
-        disturbance=watch.disturbance, energy=meter.energy if meter else None,
+        asked, backend, session, ranks, faults=[*rules.timing_faults(timings), *filter(None, found)], timings=timings,
+        probe=probe, disturbance=watch.disturbance, energy=meter.energy if meter else None, rank_cpu_s=watch.rank_cpu_s,
     )  # fmt: skip
 
 
@@ -224,10 +250,10 @@ class InTurns:
         return self.watch
 
 
-def _memory(asked: Cell, preset: Preset) -> Outcome:
+def _memory(asked: Cell, preset: Preset, ranks: Ranks) -> Outcome:
     card = memory.CardWatch(device=asked.arm.device)
-    backend = _load(asked)
-    imported = memory.host_now()  # before the data, which is the same for every backend
+    backend = _load(asked, ranks)
+    imported = ranks.every("host_now")  # before the data, which is the same for every backend
     phases.enter("data")
     batches = list(islice(batching.endless(preset.task, 0), 1 + preset.warmup_steps + MEMORY_STEPS))
     params = preset.task.init_params(asked.seed)
@@ -237,28 +263,28 @@ def _memory(asked: Cell, preset: Preset) -> Outcome:
         loop.step(session, batch)
     session.wait()
     card.look()
-    peak_of_setup = memory.host_peak()
-    reset = memory.reset_host_peak()
+    setups = ranks.every("host_peak")
+    reset = all(ranks.every("reset_host_peak"))
     for batch in batches[1:]:
         loop.step(session, batch)
     session.wait()
     card.look()
-    training = memory.host_peak() if reset else Bytes(None, memory.ONLY_LINUX)
-    peaks = [peak.bytes for peak in (peak_of_setup, training) if peak.bytes is not None]
+    trainings = ranks.every("host_peak") if reset else [Bytes(None, memory.ONLY_LINUX)] * len(setups)
+    peaks = [memory.larger(*pair) for pair in zip(setups, trainings, strict=True)]
     allocated, reserved = memory.device_peaks(session)
     measured = Memory(
-        host_import=imported,
-        host_peak=Bytes(max(peaks)) if peaks else peak_of_setup,
-        host_peak_training=training,
+        host_import=memory.summed(imported),
+        host_peak=memory.summed(peaks),
+        host_peak_training=memory.summed(trainings),
         device_peak_allocated=allocated,
         device_peak_reserved=reserved,
         device_peak_process=card.peak(),
     )
-    return _finished(asked, backend, session, memory=measured)
+    return _finished(asked, backend, session, ranks, memory=measured, host_peaks=peaks)
 
 
-def _quality(asked: Cell, preset: Preset) -> Outcome:
-    backend = _load(asked)
+def _quality(asked: Cell, preset: Preset, ranks: Ranks) -> Outcome:
+    backend = _load(asked, ranks)
     task = preset.task
     session = _open(backend, preset, asked, task.init_params(asked.seed))
     phases.enter("training")
@@ -284,16 +310,17 @@ def _quality(asked: Cell, preset: Preset) -> Outcome:
     )
     value = preset.target.value_in(metrics)
     remarks = [too_good(preset.target, value)] if too_good(preset.target, value) else []
-    return _finished(asked, backend, session, quality=quality, remarks=remarks)
+    return _finished(asked, backend, session, ranks, quality=quality, remarks=remarks)
 
 
-def _inference(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+def _inference(asked: Cell, preset: Preset, ranks: Ranks, *, request: Request) -> Outcome:
     from bench.worker import inference
 
     _refuse_training_only(asked)
+    _alone(asked, "a prediction")
     watch = disturbance.Watch(gpu=asked.arm.device == "gpu", before=request.gpu_before, arms=request.gpu_arms)
     start = time.perf_counter()
-    backend = _load(asked)
+    backend = _load(asked, ranks)
     imported = time.perf_counter()
     session = _open(backend, preset, asked, preset.task.init_params(asked.seed))
     session.wait()
@@ -309,8 +336,8 @@ def _inference(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
     wrong = rules.probe_fault(asked.arm.precision, probe.error)
     return _finished(
-        asked, backend, session, faults=[*rules.inference_faults(found), *filter(None, [wrong])], inference=found, probe=probe,
-        disturbance=watch.disturbance,
+        asked, backend, session, ranks, faults=[*rules.inference_faults(found), *filter(None, [wrong])], inference=found,
+        probe=probe, disturbance=watch.disturbance,
     )  # fmt: skip
 
 
@@ -330,13 +357,15 @@ def _refuse_training_only(asked: Cell) -> None:
     )
 
 
-def _loading(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+def _loading(asked: Cell, preset: Preset, ranks: Ranks, *, request: Request) -> Outcome:
     from bench.worker import loading
 
-    on_gpu = asked.arm.device == "gpu"
-    watch = disturbance.Watch(gpu=on_gpu, before=request.gpu_before, arms=request.gpu_arms, children=True)
+    _alone(asked, "a loader")
+    watch = disturbance.Watch(
+        gpu=asked.arm.device == "gpu", before=request.gpu_before, arms=request.gpu_arms, cpu_s=disturbance.with_children
+    )
     start = time.perf_counter()
-    backend = _load(asked)
+    backend = _load(asked, ranks)
     imported = time.perf_counter()
     session = _open(backend, preset, asked, preset.task.init_params(asked.seed))
     session.wait()
@@ -344,7 +373,7 @@ def _loading(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
     try:
         window = loading.measure(session, preset, turns=_turns(preset, watch, None, takes_turns=request.takes_turns))
     except loading.LoaderFault as fault:
-        return _finished(asked, backend, session, faults=[str(fault)])
+        return _finished(asked, backend, session, ranks, faults=[str(fault)])
     phases.enter("checks")
     found = Loading(
         import_s=imported - start, build_s=built - imported, first_s=window.first_s, warmup_s=window.warmup_s,
@@ -355,22 +384,23 @@ def _loading(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
     wrong = rules.probe_fault(asked.arm.precision, probe.error)
     return _finished(
-        asked, backend, session, faults=[*rules.loading_faults(found), *filter(None, [wrong])], loading=found, probe=probe,
-        disturbance=watch.disturbance,
+        asked, backend, session, ranks, faults=[*rules.loading_faults(found), *filter(None, [wrong])], loading=found,
+        probe=probe, disturbance=watch.disturbance,
     )  # fmt: skip
 
 
-def _explain(asked: Cell, preset: Preset, *, request: Request) -> Outcome:
+def _explain(asked: Cell, preset: Preset, ranks: Ranks, *, request: Request) -> Outcome:
     from bench.worker import explain
 
-    backend = _load(asked)
+    _alone(asked, "an explanation")
+    backend = _load(asked, ranks)
     session = _open(backend, preset, asked, preset.task.init_params(asked.seed))
     phases.enter("first step")
     traces = Path(request.traces) if request.traces else None
     found = explain.explain(session, preset, device=asked.arm.device, traces=traces)
     phases.enter("checks")
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
-    return _finished(asked, backend, session, explanation=found, probe=probe)
+    return _finished(asked, backend, session, ranks, explanation=found, probe=probe)
 
 
 def too_good(target: Target, value: float) -> str:
@@ -383,9 +413,16 @@ def too_good(target: Target, value: float) -> str:
     return f"{target.metric} {value:g} is too good, {target}: were the answers in the inputs?" if better else ""
 
 
-def _load(asked: Cell) -> Backend:
+def _load(asked: Cell, ranks: Ranks) -> Backend:
     phases.enter("import")
-    return Grouping(Trimming(backends.load(asked.arm.backend)))
+    ranks.start()
+    return Grouping(Trimming(ranks.wrap(backends.load(asked.arm.backend))))
+
+
+def _alone(asked: Cell, what: str) -> None:
+    """Unsupported for an arm of several processes, where only one is looked at."""
+    if asked.arm.processes > 1:
+        raise Unsupported(f"{what} is of one process; leave out processes={asked.arm.processes}")
 
 
 def _mode(asked: Cell) -> str:
@@ -397,12 +434,22 @@ def _mode(asked: Cell) -> str:
 def _open(backend: Backend, preset: Preset, asked: Cell, params: Params) -> Session:
     phases.enter("build")
     arm = asked.arm
-    options = Options(device=arm.device, precision=arm.precision, mode=_mode(asked), seed=asked.seed)
+    options = Options(
+        device=arm.device, precision=arm.precision, mode=_mode(asked), seed=asked.seed, processes=arm.processes
+    )
     return backend.open_session(preset.task, params, options)
 
 
 def _finished(
-    asked: Cell, backend: Backend, session: Session, *, faults: Sequence[str] = (), **measured: Any
+    asked: Cell,
+    backend: Backend,
+    session: Session,
+    ranks: Ranks,
+    *,
+    faults: Sequence[str] = (),
+    rank_cpu_s: Sequence[float] = (),
+    host_peaks: Sequence[Bytes] = (),
+    **measured: Any,
 ) -> Outcome:
     """The outcome of a process that came to its end; a fault, or a setting that was not in force, makes it invalid."""
     settings: dict[str, Any] = {"mode": DEFAULT_MODE, **session.settings(), "cores": cores.in_force()}
@@ -411,13 +458,18 @@ def _finished(
     for name, value in settings.items():
         if not isinstance(value, str | int | float | None):
             raise SpecError(f"settings() has a {type(value).__name__} as {name!r}: expected a text, a number or None")
-    found = [*faults, *rules.settings_faults(asked.arm, settings)]
+    apart = [f"the parameters of rank {rank} are not those of rank 0" for rank in replicas_apart(session)]
+    found = [*faults, *rules.settings_faults(asked.arm, settings), *apart]
     status: Status = "invalid" if found else "ok"
     reason = one_line("; ".join(found)) or None
-    return Outcome(status=status, reason=reason, settings=settings, versions=dict(backend.versions()), **measured)
+    return Outcome(
+        status=status, reason=reason, settings=settings, versions=dict(backend.versions()),
+        ranks=ranks.figures(session, cpu_s=rank_cpu_s, host_peaks=host_peaks), **measured,
+    )  # fmt: skip
 
 
-def _classify(error: Exception) -> tuple[Status, str]:
+def classify(error: Exception) -> tuple[Status, str]:
+    """The status and the reason of a process that an exception ended."""
     message = one_line(str(error)) or type(error).__name__
     if isinstance(error, BackendMissing):
         return "skipped", message

@@ -4,13 +4,14 @@ The rule of what disturbs a window is bench/records/disturbed.py. Where a counte
 apply, and the record says None; so it is with the processors' time in a window of less than MIN_COUNTED_S.
 
 Sources: /proc/stat (each processor's time; `steal` is what the hypervisor took), cpu.stat of the control groups
-(bench/machine/quota.py), getrusage(2) and `time.process_time` (this process), getloadavg(3), NVML.
+(bench/machine/quota.py), getrusage(2) (this process), the processor clocks of this process and of an arm's others
+(bench/worker/ranks.py), getloadavg(3), NVML.
 """
 
 import os
 import resource
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -47,24 +48,31 @@ class Counters(NamedTuple):
     involuntary_switches: int = 0
     major_page_faults: int = 0
     throttled_s: Mapping[str, float] | None = None  # reason -> how long the GPU was slowed down for it
+    rank_cpu_s: Mapping[int, float] | None = None  # rank -> its part of own_cpu_s
 
 
 class Watch:
     """A context around the window, or around each of its parts; afterwards `cpu_s` and `disturbance` say what happened inside.
 
     Made before the framework is imported, so that it knows which processes the GPU had before; or `before` are the ids of those
-    (`nvml.processes`), when `arms` processes of the same run use the card and this is not the first one.
+    (`nvml.processes`), when `arms` processes of the same run use the card and this is not the first one. An arm of several
+    processes has `of_cores`, the cores of all of them, and `cpu_s`, which tells the processor time of each.
     """
 
     def __init__(
-        self, *, gpu: bool, before: Collection[int] | None = None, arms: int = 1, children: bool = False
+        self,
+        *,
+        gpu: bool,
+        before: Collection[int] | None = None,
+        arms: int = 1,
+        of_cores: Collection[int] | None = None,
+        cpu_s: Callable[[], Sequence[float]] = lambda: [time.process_time()],
     ) -> None:
-        """With `children`, the time of the processes that this one started is its own: those of a loader."""
-        self._children = children
+        self._cores, self._cpu_clock = cores.usable() if of_cores is None else sorted(of_cores), cpu_s
         self._card = nvml.card() if gpu else None
         self._before = nvml.processes(self._card) or () if before is None else before
         self._arms = arms
-        self._siblings = cores.siblings(cores.usable())
+        self._siblings = cores.siblings(self._cores)
         self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._inside = Counters()
         self._since_us = 0  # when the first part began, by the wall clock
@@ -72,23 +80,31 @@ class Watch:
 
     @property
     def cpu_s(self) -> float:
-        """This process's processor time inside, all threads."""
+        """The arm's processor time inside, all threads of all its processes."""
         return self._inside.own_cpu_s
+
+    @property
+    def rank_cpu_s(self) -> list[float]:
+        """That of each process, in the order of their ranks."""
+        return list((self._inside.rank_cpu_s or {}).values())
 
     def __enter__(self) -> "Watch":
         self._since_us = self._since_us or time.time_ns() // 1000
-        self._opened = read(self._siblings, self._card, children=self._children)
+        self._opened = self._read()
         return self
 
     def __exit__(self, *_: object) -> None:
-        part = between(self._opened, read(self._siblings, self._card, children=self._children))
+        part = between(self._opened, self._read())
         self._inside = both(self._inside, part) if self.disturbance else part
         gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
-        self.disturbance = assess(self._inside, core_count=cores.count(), load=self._load, gpu=gpu)
+        self.disturbance = assess(self._inside, core_count=len(self._cores) or cores.count(), load=self._load, gpu=gpu)
 
     def forget(self) -> None:
         """What happened so far does not count."""
         self._inside, self._since_us, self.disturbance = Counters(), 0, None
+
+    def _read(self) -> Counters:
+        return read(self._siblings, self._card, of_cores=self._cores, cpu_s=self._cpu_clock)
 
     def _others_on_the_card(self) -> int | None:
         now = nvml.processes(self._card)
@@ -99,19 +115,25 @@ class Watch:
         return max(0, len(set(now) - set(self._before)) - self._arms) + len(computed & set(self._before))
 
 
-def read(siblings: Collection[int], card: Any | None, *, children: bool = False) -> Counters:
-    """The counters now."""
+def read(
+    siblings: Collection[int],
+    card: Any | None,
+    *,
+    of_cores: Collection[int] | None = None,
+    cpu_s: Callable[[], Sequence[float]] = lambda: [time.process_time()],
+) -> Counters:
+    """The counters now; of these cores, by default those that this process may use."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     busy, stolen, beside = None, None, None
     with suppress(AttributeError, OSError, IndexError):
         processors = psutil.cpu_times(percpu=True)
-        usable = [processors[core] for core in cores.usable()]
+        usable = [processors[core] for core in (cores.usable() if of_cores is None else of_cores)]
         beside = sum(_busy(processors[core]) for core in siblings)
         busy, stolen = sum(map(_busy, usable)), sum(processor.steal for processor in usable)
-    withheld = quota.throttled()
+    withheld, own_cpu_s = quota.throttled(), cpu_s()
     return Counters(
         wall_s=time.perf_counter(),
-        own_cpu_s=time.process_time() + (_children_s() if children else 0.0),
+        own_cpu_s=sum(own_cpu_s),
         busy_s=busy,
         stolen_s=stolen,
         siblings_s=beside,
@@ -119,11 +141,16 @@ def read(siblings: Collection[int], card: Any | None, *, children: bool = False)
         involuntary_switches=usage.ru_nivcsw,
         major_page_faults=usage.ru_majflt,
         throttled_s=_throttled_s(card),
+        rank_cpu_s=dict(enumerate(own_cpu_s)),
     )
 
 
+def with_children() -> list[float]:
+    """This process's time and that of its children, those that have ended included, as the time of one."""
+    return [time.process_time() + _children_s()]
+
+
 def _children_s() -> float:
-    """The processor time of this process's children, those that have ended included."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = ended.ru_utime + ended.ru_stime
     for child in psutil.Process().children(recursive=True):

@@ -49,7 +49,7 @@ FIRST_DRAWS, CLEAR = 240, 3.5
 REFERENCE_DRAWS = 4096
 RATE = 0.22  # of a site alone: not a rate that a program has by default
 JOINT_RATE = 0.37  # of all sites together
-ROWS = 2  # examples of the batch, both the same: one mask for both then doubles the variance
+ROWS = 2  # examples of the batch, both the same: one mask for both then doubles the variance; one for each process at least
 OVERLAP = 56  # pairs of losses: as many equal ones are beyond any limit here
 LAGS = DRAWS - OVERLAP  # the longest period of repeated masks that is looked for
 REPEATED = 16  # losses of a seed that are drawn a second time
@@ -97,7 +97,7 @@ def compare(
         return
     at_rest = replace(task.optimizer, learning_rate=AT_REST, clip_norm=None, warmup_steps=0, decay_steps=None)
     task = replace(task, optimizer=at_rest)  # type: ignore[type-var]  # tasks are dataclasses
-    batch = alike(next(iter(task.train_batches(seed=0))))
+    batch = alike(next(iter(task.train_batches(seed=0))), rows=max(ROWS, options.processes))
     # Another stream than that of a session of the reference with the same seed.
     rng = np.random.default_rng((options.seed, 8))
     samples = len(looked_at) + 1
@@ -142,10 +142,10 @@ def look(
     yield repeats(where, found, samples=samples)
 
 
-def alike(batch: Batch) -> Batch:
-    """ROWS times the batch's first example, without padding."""
-    inputs = {name: np.repeat(value[:1], ROWS, axis=0) for name, value in batch.inputs.items()}
-    labels = np.repeat(batch.labels[:1], ROWS, axis=0)
+def alike(batch: Batch, *, rows: int = ROWS) -> Batch:
+    """So many times the batch's first example, without padding."""
+    inputs = {name: np.repeat(value[:1], rows, axis=0) for name, value in batch.inputs.items()}
+    labels = np.repeat(batch.labels[:1], rows, axis=0)
     return Batch(inputs, labels, np.ones(labels.shape, np.float32), starts_sequence=True)
 
 

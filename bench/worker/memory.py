@@ -14,9 +14,10 @@ device_peak_process      what the driver (NVML) says is in use on the card, less
 On a CPU no framework has figures of an allocator. TensorFlow would answer 0: not measured is None with a reason, never 0.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from backends.api import Session
+from backends.api import DeviceMemory, Session
 from bench.machine import nvml
 from bench.records.record import Bytes
 
@@ -50,11 +51,28 @@ def reset_host_peak() -> bool:
 
 def device_peaks(session: Session) -> tuple[Bytes, Bytes]:
     """(peak allocated, peak reserved) of the framework's allocator on an accelerator."""
-    memory = session.device_memory()
+    return peaks_of(session.device_memory())
+
+
+def peaks_of(memory: DeviceMemory | None) -> tuple[Bytes, Bytes]:
+    """The same of what a session told."""
     if memory is None:
         return Bytes(None, NO_ACCELERATOR), Bytes(None, NO_ACCELERATOR)
     reserved = Bytes(None, NOT_REPORTED) if memory.peak_reserved is None else Bytes(memory.peak_reserved)
     return Bytes(memory.peak_allocated), reserved
+
+
+def summed(parts: Sequence[Bytes]) -> Bytes:
+    """Of several processes together; the first reason where one of them has no figure."""
+    sizes = [part.bytes for part in parts if part.bytes is not None]
+    if len(sizes) == len(parts):
+        return Bytes(sum(sizes))
+    return next(part for part in parts if part.bytes is None)
+
+
+def larger(one: Bytes, other: Bytes) -> Bytes:
+    """The larger of two peaks of a process; the one that there is, where the other was not measured."""
+    return max((one, other), key=lambda peak: -1 if peak.bytes is None else peak.bytes)
 
 
 class CardWatch:

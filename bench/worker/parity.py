@@ -10,6 +10,10 @@ few calls of a rung. Its learning rate, where it is scheduled, rises over the fi
 of rung 10. Rung 8 is bench/worker/dropout.py. Rung 9 is one step of the task as it is timed, dropout aside. The climb in double
 precision that comes before the one in the precision that is timed leaves 8 and 9 to that one, and says so.
 
+An arm of several processes climbs in all of them: each is given its rows of every batch (bench/worker/ranks.py), and what they
+make together is compared with what the reference makes of the whole batch. That every process has the same parameters, bit by
+bit, is a part of the rungs 1, 6 and 10.
+
 It shows that a computation is the right one, as exactly as its precision lets it; which precision is in force,
 precision_probe.py asks.
 """
@@ -29,6 +33,7 @@ from backends.reference.adamw import adamw
 from bench.records.record import RUNGS, Ladder, Rung
 from bench.worker import dropout, loop
 from bench.worker.comparison import Comparison, norm, size
+from bench.worker.ranks import replicas_apart
 from tasks.spec import AdamW, Array, Batch, Params, Task
 
 TRAJECTORY_STEPS = 20
@@ -180,6 +185,7 @@ class _Climber:
             for name, value in self.initial.items():
                 same = returned[name].shape == value.shape and bool(np.all(returned[name] == value))
                 yield Comparison(name, 0.0 if same else 1.0, 0)
+        yield from self.replicas()
 
     def forward(self) -> Iterator[Comparison]:
         reference = self.walk.open(self.initial)
@@ -243,6 +249,7 @@ class _Climber:
 
     def trajectory(self) -> Iterator[Comparison]:
         yield from self.train(TRAJECTORY_STEPS, "trajectory")
+        yield from self.replicas()
 
     def evaluation(self) -> Iterator[Comparison]:
         session = self.session
@@ -319,6 +326,7 @@ class _Climber:
 
     def long_run(self) -> Iterator[Comparison]:
         yield from self.train(LONG_RUN - TRAJECTORY_STEPS - 1, "long run")  # one was rung 3's
+        yield from self.replicas()
 
     # What the rungs are made of.
 
@@ -342,6 +350,11 @@ class _Climber:
             expected = np.asarray(self.walk.loss(self.updates))
             yield self.compare(f"loss of update {self.updates}", self.session.fetch(handle), expected, tolerance)
         yield from self.compare_all(self.session.params(), self.walk.params(self.updates), tolerance)
+
+    def replicas(self) -> Iterator[Comparison]:
+        """Of several processes: each has its own copy of the parameters, and all copies are the same bit by bit."""
+        if self.options.processes > 1:
+            yield Comparison("ranks whose parameters are not those of rank 0", len(replicas_apart(self.session)), 0)
 
     @cached_property
     def own_gradients(self) -> Params:

@@ -1,0 +1,53 @@
+"""Several processes that train one model: torch.nn.parallel.DistributedDataParallel, over gloo on a CPU and NCCL on GPUs.
+
+https://docs.pytorch.org/docs/stable/notes/ddp.html. The processes meet where `torchrun` would have them meet, in a store at
+rank 0's address, and are told of it in the same variables.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from backends.api import Options
+
+
+@dataclass(frozen=True)
+class Part:
+    """A loss of this process's rows; the mean over the processes is that of the batch, and takes all of them to make."""
+
+    loss: torch.Tensor
+
+
+def join(options: Options) -> None:
+    """Meets the other processes, once in the life of this one."""
+    if dist.is_initialized():
+        return
+    host, _, port = options.addresses[0].rpartition(":")
+    os.environ |= {
+        "MASTER_ADDR": host, "MASTER_PORT": port, "RANK": str(options.rank), "WORLD_SIZE": str(options.processes),
+    }  # fmt: skip
+    if host.startswith("127."):
+        os.environ["GLOO_SOCKET_IFNAME"] = (
+            "lo"  # or gloo asks for the address of the machine's name, which need not have one
+        )
+    dist.init_process_group("nccl" if options.device == "gpu" else "gloo", init_method="env://")
+
+
+def wrapped(net: torch.nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The module, whose backward pass leaves in the parameters the mean of the processes' gradients."""
+    return DistributedDataParallel(net, device_ids=[device.index or 0] if device.type == "cuda" else None)
+
+
+def mean(part: Part) -> torch.Tensor:
+    """The loss of the whole batch; every process must ask for it."""
+    loss = part.loss.clone()
+    dist.all_reduce(loss)
+    return loss / dist.get_world_size()
+
+
+def settings(net: torch.nn.Module) -> dict[str, str | int]:
+    """What is in force, by torch's own account."""
+    return {"processes": dist.get_world_size(), "data parallel": f"{type(net).__name__}, {dist.get_backend()}"}

@@ -1,0 +1,112 @@
+"""`python -m bench.worker.rank DESCRIPTOR`: a rank above 0 of an arm over several processes (bench/worker/ranks.py).
+
+It makes the calls that it reads from a socket, and ends when that is closed.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import backends
+from bench.worker import ranks
+from bench.worker.answer import classify, hide
+from bench.worker.ranks import Failure, Reply, Start
+from tasks.spec import Batch
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Follower:
+    """The calls that rank 0 makes, and what it knows by a number."""
+
+    def __init__(self, connection: Connection, backend: Any) -> None:
+        self.connection, self.backend = connection, backend
+        self.kept: dict[int, Any] = {}
+        self.latest: Any = None  # session
+        self.calls: Mapping[str, Callable[..., None]] = {
+            "open": self.open, "prepare": self.prepare, "train_step": self.train_step, "gradients": self.gradients,
+            "reset_state": self.reset_state, "fetch": self.fetch, "wait": self.wait, "digest": self.digest,
+            "figure": self.figure, "device_memory": self.device_memory,
+        }  # fmt: skip
+
+    def run(self) -> None:
+        """Until rank 0 is gone: EOFError."""
+        while True:
+            call, arguments, dropped = pickle.loads(self.connection.recv_bytes())
+            for number in dropped:
+                self.kept.pop(number, None)
+            self.calls[call](*arguments)
+
+    def reply(self, value: Any = None) -> None:
+        self.connection.send(Reply(value))
+
+    def open(self, number: int, task: Any, params: Any, options: Any) -> None:
+        self.latest = self.kept[number] = self.backend.open_session(task, params, options)
+        self.reply()
+
+    def prepare(self, number: int, session: int, batch: Batch) -> None:
+        self.kept[number] = self.kept[session].prepare(batch)
+
+    def train_step(self, number: int, session: int, prepared: int) -> None:
+        own = self.kept[session]
+        self.kept[number] = own.train_step(own.put(self.kept[prepared]))
+
+    def gradients(self, session: int, prepared: int) -> None:
+        own = self.kept[session]
+        own.gradients(own.put(self.kept[prepared]))
+
+    def reset_state(self, session: int) -> None:
+        self.kept[session].reset_state()
+
+    def fetch(self, session: int, loss: int) -> None:
+        self.kept[session].fetch(self.kept[loss])
+
+    def wait(self, session: int) -> None:
+        self.kept[session].wait()
+        self.reply()
+
+    def digest(self, session: int) -> None:
+        self.reply(ranks.digest(self.kept[session]))
+
+    def device_memory(self) -> None:
+        self.reply(self.latest.device_memory())
+
+    def figure(self, name: str) -> None:
+        self.reply(ranks.FIGURES[name]())
+
+
+def main(arguments: list[str]) -> None:
+    """Ends by `os._exit`: no framework need be taken down, and some would wait for the other ranks."""
+    descriptor = int(arguments[0])
+    os.set_inheritable(descriptor, False)
+    connection = Connection(descriptor)
+    _end_with_parent()
+    try:
+        start: Start = pickle.loads(connection.recv_bytes())
+        hide(start.hidden)
+        backend = backends.load(start.backend)
+        connection.send(Reply(dict(backend.versions())))
+        Follower(connection, backend).run()
+    except (EOFError, ConnectionError):
+        pass  # rank 0 is gone
+    except Exception as error:
+        connection.send(Failure(*classify(error)))
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Has the kernel end this process when rank 0 ends, also while native code waits for it."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it had ended before
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,428 @@
+"""One arm over several processes: this worker is rank 0, and the others make the same calls in the same order.
+
+Rank 0 starts them as its own children, in its own process group, so that whatever ends it ends them. Each opens a session of
+the same backend with its rank in `Options`; how they exchange gradients is the framework's business. A call of rank 0's session
+is sent to them over a socket before rank 0 makes it itself: a batch once, by `prepare`, as the rows of each rank, and a step as
+a few bytes that name the batch. Between two calls they sleep in a read, and so they do when another arm has its turn.
+
+The batch is the task's, whatever the number of processes: its rows are split into equal parts, in their order. Where they do
+not divide, copies of the last row with weight 0 fill up the last parts. What trains nothing (evaluation, predictions, the
+probe, settings) rank 0 does alone, with its own copy of the parameters and whole batches.
+
+A rank that fails says why and ends; a thread of rank 0 hears it, or sees how the rank ended, and makes that this process's
+outcome. It need not wait for a collective operation that will never end.
+"""
+
+import contextlib
+import itertools
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, NoReturn, cast
+
+import numpy as np
+import psutil
+
+from backends.api import Backend, DeviceMemory, Options, Session, Settings, Unsupported
+from bench.machine import cores
+from bench.records.record import Bytes, Outcome, Rank, Status
+from bench.worker import memory
+from tasks.spec import Array, Batch, Params, Task, hash_arrays
+
+LOOPBACK = "127.0.0.1"
+SETTLE_S = 3.0  # after an error: where another rank failed first, that is what is told
+ENDING_S = 5.0  # that a rank whose connection is closed may take to end
+
+
+class Start(NamedTuple):
+    """The first that a rank is told."""
+
+    backend: str
+    hidden: Sequence[str]
+    rank: int
+    processes: int
+
+
+class Failure(NamedTuple):
+    """The last that a rank tells."""
+
+    status: Status
+    reason: str
+
+
+class Reply(NamedTuple):
+    """A rank's answer to a call that has one."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What of a task the other ranks are given: they see no data but their rows."""
+
+    name: str
+    model: Any
+    optimizer: Any
+
+
+GiveUp = Callable[[Outcome], NoReturn]
+
+
+def _raise(outcome: Outcome) -> NoReturn:
+    raise RuntimeError(outcome.reason)
+
+
+@dataclass
+class Ranks:
+    """The processes of an arm, this one among them; of an arm of one process there is nothing to start."""
+
+    processes: int = 1
+    backend: str = ""
+    hidden: Sequence[str] = ()
+    shares: Sequence[Sequence[int]] = ()  # the cores of each rank
+    give_up: GiveUp = _raise  # ends this process with an outcome; called from another thread
+    _others: list["_Other"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.numbers = itertools.count()
+        self.dropped: list[int] = []  # numbers of what is no longer kept here
+        self.addresses: tuple[str, ...] = ()
+
+    @property
+    def cores(self) -> list[int]:
+        """Those of all ranks."""
+        return sorted({core for share in self.shares for core in share}) or cores.usable()
+
+    def start(self, *, addresses: Sequence[str] = ()) -> None:
+        """Starts the other ranks; `addresses` are found free on the loopback interface where none are given."""
+        if self.processes > 1:
+            self.addresses = tuple(addresses or free_addresses(self.processes))
+        for rank in range(1, self.processes):
+            share = self.shares[rank] if self.shares else ()
+            start = Start(self.backend, self.hidden, rank, self.processes)
+            self._others.append(_Other(start, share, self._failed))
+
+    def wrap(self, backend: Backend) -> Backend:
+        """A backend whose sessions train in all ranks, once these have imported the framework in the same versions."""
+        if not self._others:
+            return backend
+        for rank, versions in enumerate(self.replies(), start=1):
+            if apart := {name for name, own in backend.versions().items() if versions.get(name) != own}:
+                name = sorted(apart)[0]
+                own, other = backend.versions()[name], versions.get(name)
+                raise RuntimeError(f"rank {rank} has {name} {other}, and rank 0 has {own}")
+        return Ranking(backend, self)
+
+    def tell(self, call: str, *arguments: Any) -> None:
+        """Sends a call to all other ranks."""
+        self.tell_each(call, lambda rank: arguments)
+
+    def tell_each(self, call: str, arguments: Callable[[int], tuple[Any, ...]]) -> None:
+        """The same with arguments that depend on the rank."""
+        dropped, self.dropped = self.dropped, []
+        for rank, other in enumerate(self._others, start=1):
+            other.send(pickle.dumps((call, arguments(rank), dropped)))
+
+    def replies(self) -> list[Any]:
+        """The answers of the other ranks to the latest call that has one."""
+        return [other.replies.get() for other in self._others]
+
+    def every(self, figure: str) -> list[Any]:
+        """One of FIGURES in each rank, rank 0 first."""
+        self.tell("figure", figure)
+        return [FIGURES[figure](), *self.replies()]
+
+    def cpu_s(self) -> list[float]:
+        """Processor time of each rank so far, all its threads."""
+        return [time.process_time(), *(other.cpu_s() for other in self._others)]
+
+    @property
+    def granted(self) -> int:
+        """How many cores the ranks may keep busy together."""
+        return min(len(self.cores), self.processes * cores.granted()) if self._others else cores.granted()
+
+    def figures(self, session: Session, *, cpu_s: Sequence[float], host_peaks: Sequence[Bytes]) -> list[Rank]:
+        """Those of each rank; none where there is one. What is not given is asked for, or was not measured."""
+        if not self._others:
+            return []
+        self.tell("device_memory")
+        devices = [session.device_memory(), *self.replies()]
+        used: Sequence[float | None] = cpu_s or [None] * self.processes
+        peaks = host_peaks or self.every("host_peak")
+        return [
+            Rank(*figures[:2], memory.peaks_of(figures[2])[0], figures[3])
+            for figures in zip(self.every("cores"), peaks, devices, used, strict=True)
+        ]
+
+    def guarded(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """The call in this rank. Its error counts only where no other rank failed before it."""
+        try:
+            return call(*arguments)
+        except Unsupported:
+            raise  # each rank says so by itself
+        except Exception:
+            if self._others:
+                time.sleep(SETTLE_S)
+            raise
+
+    def end(self) -> None:
+        """Lets the other ranks end."""
+        for other in self._others:
+            other.end()
+
+    def _failed(self, rank: int, failure: Failure) -> None:
+        if failure.status == "unsupported":
+            time.sleep(SETTLE_S)  # rank 0 says so too, in its own name
+        self.give_up(Outcome(status=failure.status, reason=f"rank {rank} of {self.processes}: {failure.reason}"))
+
+
+class _Other:
+    """Another rank, as rank 0 sees it."""
+
+    def __init__(self, start: Start, share: Sequence[int], failed: Callable[[int, Failure], None]) -> None:
+        from multiprocessing.connection import Connection  # which an arm of one process does without
+
+        self.rank, self._failed = start.rank, failed
+        self.replies = queue.SimpleQueue[Any]()
+        self._ending = False
+        ours, theirs = socket.socketpair()
+        pinned = ["bench.machine.cores", ",".join(map(str, share))] if share else []
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", *pinned, "bench.worker.rank", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._clock = _cpu_clock(self._process.pid)
+        self._connection = Connection(ours.detach())
+        self.send(pickle.dumps(start))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, message: bytes) -> None:
+        try:
+            self._connection.send_bytes(message)
+        except OSError:  # it is gone, and the thread that listens tells how
+            time.sleep(SETTLE_S + ENDING_S)
+            raise
+
+    def cpu_s(self) -> float:
+        return self._clock()
+
+    def end(self) -> None:
+        self._ending = True
+        self._process.kill()  # there is nothing left to be done in it, and no framework need be taken down
+        self._process.wait()
+
+    def _listen(self) -> None:
+        failure = None
+        try:
+            while failure is None:
+                told = self._connection.recv()
+                if isinstance(told, Failure):
+                    failure = told
+                else:
+                    self.replies.put(told.value)
+        except (EOFError, OSError):
+            failure = self._ended()
+        if not self._ending:
+            self._failed(self.rank, failure)
+
+    def _ended(self) -> Failure:
+        try:
+            code = self._process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            return Failure("failed", "it has closed its connection")
+        if code >= 0:
+            return Failure("failed", f"exited with code {code}")
+        name = signal.Signals(-code).name
+        hint = " (possibly out of memory, or killed manually)" if name == "SIGKILL" else ""
+        return Failure("killed", f"ended by {name}{hint}")
+
+
+class Ranking:
+    """A backend whose sessions train in several processes."""
+
+    def __init__(self, backend: Backend, ranks: Ranks) -> None:
+        self.backend, self.ranks = backend, ranks
+
+    def versions(self) -> Mapping[str, str]:
+        """The backend's."""
+        return self.backend.versions()
+
+    def open_session(self, task: Task, params: Params, options: Options) -> Session:
+        """A session in each rank."""
+        ranks, number = self.ranks, next(self.ranks.numbers)
+        own = replace(options, processes=ranks.processes, addresses=ranks.addresses)
+        trained = Trained(task.name, task.model, task.optimizer)
+        ranks.tell_each("open", lambda rank: (number, trained, params, replace(own, rank=rank)))
+        session = ranks.guarded(self.backend.open_session, task, params, own)
+        ranks.replies()
+        return cast(Session, Ranked(session, ranks, number))
+
+
+class Numbered:
+    """What the other ranks know by its number, and keep for as long as it is kept here."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks, self.number = ranks, next(ranks.numbers)
+
+    def __del__(self) -> None:
+        self._ranks.dropped.append(self.number)
+
+
+class Prepared(Numbered):
+    """A batch that every rank has prepared its rows of."""
+
+    def __init__(self, ranks: Ranks, batch: Batch) -> None:
+        super().__init__(ranks)
+        self.batch = batch  # the whole one
+        self.own: Any = None
+
+
+class Loss(Numbered):
+    """The loss of a step that every rank has taken."""
+
+    own: Any = None
+
+
+class Ranked(Numbered):
+    """Rank 0's session, of a model that all ranks train."""
+
+    def __init__(self, session: Session, ranks: Ranks, number: int) -> None:
+        self._session, self._ranks, self.number = session, ranks, number
+
+    # In every rank.
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Each rank's own rows, in that rank."""
+        prepared, parts = Prepared(self._ranks, batch), shares_of(batch, self._ranks.processes)
+        self._ranks.tell_each("prepare", lambda rank: (prepared.number, self.number, parts[rank]))
+        prepared.own = self._ranks.guarded(self._session.prepare, parts[0])
+        return prepared
+
+    def put(self, prepared: Prepared) -> Prepared:
+        """Nothing yet: each rank does it in its step, or in what else needs the batch."""
+        return prepared
+
+    def train_step(self, prepared: Prepared) -> Loss:
+        loss = Loss(self._ranks)
+        self._ranks.tell("train_step", loss.number, self.number, prepared.number)
+        loss.own = self._ranks.guarded(self._stepped, prepared.own)
+        return loss
+
+    def gradients(self, prepared: Prepared) -> Params:
+        self._ranks.tell("gradients", self.number, prepared.number)
+        found: Params = self._ranks.guarded(self._session.gradients, self._session.put(prepared.own))
+        return found
+
+    def reset_state(self) -> None:
+        self._ranks.tell("reset_state", self.number)
+        self._session.reset_state()
+
+    def fetch(self, value: Any) -> Array:
+        """A loss, which all ranks make together, or what rank 0 has alone."""
+        if isinstance(value, Loss):
+            self._ranks.tell("fetch", self.number, value.number)
+            value = value.own
+        found: Array = self._ranks.guarded(self._session.fetch, value)
+        return found
+
+    def wait(self) -> None:
+        """Until every rank is done."""
+        self._ranks.tell("wait", self.number)
+        self._ranks.guarded(self._session.wait)
+        self._ranks.replies()
+
+    def replicas_apart(self) -> list[int]:
+        """The ranks whose parameters are not rank 0's, bit by bit."""
+        self._ranks.tell("digest", self.number)
+        own = digest(self._session)
+        return [rank for rank, found in enumerate(self._ranks.replies(), start=1) if found != own]
+
+    # In rank 0 alone.
+
+    def eval_step(self, prepared: Prepared) -> tuple[Any, Any]:
+        return self._session.eval_step(self._session.put(self._session.prepare(prepared.batch)))
+
+    def predict(self, inputs: Mapping[str, Array]) -> Array:
+        return self._session.predict(inputs)
+
+    def params(self) -> Params:
+        return self._session.params()
+
+    def matmul(self, left: Array, right: Array, *, times: int) -> Any:
+        return self._session.matmul(left, right, times=times)
+
+    def compilations(self) -> int | None:
+        return self._session.compilations()
+
+    def device_memory(self) -> DeviceMemory | None:
+        return self._session.device_memory()
+
+    def settings(self) -> Settings:
+        return self._session.settings()
+
+    def _stepped(self, own: Any) -> Any:
+        return self._session.train_step(self._session.put(own))
+
+
+FIGURES: Mapping[str, Callable[[], Any]] = {
+    "cores": cores.in_force, "host_now": memory.host_now, "host_peak": memory.host_peak,
+    "reset_host_peak": memory.reset_host_peak,
+}  # fmt: skip
+"""What a rank tells of itself."""
+
+
+def replicas_apart(session: Session) -> list[int]:
+    """The ranks whose parameters are not rank 0's; none of a session in one process."""
+    apart: Callable[[], list[int]] = getattr(session, "replicas_apart", list)
+    return apart()
+
+
+def shares_of(batch: Batch, processes: int) -> list[Batch]:
+    """The rows of each rank, with the weight of the whole batch; copies of the last one, of weight 0, fill up the last."""
+    rows = len(batch.labels)
+    each = -(-rows // processes)
+    total = float(batch.weights.sum(dtype="float64"))
+    parts = []
+    for start in range(0, each * processes, each):
+        places = np.minimum(np.arange(start, start + each), rows - 1)
+        weights = batch.weights[places]
+        weights[max(0, rows - start) :] = 0
+        inputs = {name: value[places] for name, value in batch.inputs.items()}
+        parts.append(batch._replace(inputs=inputs, labels=batch.labels[places], weights=weights, total=total))
+    return parts
+
+
+def digest(session: Session) -> str:
+    """Of a session's parameters."""
+    params = session.params()
+    return hash_arrays(*(params[name] for name in sorted(params)))
+
+
+def free_addresses(count: int) -> list[str]:
+    """So many addresses on the loopback interface whose ports nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
+        return [f"{LOOPBACK}:{one.getsockname()[1]}" for one in sockets]
+
+
+def _cpu_clock(pid: int) -> Callable[[], float]:
+    """What reads the processor time of another process, all its threads, in seconds.
+
+    Linux makes the number of a process's clock from its id (MAKE_PROCESS_CPUCLOCK of linux/posix-timers.h), and that clock
+    counts nanoseconds. Elsewhere psutil tells hundredths of a second.
+    """
+    number = (~pid << 3) | 2
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":
+            time.clock_gettime(number)
+            return lambda: time.clock_gettime(number)
+    return lambda: sum(psutil.Process(pid).cpu_times()[:2])
