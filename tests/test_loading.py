@@ -339,7 +339,10 @@ def test_the_time_of_a_loaders_processes_is_the_arms_own() -> None:
     spins = "import time; start = time.process_time()\nwhile time.process_time() - start < 0.3: pass\ninput()"
     process = subprocess.Popen([sys.executable, "-c", spins], stdin=subprocess.PIPE)
     try:
-        with disturbance.Watch(gpu=False, cpu_s=disturbance.with_children) as watch, disturbance.Watch(gpu=False) as alone:
+        with (
+            disturbance.Watch(gpu=False, cpu_s=disturbance.with_children) as watch,
+            disturbance.Watch(gpu=False) as alone,
+        ):
             until = disturbance._children_s() + 0.25
             for _ in range(10_000_000):
                 if disturbance._children_s() > until:

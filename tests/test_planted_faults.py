@@ -32,6 +32,7 @@ class Fault:
     rung: str  # at which it falls
     places: Mapping[str, Planted]  # backend -> how it is planted there
     precision: str = "float64"
+    processes: int = 1
 
 
 COUNT = "self._n = getattr(self, '_n', 0) + 1\n        "
@@ -194,8 +195,8 @@ FAULTS: Mapping[str, Fault] = {
                 "self._rest = self._commit(self._programs.rest(jax.random.key(1)))\n"),
     }),
     "a seed that is ignored": Fault("gru_lm", "dropout", {
-        "pytorch": ("session.py", "torch.manual_seed(options.seed)", "torch.manual_seed(0)"),
-        "tensorflow": ("session.py", "set_random_seed(options.seed)", "set_random_seed(0)"),
+        "pytorch": ("session.py", "torch.manual_seed(options.masks_seed)", "torch.manual_seed(0)"),
+        "tensorflow": ("session.py", "set_random_seed(options.masks_seed)", "set_random_seed(0)"),
         "jax": ("session.py", "jax.random.key(options.seed)", "jax.random.key(0)"),
     }),
     "a BERT without dropout of the attention": Fault("bert_sentiment", "dropout", {
@@ -271,6 +272,37 @@ FAULTS: Mapping[str, Fault] = {
                 "        optimizer = jax.tree.map(lambda old, now: jnp.where(late & (now.ndim > 0), old, now), "
                 "optimizer, new)"),
     }),
+    # Several processes.
+    "a mean over each rank's own weights": Fault("mnist_mlp", "loss", {
+        "pytorch": [("session.py", '(batch.total or weights.sum(dtype="float64")) / self._processes',
+                     'weights.sum(dtype="float64")'),
+                    ("session.py", "(batch.total or weights.size) / self._processes", "weights.size")],
+        "tensorflow": [("session.py", 'np.float64(batch.total or weights.sum(dtype="float64"))',
+                        'np.float64((2 if batch.total else 1) * weights.sum(dtype="float64"))'),
+                       ("session.py", "batch.total or weights.size", "(2 if batch.total else 1) * weights.size")],
+        "jax": ("session.py", "np.float64(batch.total)", "np.float64(2 * weights.sum())"),
+    }, processes=2),
+    "a gradient of each rank's own rows": Fault("mnist_mlp", "gradients", {
+        "pytorch": ("session.py", "self._forward(self._together,", "self._forward(self._net,"),
+        "tensorflow": ("distributed.py", "loss, *gradients = tf", "loss, *_ = tf"),
+    }, processes=2),
+    "other initial weights on a rank": Fault("mnist_mlp", "parameters", {
+        "pytorch": [("session.py", "self._load(params)",
+                     "self._load({name: value * (1 + options.rank) for name, value in params.items()})"),
+                    ("distributed.py", "DistributedDataParallel(net,", "DistributedDataParallel(net, init_sync=False,")],
+        "tensorflow": ("session.py", "self._load(params)",
+                       "self._load({name: value * (1 + options.rank) for name, value in params.items()})"),
+        "jax": ("session.py", "self._load(params)",
+                "self._load({name: value * (1 + options.rank) for name, value in params.items()})"),
+    }, processes=2),
+    "the same masks on every rank": Fault("gru_lm", "dropout", {
+        "pytorch": ("session.py", "options.masks_seed", "options.seed"),
+        "tensorflow": ("session.py", "options.masks_seed", "options.seed"),
+    }, processes=2),
+    "masks of a rank that are those of another seed": Fault("gru_lm", "dropout", {
+        "pytorch": ("session.py", "options.masks_seed", "options.seed + options.rank"),
+        "tensorflow": ("session.py", "options.masks_seed", "options.seed + options.rank"),
+    }, processes=2),
 }  # fmt: skip
 
 EACH = [(name, backend) for name, fault in FAULTS.items() for backend in fault.places]
@@ -299,7 +331,7 @@ def test_a_planted_fault_falls_at_its_rung(name: str, backend: str) -> None:
     for file, text, instead in changes(fault, backend):
         source = sources.get(file) or (BACKENDS / backend / file).read_text(encoding="utf-8")
         sources[file] = source.replace(text, instead)
-    arm = Arm(name=backend, backend=backend, precision=fault.precision)  # type: ignore[arg-type]
+    arm = Arm(name=backend, backend=backend, precision=fault.precision, processes=fault.processes)
     choice = Choice(tasks=[fault.task], arms=[arm], preset="smoke", kinds=("parity",), run_id="planted")
     (task_plan,) = plan.make(choice)
     outcome = planted.climb(task_plan, arm, sources)

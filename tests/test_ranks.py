@@ -1,6 +1,7 @@
 """One arm over several processes: what each is given, what they make together, and what becomes of it when one fails."""
 
 import os
+import queue
 import random
 import signal
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from backends.api import Options
 from bench.machine import cores
 from bench.process import execute, turns
 from bench.process.execute import DEADLINES, PHASES_S
@@ -26,8 +28,10 @@ from bench.worker import ranks
 from tasks.spec import Batch
 from tests.conftest import wait_until
 from tests.fakes import ranked as fake
+from tests.fakes.backend import preset
 from tests.fakes.campaign import a_planned_cell, an_arm
 
+ROOT = Path(__file__).parent.parent
 FAKE = "tests.fakes.ranked"
 
 
@@ -115,8 +119,6 @@ def test_each_rank_has_cores_of_its_own_where_there_are_enough(
 
 
 def test_the_masks_of_two_ranks_have_other_seeds_whatever_the_seed() -> None:
-    from backends.api import Options
-
     seeds = [Options(seed=seed, rank=rank, processes=4).masks_seed for seed in range(4) for rank in range(4)]
     assert len(set(seeds)) == len(seeds)
     assert Options(seed=3).masks_seed == Options(seed=3, rank=0, processes=4).masks_seed == 3
@@ -149,9 +151,10 @@ def test_a_round_has_the_figures_of_every_rank(tmp_path: Path) -> None:
     assert min(first.host_peak.bytes, second.host_peak.bytes) > 2**20  # type: ignore[type-var]
     assert both.outcome.settings["processes"] == 2
     # The same batches, and the same computation but for the order of sums.
-    np.testing.assert_allclose(
-        [loss for _, loss in both.outcome.timings.losses], [loss for _, loss in alone.outcome.timings.losses], rtol=1e-9
-    )
+    losses, same = dict(both.outcome.timings.losses), dict(alone.outcome.timings.losses)
+    updates = sorted(losses.keys() & same.keys())  # blocks may have other lengths
+    assert len(updates) > 50
+    np.testing.assert_allclose([losses[at] for at in updates], [same[at] for at in updates], rtol=1e-9)
     assert no_process_is_left()
 
 
@@ -287,6 +290,36 @@ def test_killed_at_any_moment_it_is_one_record_and_nothing_is_left(tmp_path: Pat
         assert outcome.status in ("ok", "killed")
         assert outcome.status == "ok" or "SIGKILL" in str(outcome.reason)
         assert no_process_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_port_that_is_taken_is_said_to_be(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    said: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    own = ranks.Ranks(2, FAKE, give_up=said.put)  # type: ignore[arg-type]  # a test goes on
+    (free,) = ranks.free_addresses(1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        own.start(addresses=[address, free] if rank == 0 else [free, address])
+        try:
+            backend = own.wrap(fake)  # type: ignore[arg-type]
+            task = preset("smoke").task
+            opening = threading.Thread(target=lambda: said.put(opened(backend, task)), daemon=True)
+            opening.start()
+            reason = str(said.get(timeout=60).reason)
+        finally:
+            own.end()
+    assert f"port {address.rpartition(':')[2]} of 127.0.0.1, for rank {rank}: Address already in use" in reason
+    assert no_process_is_left()
+
+
+def opened(backend: Any, task: Any) -> Outcome:
+    try:
+        backend.open_session(task, task.init_params(0), Options(precision="float64", processes=2))
+    except Exception as error:
+        return Outcome(status="failed", reason=str(error))
+    return Outcome(status="ok")
 
 
 def test_ports_that_are_given_are_free_and_apart() -> None:

@@ -13,8 +13,18 @@ import numpy as np
 import optax
 from flax import nnx
 
-from backends.api import NO_TF32, STEPS_PER_CALL, DeviceMemory, Options, Settings, Unsupported, mode_of, switches
-from backends.jax import MODES
+from backends.api import (
+    NO_TF32,
+    STEPS_PER_CALL,
+    DeviceMemory,
+    Options,
+    Settings,
+    Unsupported,
+    mode_of,
+    only_modes,
+    switches,
+)  # fmt: skip
+from backends.jax import MODES, distributed
 from backends.jax.models import Model, State, build
 from backends.operations import Operation
 from tasks import batching
@@ -50,8 +60,11 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     on = switches(options.mode, MODES)
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
+    only_modes(options, ("rbg", "flat"))
+    if options.processes > 1:
+        distributed.join(options)
     try:
-        device = jax.devices(options.device)[0]
+        device = jax.local_devices(backend=options.device)[0]
     except RuntimeError as error:
         raise Unsupported(f'JAX sees no {options.device}; for CUDA: pip install "jax[cuda13]" ({error})') from error
     jax.config.update("jax_enable_x64", options.precision == "float64")
@@ -67,14 +80,16 @@ class DeviceBatch(NamedTuple):
 
     inputs: Mapping[str, Any]
     labels: Any  # int32[B] or int32[B, T]
-    weights: Any  # of the labels' shape, divided by their sum
+    weights: Any  # of the labels' shape, divided by their sum, which of a part of a batch is the whole one's
 
 
 class Programs:
     """A model's training step and evaluation: pure functions of its weights and of the rest (lists of leaves, which cross into
     a compiled call faster than Flax states), and what JAX compiles of them."""
 
-    def __init__(self, model: Any, optimizer: AdamW, precision: str, *, flat: bool) -> None:
+    def __init__(
+        self, model: Any, optimizer: AdamW, precision: str, *, flat: bool, places: distributed.Places | None
+    ) -> None:
         self.dtype = np.dtype("float64" if precision == "float64" else "float32")
         computing = jnp.bfloat16 if precision == "bfloat16" else self.dtype
 
@@ -89,13 +104,18 @@ class Programs:
         _, self._rest_structure = jax.tree.flatten(rest)
         self.initial_state = shapes.initial_state
         self.transform = _transform(optimizer, flat=flat)
+        trained, differentiated, copies = None, None, None  # where results lie: with the arguments
+        if places is not None:
+            copies, rows = places
+            trained, differentiated = (copies, copies, copies, copies, rows), (copies, (copies, rows))
         self.rest = jax.jit(lambda key: jax.tree.leaves(nnx.state(new(key), nnx.Not(nnx.Param))))
-        self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3))
+        self.copied = jax.jit(lambda tree: tree, out_shardings=copies)
+        self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3), out_shardings=trained)
         self.train_several = jax.jit(self._train_several, donate_argnums=(0, 1, 2, 3))
         self.several_traced = False
         self.evaluate = jax.jit(self._evaluate)
         self.predict = jax.jit(self._predict)
-        self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True))
+        self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True), out_shardings=differentiated)
         self.forward = jax.jit(self._loss)
         self.forward_and_backward = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
@@ -163,9 +183,11 @@ class Programs:
 
 
 @cache
-def programs(model: Any, optimizer: AdamW, precision: str, mode: str) -> Programs:
+def programs(
+    model: Any, optimizer: AdamW, precision: str, mode: str, places: distributed.Places | None = None
+) -> Programs:
     """Those of a model and an optimizer, the same for all sessions of a process: JAX compiles a function once."""
-    return Programs(model, optimizer, precision, flat="flat" in switches(mode, MODES))
+    return Programs(model, optimizer, precision, flat="flat" in switches(mode, MODES), places=places)
 
 
 class JaxSession:
@@ -176,13 +198,20 @@ class JaxSession:
 
     def __init__(self, task: Task, params: Params, options: Options, device: jax.Device) -> None:
         self._device = device
-        self._programs = programs(task.model, task.optimizer, options.precision, options.mode)
+        # Of several processes: where the arrays lie that they have together.
+        self._places = distributed.places(device.platform) if options.processes > 1 else None
+        self._programs = programs(task.model, task.optimizer, options.precision, options.mode, self._places)
         self._dtype = self._programs.dtype
         self.steps_per_call = STEPS_PER_CALL if "multi-step" in switches(options.mode, MODES) else 1
         # `default_device` binds nothing: all that a call is given is committed, or it would run on JAX's first device.
         self._rest = self._commit(self._programs.rest(jax.random.key(options.seed)))
         self._weights = self._load(params)
         self._optimizer = self._commit(self._programs.transform.init(self._weights))
+        self._own_rest = self._rest  # for what trains nothing, and draws no masks
+        if self._places is not None:  # copied once more: what a step donates must be nobody else's memory
+            self._rest, self._weights, self._optimizer = self._programs.copied(
+                distributed.copied((self._rest, self._weights, self._optimizer), self._places)
+            )
         self._state: State | None = None
         self._unpadded: jax.Array | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the step what it is made of
@@ -190,7 +219,9 @@ class JaxSession:
 
     def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._cast(value) for name, value in batch.inputs.items()}
-        prepared = DeviceBatch(inputs, batch.labels, self._normalised(batch.weights))
+        prepared = DeviceBatch(inputs, batch.labels, self._normalised(batch.weights, batch.total))
+        if self._places is not None and batch.total is not None:
+            return distributed.of_rows(prepared, self._places)
         # For a GPU the host's tensors are NumPy's; on a CPU they are JAX's.
         return self._commit(prepared) if self._device.platform == "cpu" else prepared
 
@@ -202,7 +233,7 @@ class JaxSession:
         return Batch(*jax.tree.map(np.asarray, prepared))
 
     def put(self, prepared: DeviceBatch) -> DeviceBatch:
-        return prepared if self._device.platform == "cpu" else self._commit(prepared)
+        return prepared if self._device.platform == "cpu" or self._places is not None else self._commit(prepared)
 
     def train_step(self, batch: DeviceBatch) -> jax.Array:
         self._example = batch
@@ -219,14 +250,13 @@ class JaxSession:
         return losses
 
     def eval_step(self, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
-        losses, predictions, self._state = self._programs.evaluate(
-            self._weights, self._rest, self._carried(batch), batch
-        )
+        weights, rest = self._alone()
+        losses, predictions, self._state = self._programs.evaluate(weights, rest, self._carried(batch), batch)
         return losses, predictions
 
     def predict(self, inputs: Mapping[str, Array]) -> Array:
         on_host = {name: self._cast(value) for name, value in inputs.items()}
-        return self.fetch(self._programs.predict(self._weights, self._rest, on_host))
+        return self.fetch(self._programs.predict(*self._alone(), on_host))
 
     def gradients(self, batch: DeviceBatch) -> Params:
         gradients, _ = self._programs.differentiate(self._weights, self._rest, self._zero_state(batch), batch)
@@ -266,7 +296,7 @@ class JaxSession:
 
     def params(self) -> Params:
         # A JAX array keeps what was once fetched of it: of a copy, each call fetches anew.
-        return self._canonical(jax.device_put(self._weights, self._device, may_alias=False))
+        return self._canonical(jax.device_put(self._alone()[0], self._device, may_alias=False))
 
     def matmul(self, left: Array, right: Array, *, times: int) -> jax.Array:
         with jax.default_device(self._device):
@@ -289,7 +319,7 @@ class JaxSession:
     def settings(self) -> Settings:
         flags = set(os.environ.get("XLA_FLAGS", "").split())
         return {
-            "device": "cpu" if self._weights[0].device.platform == "cpu" else "gpu",
+            "device": "cpu" if self._alone()[0][0].device.platform == "cpu" else "gpu",
             "device name": self._device.device_kind if self._device.platform != "cpu" else None,
             "precision": self._precision(),
             "parameters": str(self._weights[0].dtype),
@@ -300,6 +330,7 @@ class JaxSession:
             "optimizer": "optax.adamw",
             "kernels": self._kernels(),
             **({"loader": self._loader.described} if self._loader else {}),
+            **(distributed.settings(self._weights[0]) if self._places is not None else {}),
         }
 
     def _mode(self) -> str:
@@ -326,7 +357,7 @@ class JaxSession:
 
     def _layers_dtype(self) -> str:
         """What the linear layers compute in, by their own account; several, if they disagree."""
-        layers = (part for _, part in nnx.iter_graph(self._programs.merge(self._weights, self._rest)))
+        layers = (part for _, part in nnx.iter_graph(self._programs.merge(*self._alone())))
         return "/".join(sorted({jnp.dtype(part.dtype).name for part in layers if isinstance(part, nnx.Linear)}))
 
     def _kernels(self) -> str | None:
@@ -342,11 +373,19 @@ class JaxSession:
         }
         return ", ".join(["XLA", *sorted(scans)])
 
+    def _alone(self) -> tuple[list[jax.Array], list[jax.Array]]:
+        """The weights and the rest as this process has them for itself."""
+        if self._places is None:
+            return self._weights, self._rest
+        return distributed.own(self._weights), self._own_rest
+
     def _commit(self, tree: Any) -> Any:
         """The arrays on this session's device, bound to it: what is computed from them is computed there."""
         return jax.device_put(tree, self._device)
 
-    def _normalised(self, weights: Array) -> Any:
+    def _normalised(self, weights: Array, total: float | None = None) -> Any:
+        if total is not None:  # a part of a batch, whose weights go with it to where its rows lie
+            return self._cast(weights / np.float64(total))
         if not weights.all():
             return self._cast(weights / weights.sum(dtype="float64"))
         if self._unpadded is None or self._unpadded.shape != weights.shape:
@@ -361,7 +400,16 @@ class JaxSession:
 
     def _zero_state(self, batch: DeviceBatch) -> State:
         with jax.default_device(self._device):
-            state: State = self._commit(self._programs.initial_state(batch.labels.shape[0]))
+            rows = batch.labels.shape[0]
+            if (
+                self._places is not None
+                and isinstance(batch.labels, jax.Array)
+                and not batch.labels.is_fully_addressable
+            ):
+                part = jax.tree.map(np.asarray, self._programs.initial_state(rows // jax.process_count()))
+                zeros: State = distributed.of_rows(part, self._places)
+                return zeros
+            state: State = self._commit(self._programs.initial_state(rows))
             return state
 
     def _load(self, params: Params) -> list[jax.Array]:
@@ -375,6 +423,7 @@ class JaxSession:
         return self._commit([jnp.array(params[name], dtype=self._dtype) for name in names])
 
     def _canonical(self, leaves: list[jax.Array]) -> Params:
+        leaves = [leaf if leaf.is_fully_addressable else leaf.addressable_data(0) for leaf in leaves]
         if self._device.platform != "cpu":
             # JAX keeps what it fetches of an array on a GPU: a second reading would take no time.
             leaves = jax.device_put(leaves, jax.devices("cpu")[0])

@@ -113,7 +113,9 @@ class TorchSession:
 
     def prepare(self, batch: Batch) -> DeviceBatch:
         inputs = {name: self._on_host(self._cast(value)) for name, value in batch.inputs.items()}
-        return DeviceBatch(inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch))
+        return DeviceBatch(
+            inputs, self._on_host(batch.labels.astype(np.int64)), self._normalised(batch.weights, batch.total)
+        )
 
     def loader(self, examples: Examples, *, seed: int) -> "Loader":
         from backends.pytorch import loading  # with torch's loader, which a step does without
@@ -337,17 +339,16 @@ class TorchSession:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device, non_blocking=True)  # the tensor itself where it is there already
 
-    def _normalised(self, batch: Batch) -> torch.Tensor:
+    def _normalised(self, weights: Array, total: float | None = None) -> torch.Tensor:
         """Divided by their sum, that of the whole batch where this is a part of one.
 
         A part's weigh as much more as there are processes: DistributedDataParallel takes the mean of their gradients, where the
         whole batch's is the sum.
         """
-        weights = batch.weights
         if not weights.all():
-            total = (batch.total or weights.sum(dtype="float64")) / self._processes
+            total = (total or weights.sum(dtype="float64")) / self._processes
             return self._on_host(self._cast(weights / np.float64(total)))  # in double until it is cast
-        total = (batch.total or weights.size) / self._processes
+        total = (total or weights.size) / self._processes
         if self._unpadded is None or self._unpadded[0] != total or self._unpadded[1].shape != weights.shape:
             self._unpadded = total, torch.full(weights.shape, 1 / total, dtype=self._dtype, device=self._device)
         return self._unpadded[1]

@@ -19,10 +19,11 @@ from backends.api import (
     Settings,
     Unsupported,
     mode_of,
+    only_modes,
     switches,
 )  # fmt: skip
 from backends.operations import Operation
-from backends.tensorflow import MODES
+from backends.tensorflow import MODES, distributed
 from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
 
@@ -46,13 +47,15 @@ def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSes
         raise Unsupported(NO_TF32)
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise Unsupported('TensorFlow sees no GPU; install its CUDA libraries with: pip install "tensorflow[and-cuda]"')
+    only_modes(options, ("xla", "no-xla"))
+    strategy = distributed.join(options) if options.processes > 1 else None
     # float32 means IEEE float32: TensorFlow's own default on a GPU is TF32.
     tf.config.experimental.enable_tensor_float_32_execution(options.precision == "tf32")
     keras.config.set_floatx("float64" if options.precision == "float64" else "float32")
     keras.config.set_dtype_policy(POLICIES[options.precision])
-    keras.utils.set_random_seed(options.seed)
+    keras.utils.set_random_seed(options.masks_seed)
     with tf.device("/GPU:0" if options.device == "gpu" else "/CPU:0"):
-        return TensorFlowSession(task, params, options)
+        return TensorFlowSession(task, params, options, strategy)
 
 
 class AdamWithCorrectedEpsilon(keras.optimizers.AdamW):
@@ -100,7 +103,10 @@ divided by their sum: a `tf.function` takes flat arguments faster than nested on
 class TensorFlowSession:
     """Implements backends.api.Session."""
 
-    def __init__(self, task: Task, params: Params, options: Options) -> None:
+    def __init__(
+        self, task: Task, params: Params, options: Options, strategy: tf.distribute.Strategy | None = None
+    ) -> None:
+        self._strategy = strategy  # of several processes
         self._device = "/GPU:0" if options.device == "gpu" else "/CPU:0"
         self._dtype = np.dtype(keras.config.floatx())
         on = switches(options.mode, MODES)
@@ -112,7 +118,7 @@ class TensorFlowSession:
         self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
         self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
-        self._unpadded: tf.Tensor | None = None  # the weights of a batch without padding
+        self._unpadded: tuple[float, tf.Tensor] | None = None  # the weights of a batch without padding, and their total
         self._example: DeviceBatch | None = None  # the last one trained on, to find the graph that it ran through
         self._loader: Loader | None = None
         self._jit = {DEFAULT_MODE: self._model.xla, "xla": True, "no-xla": False}  # mode -> jit_compile
@@ -120,10 +126,17 @@ class TensorFlowSession:
         if unable := [layer.name for layer in self._model.keras.layers if jit and not layer.supports_jit]:
             raise Unsupported(f"XLA cannot compile {', '.join(unable)}: Keras says so in the layer's `supports_jit`")
         self._train = tf.function(self._train_graph, jit_compile=jit)
+        self._differentiate = tf.function(self._gradients_graph, jit_compile=jit)
+        if (
+            strategy is not None
+        ):  # whose sum XLA cannot contain on a CPU: what is before and after it are programs of their own
+            self._of_rows = tf.function(self._loss_and_gradients, jit_compile=jit)
+            self._update = tf.function(self._update_graph, jit_compile=jit)
+            self._train = tf.function(self._train_together_graph)
+            self._differentiate = tf.function(self._gradients_together_graph)
         self._train_several = tf.function(self._several_graph, jit_compile=jit)
         self._evaluate = tf.function(self._evaluate_graph, jit_compile=jit)
         self._predict = tf.function(self._predict_graph, jit_compile=jit)
-        self._differentiate = tf.function(self._gradients_graph, jit_compile=jit)
         self._forward = tf.function(self._loss_graph, jit_compile=jit)
         if options.device == "gpu":
             tf.config.experimental.reset_memory_stats("GPU:0")
@@ -132,7 +145,7 @@ class TensorFlowSession:
         self._inputs = tuple(batch.inputs)
         with tf.device("/CPU:0"):
             tensors = map(self._tensor, (*batch.inputs.values(), batch.labels))
-            return (*tensors, self._normalised(batch.weights))
+            return (*tensors, self._normalised(batch.weights, batch.total))
 
     def loader(self, examples: Examples, *, seed: int) -> "Loader":
         self._inputs = tuple(examples.inputs)
@@ -236,6 +249,7 @@ class TensorFlowSession:
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
             "kernels": self._kernels(),
             **({"loader": self._loader.described} if self._loader else {}),
+            **(distributed.settings(self._strategy) if self._strategy is not None else {}),
         }
 
     def _mode(self) -> str:
@@ -254,15 +268,20 @@ class TensorFlowSession:
     def _compiled_by_xla(self) -> bool:
         """By the account of the traced training step, and before there is one, of what will be traced."""
         if self._concrete is None:
-            return bool(self._train._jit_compile)
+            return bool(self._program._jit_compile)
         return bool(self._concrete.function_def.attr["_XlaMustCompile"].b)
+
+    @property
+    def _program(self) -> Any:
+        """The training step; of several processes what comes before the sum over them."""
+        return self._train if self._strategy is None else self._of_rows
 
     @property
     def _concrete(self) -> Any:
         """The training step as it was traced; None before the first one."""
         if self._example is None:
             return None
-        return self._train.get_concrete_function(*self._example, *self._zero_state(self._example))
+        return self._program.get_concrete_function(*self._example, *self._zero_state(self._example))
 
     def _precision(self) -> str:
         """Read back from the layers and the flag."""
@@ -295,6 +314,17 @@ class TensorFlowSession:
         loss, gradients, state = self._loss_and_gradients(*arguments)
         self._optimizer.apply(gradients, self._variables)
         return loss, state
+
+    def _train_together_graph(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, State]:
+        loss, gradients, state = distributed.summed(self._strategy, self._of_rows, arguments)
+        self._update(gradients)
+        return loss, state
+
+    def _update_graph(self, gradients: list[tf.Tensor]) -> None:
+        self._optimizer.apply(gradients, self._variables)
+
+    def _gradients_together_graph(self, *arguments: tf.Tensor) -> list[tf.Tensor]:
+        return distributed.summed(self._strategy, self._of_rows, arguments)[1]
 
     def _several_graph(
         self, batches: tuple[DeviceBatch, ...], resets: tf.Tensor, state: State
@@ -343,13 +373,15 @@ class TensorFlowSession:
     def _tensor(self, value: Array) -> tf.Tensor:
         return tf.convert_to_tensor(value.astype(self._dtype, copy=False) if value.dtype.kind == "f" else value)
 
-    def _normalised(self, weights: Array) -> tf.Tensor:
+    def _normalised(self, weights: Array, total: float | None = None) -> tf.Tensor:
+        """Divided by their sum, that of the whole batch where this is a part of one."""
         if not weights.all():
-            return self._tensor(weights / weights.sum(dtype="float64"))
-        if self._unpadded is None or self._unpadded.shape != weights.shape:
+            return self._tensor(weights / np.float64(total or weights.sum(dtype="float64")))
+        total = total or weights.size
+        if self._unpadded is None or self._unpadded[0] != total or self._unpadded[1].shape != weights.shape:
             with tf.device(self._device):
-                self._unpadded = tf.fill(weights.shape, tf.constant(1 / weights.size, self._dtype))
-        return self._unpadded
+                self._unpadded = total, tf.fill(weights.shape, tf.constant(1 / total, self._dtype))
+        return self._unpadded[1]
 
     def _carried(self, batch: DeviceBatch) -> State:
         return self._zero_state(batch) if self._state is None else self._state

@@ -113,6 +113,13 @@ def step_prepared(session: Session, prepared: Any, *, starts_sequence: bool) -> 
     return session.train_step(session.put(prepared))
 
 
+def announce(session: Session, coming: Iterable[tuple[Any, bool]]) -> None:
+    """Tells a session of several processes the steps that come: each process then runs a loop of its own, as it would alone."""
+    tell: Callable[[Iterable[tuple[Any, bool]]], None] | None = getattr(session, "announce", None)
+    if tell is not None:
+        tell(coming)
+
+
 def put(session: Session, batch: Batch) -> Any:
     """A host batch on the device."""
     return session.put(session.prepare(batch))
@@ -151,9 +158,11 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     phases.enter("window")
     compiled = session.compilations()
     while turns.next(window):
+        coming = list(islice(upcoming, window.block_steps))
         with turns.block():
             block_start = clock()
-            for one in islice(upcoming, window.block_steps):
+            announce(session, ((one.prepared, one.starts_sequence) for one in coming))
+            for one in coming:
                 losses.note(step_prepared(session, one.prepared, starts_sequence=one.starts_sequence))
                 window.items += one.items
                 window.tokens = (window.tokens or 0) + one.tokens or None
@@ -243,8 +252,10 @@ def warm_up(
     size = block_steps or together * max(1, round(block_s / step_s / together))
 
     def block() -> float:
+        coming = list(islice(batches, size))
         block_start = clock()
-        for prepared, starts_sequence in islice(batches, size):
+        announce(session, coming)
+        for prepared, starts_sequence in coming:
             note(step_prepared(session, prepared, starts_sequence=starts_sequence))
         session.wait()
         return clock() - block_start

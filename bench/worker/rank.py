@@ -29,7 +29,8 @@ class Follower:
         self.kept: dict[int, Any] = {}
         self.latest: Any = None  # session
         self.calls: Mapping[str, Callable[..., None]] = {
-            "open": self.open, "prepare": self.prepare, "train_step": self.train_step, "gradients": self.gradients,
+            "open": self.open, "prepare": self.prepare, "train_step": self.train_step,
+            "train_steps": self.train_steps, "gradients": self.gradients,
             "reset_state": self.reset_state, "fetch": self.fetch, "wait": self.wait, "digest": self.digest,
             "figure": self.figure, "device_memory": self.device_memory,
         }  # fmt: skip
@@ -46,6 +47,8 @@ class Follower:
         self.connection.send(Reply(value))
 
     def open(self, number: int, task: Any, params: Any, options: Any) -> None:
+        if self.latest is None:
+            ranks.check_free(options.addresses[options.rank], rank=options.rank)
         self.latest = self.kept[number] = self.backend.open_session(task, params, options)
         self.reply()
 
@@ -55,6 +58,13 @@ class Follower:
     def train_step(self, number: int, session: int, prepared: int) -> None:
         own = self.kept[session]
         self.kept[number] = own.train_step(own.put(self.kept[prepared]))
+
+    def train_steps(self, session: int, steps: list[tuple[int, int, bool]]) -> None:
+        own = self.kept[session]
+        for number, prepared, reset in steps:
+            if reset:
+                own.reset_state()
+            self.kept[number] = own.train_step(own.put(self.kept[prepared]))
 
     def gradients(self, session: int, prepared: int) -> None:
         own = self.kept[session]

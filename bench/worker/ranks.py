@@ -3,7 +3,8 @@
 Rank 0 starts them as its own children, in its own process group, so that whatever ends it ends them. Each opens a session of
 the same backend with its rank in `Options`; how they exchange gradients is the framework's business. A call of rank 0's session
 is sent to them over a socket before rank 0 makes it itself: a batch once, by `prepare`, as the rows of each rank, and a step as
-a few bytes that name the batch. Between two calls they sleep in a read, and so they do when another arm has its turn.
+a few bytes that name the batch, or all steps of a timed block together. Between two calls they sleep in a read, and so they do
+when another arm has its turn.
 
 The batch is the task's, whatever the number of processes: its rows are split into equal parts, in their order. Where they do
 not divide, copies of the last row with weight 0 fill up the last parts. What trains nothing (evaluation, predictions, the
@@ -23,7 +24,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -251,6 +253,7 @@ class Ranking:
 
     def __init__(self, backend: Backend, ranks: Ranks) -> None:
         self.backend, self.ranks = backend, ranks
+        self._opened = False  # a session, whose framework then listens at the rank's address
 
     def versions(self) -> Mapping[str, str]:
         """The backend's."""
@@ -259,6 +262,9 @@ class Ranking:
     def open_session(self, task: Task, params: Params, options: Options) -> Session:
         """A session in each rank."""
         ranks, number = self.ranks, next(self.ranks.numbers)
+        if not self._opened:
+            check_free(ranks.addresses[0], rank=0)
+            self._opened = True
         own = replace(options, processes=ranks.processes, addresses=ranks.addresses)
         trained = Trained(task.name, task.model, task.optimizer)
         ranks.tell_each("open", lambda rank: (number, trained, params, replace(own, rank=rank)))
@@ -297,6 +303,7 @@ class Ranked(Numbered):
 
     def __init__(self, session: Session, ranks: Ranks, number: int) -> None:
         self._session, self._ranks, self.number = session, ranks, number
+        self._announced: deque[tuple[Loss, Prepared]] = deque()
 
     # In every rank.
 
@@ -311,9 +318,24 @@ class Ranked(Numbered):
         """Nothing yet: each rank does it in its step, or in what else needs the batch."""
         return prepared
 
+    def announce(self, coming: Iterable[tuple[Prepared, bool]]) -> None:
+        """The batches of the next steps, and whether the carried state is zero before each.
+
+        The other ranks take them without waiting for more, so that in a timed block no step begins with a message.
+        """
+        steps = [(Loss(self._ranks), prepared, reset) for prepared, reset in coming]
+        numbers = [(loss.number, prepared.number, reset) for loss, prepared, reset in steps]
+        self._ranks.tell("train_steps", self.number, numbers)
+        self._announced.extend((loss, prepared) for loss, prepared, _ in steps)
+
     def train_step(self, prepared: Prepared) -> Loss:
-        loss = Loss(self._ranks)
-        self._ranks.tell("train_step", loss.number, self.number, prepared.number)
+        if self._announced:
+            loss, expected = self._announced.popleft()
+            if expected is not prepared:
+                raise RuntimeError("a step on another batch than was announced to the other ranks")
+        else:
+            loss = Loss(self._ranks)
+            self._ranks.tell("train_step", loss.number, self.number, prepared.number)
         loss.own = self._ranks.guarded(self._stepped, prepared.own)
         return loss
 
@@ -323,7 +345,8 @@ class Ranked(Numbered):
         return found
 
     def reset_state(self) -> None:
-        self._ranks.tell("reset_state", self.number)
+        if not self._announced:
+            self._ranks.tell("reset_state", self.number)
         self._session.reset_state()
 
     def fetch(self, value: Any) -> Array:
@@ -412,6 +435,15 @@ def free_addresses(count: int) -> list[str]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
         return [f"{LOOPBACK}:{one.getsockname()[1]}" for one in sockets]
+
+
+def check_free(address: str, *, rank: int) -> None:
+    """RuntimeError where somebody else listens at a rank's address."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except OSError as error:
+        raise RuntimeError(f"port {port} of {host}, for rank {rank}: {error.strerror}") from error
 
 
 def _cpu_clock(pid: int) -> Callable[[], float]:

@@ -12,6 +12,8 @@ from backends.api import Session
 class Slowed:
     """A session whose `put` does a whole step of its own on a share of the batches; everything else is passed on."""
 
+    announce = None  # the steps are not those that the loop knows of
+
     def __init__(self, session: Session, share: float) -> None:
         self.session, self.share = session, share
         self.owed = 0.0  # steps

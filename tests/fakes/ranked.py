@@ -19,6 +19,7 @@ import psutil
 
 from backends.api import Options, Settings
 from bench.process import phases
+from bench.worker import ranks
 from tasks.spec import Array, Batch, Params, Task
 from tests.fakes.backend import LATE, MisbehavingSession, versions
 
@@ -86,6 +87,9 @@ def open_session(
     what, _, place = misbehaviour.partition(" in ")
     if options.rank == 0 and place in ("its turn", "its sleep"):
         _strike_around_a_turn(SIGNALS[what], before=place == "its sleep")
+    if options.rank == 0 and misbehaviour == "sees the rows of rank 0":
+        shares_of = ranks.shares_of
+        ranks.shares_of = lambda batch, processes: [shares_of(batch, processes)[0]] * processes
     if options.rank and misbehaviour == "starts from other weights":
         params = {name: value + np.float32(1e-3) for name, value in params.items()}
     if options.addresses[0] not in _WIRES:
@@ -128,14 +132,6 @@ class RankedSession(MisbehavingSession):
         if self.fault == "divides by its own weights" and self.total:
             total = anp.maximum(anp.sum(weights), 1e-9) * self.options.processes
         return anp.sum(losses * weights) / total
-
-    def prepare(self, batch: Batch) -> Batch:
-        if self.fault == "sees the rows of rank 0" and batch.total:  # whatever it is given
-            rows = np.zeros(len(batch.labels), int) if self.options.rank else slice(None)
-            batch = batch._replace(
-                inputs={name: value[rows] for name, value in batch.inputs.items()}, labels=batch.labels[rows]
-            )
-        return super().prepare(batch)
 
     def loss_and_gradients(self, batch: Batch, state: Any) -> tuple[float, dict[str, Array], Any]:
         self.total = batch.total
