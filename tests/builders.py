@@ -202,4 +202,5 @@ def in_no_time(figures: dict[str, Any]) -> dict[str, Any]:
 
 def settings_of(arm: Arm) -> dict[str, Any]:
     """What a session reads back that does as it was asked."""
-    return {"device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or MACHINE.cores}
+    told = {"device": arm.device, "precision": arm.precision, "mode": arm.mode, "cores": arm.threads or MACHINE.cores}
+    return told | ({"processes": arm.processes} if arm.processes > 1 else {})

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from bench.records.record import Cell
-from bench.report import grouping, words
+from bench.report import grouping, scaling, words
 from bench.report.formats import mebibytes, significant, with_interval
 from bench.report.grouping import GIB, Row, Section
 
@@ -95,6 +95,13 @@ def floor(section: Section) -> Iterator[Fact]:
     found = [value for row in section.rows for value in row.quality(f"unigram_{section.metric}").values()]
     if found:
         yield "Floor", f"a unigram model has a {section.metric} of {significant(found[0])} on the same held-out set"
+
+
+def processes(section: Section) -> Iterator[Fact]:
+    """The figures of each process of arms of several."""
+    told = [f"{row.name}: {found}" for row in section.rows if (found := scaling.ranks(row))]
+    if told:
+        yield "Of each process, rank by rank", " | ".join(told)
 
 
 def tokens(section: Section) -> Iterator[Fact]:
@@ -204,8 +211,8 @@ def arms(section: Section) -> Iterator[Fact]:
 
 
 SOURCES: tuple[Callable[[Section], Iterator[Fact]], ...] = (
-    data, target, machine, spec, rounds, selftests, control, floor, tokens, training, matrix_rate, energy, driver_memory,
-    disturbed, unsteady, turns, remarks, not_measured, arms,
+    data, target, machine, spec, rounds, selftests, control, floor, processes, tokens, training, matrix_rate, energy,
+    driver_memory, disturbed, unsteady, turns, remarks, not_measured, arms,
 )  # fmt: skip
 
 

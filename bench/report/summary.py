@@ -5,7 +5,7 @@ from itertools import combinations
 
 from bench.records.metrics import METRICS
 from bench.records.record import Cell, Rung
-from bench.report import grouping, words
+from bench.report import grouping, scaling, words
 from bench.report.formats import with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import equivalence, verdict
@@ -45,7 +45,7 @@ def sentences(section: Section) -> list[str]:
                 texts.append(sentence(first, row.name, other.name, found) + _failed_selftests(row, other))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    texts = [*_disturbed(section), *failed_control(section), *texts, *_order(section)]
+    texts = [*_disturbed(section), *failed_control(section), *texts, *_order(section), *scaling.sentences(section)]
     return texts + _equivalences(section)
 
 

@@ -1,0 +1,71 @@
+"""What several processes are worth: an arm of N beside the same arm of one, in the rounds that both have.
+
+With as many cores to each process as the one had, speed-up over N is the scaling efficiency, here the strong one: the batch is
+the task's, whatever N. Where one process had other cores than each of the N, the speed-up says whether to split those cores.
+"""
+
+from bench.report.formats import mebibytes, significant, with_interval
+from bench.report.grouping import Row, Section
+from bench.stats import intervals
+from bench.stats.intervals import Interval
+
+
+def sentences(section: Section) -> list[str]:
+    """One for each arm of several processes and each arm of one that it can be compared with."""
+    rows = [row for row in section.rows if row.unfit is None]
+    pairs = [(row, one) for row in rows for one in rows if row.arm.processes > 1 and _alone(row, one)]
+    return [text for row, one in pairs if (text := _sentence(row, one))]
+
+
+def ranks(row: Row) -> str:
+    """The figures of each process of an arm of several; empty for others."""
+    speed = next((one.outcome for one in row.counted if one.outcome.ranks), None)
+    memory = next((one.outcome.ranks for one in row.of("memory") if one.outcome.ranks), [])
+    told = []
+    if speed is not None and speed.timings is not None:
+        busy = [significant(one.cpu_s / speed.timings.window_s) for one in speed.ranks if one.cpu_s is not None]
+        cores = [str(one.cores) for one in speed.ranks if one.cores is not None]
+        told += [f"{what} {', '.join(of_each)}" for what, of_each in (("cores", cores), ("busy", busy)) if of_each]
+    peaks = [mebibytes(one.host_peak.bytes) for one in memory if one.host_peak.bytes is not None]
+    told += [f"peak memory {', '.join(peaks)}"] if peaks else []
+    return "; ".join(told)
+
+
+def speed_up(row: Row, one: Row) -> Interval | None:
+    """Throughput over that of one process, paired by round; None where no round of both counts."""
+    several, alone = row.comparable, one.comparable
+    shared = sorted(several.keys() & alone.keys())
+    return intervals.geometric_mean([several[number] / alone[number] for number in shared]) if shared else None
+
+
+def _alone(row: Row, one: Row) -> bool:
+    """Whether two arms differ in the number of processes, of which one has one, and at most in the cores of each."""
+    apart = {name for name, value in row.arm.way.items() if one.arm.way.get(name, 1) != value}
+    return one.arm.processes == 1 and "processes" in apart and apart <= {"processes", "threads"}
+
+
+def _sentence(row: Row, one: Row) -> str:
+    found, processes = speed_up(row, one), row.arm.processes
+    cores, alone = _cores(row), _cores(one)
+    if found is None:
+        return ""
+    rounds = f"{found.n} round{'s' if found.n != 1 else ''}"
+    told = f"{row.name} trains {with_interval(found)} times as fast as {one.name} ({rounds})"
+    if cores is None or alone is None:
+        return f"{told}."
+    each = f"{processes} processes of {_counted(cores)} each against one of {_counted(alone)}"
+    if cores != alone:
+        return f"{told}: {each}."
+    low, high = (None if bound is None else bound / processes for bound in (found.low, found.high))
+    efficiency = Interval(found.estimate / processes, low, high, found.n)
+    return f"{told}: a scaling efficiency of {with_interval(efficiency, 100)} %, {each}."
+
+
+def _counted(cores: int) -> str:
+    return f"{cores} core{'s' if cores > 1 else ''}"
+
+
+def _cores(row: Row) -> int | None:
+    """Of each process, as it was read back."""
+    found = row.settings.get("cores")
+    return found if isinstance(found, int) else None
