@@ -274,13 +274,13 @@ FAULTS: Mapping[str, Fault] = {
     }),
     # Several processes.
     "a mean over each rank's own weights": Fault("mnist_mlp", "loss", {
-        "pytorch": [("session.py", '(batch.total or weights.sum(dtype="float64")) / self._processes',
+        "pytorch": [("session.py", '(total or weights.sum(dtype="float64")) / self._processes',
                      'weights.sum(dtype="float64")'),
-                    ("session.py", "(batch.total or weights.size) / self._processes", "weights.size")],
-        "tensorflow": [("session.py", 'np.float64(batch.total or weights.sum(dtype="float64"))',
-                        'np.float64((2 if batch.total else 1) * weights.sum(dtype="float64"))'),
-                       ("session.py", "batch.total or weights.size", "(2 if batch.total else 1) * weights.size")],
-        "jax": ("session.py", "np.float64(batch.total)", "np.float64(2 * weights.sum())"),
+                    ("session.py", "(total or weights.size) / self._processes", "weights.size")],
+        "tensorflow": [("session.py", 'np.float64(total or weights.sum(dtype="float64"))',
+                        'np.float64((2 if total else 1) * weights.sum(dtype="float64"))'),
+                       ("session.py", "total or weights.size", "(2 if total else 1) * weights.size")],
+        "jax": ("session.py", "np.float64(total)", "np.float64(2 * weights.sum())"),
     }, processes=2),
     "a gradient of each rank's own rows": Fault("mnist_mlp", "gradients", {
         "pytorch": ("session.py", "self._forward(self._together,", "self._forward(self._net,"),

@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 from backends.api import Options
+from bench.campaign import plan
+from bench.campaign.plan import Choice
 from bench.machine import cores
 from bench.process import execute, turns
 from bench.process.execute import DEADLINES, PHASES_S
@@ -26,13 +28,15 @@ from bench.records import rules
 from bench.records.record import Outcome, Record
 from bench.worker import ranks
 from tasks.spec import Batch
-from tests.conftest import wait_until
+from tests.conftest import BACKENDS_UNDER_TEST, wait_until
 from tests.fakes import ranked as fake
 from tests.fakes.backend import preset
 from tests.fakes.campaign import a_planned_cell, an_arm
 
 ROOT = Path(__file__).parent.parent
 FAKE = "tests.fakes.ranked"
+SETTLED_S = 6.0  # of processor time, after which a framework is imported
+STILL_S = 45.0  # a phase's deadline where a rank is stopped
 
 
 @pytest.fixture
@@ -225,7 +229,7 @@ ENDS = [
     ("runs out of memory in warm-up", "oom", "rank 1 of 2: out of memory: Unable to allocate 3 TiB"),
     ("exits in warm-up", "failed", "rank 1 of 2: exited with code 3"),
     ("killed in warm-up", "killed", "rank 1 of 2: ended by SIGKILL"),
-    ("stopped in warm-up", "timeout", "the deadline of the phase 'warm-up'"),
+    ("stopped in warm-up", "timeout", "the deadline of the phase 'warm-up'; 1 of its processes stood still (SIGSTOP)"),
     ("killed in its turn", "killed", "rank 1 of 2: ended by SIGKILL"),
     ("stopped in its turn", "timeout", "the deadline of the phase 'turn'"),
     ("killed in its sleep", "killed", "rank 1 of 2: ended by SIGKILL"),
@@ -320,6 +324,42 @@ def opened(backend: Any, task: Any) -> Outcome:
     except Exception as error:
         return Outcome(status="failed", reason=str(error))
     return Outcome(status="ok")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "killed"), (signal.SIGSTOP, "timeout")], ids=str)
+def test_a_rank_of_a_framework_that_fails_is_one_record(tmp_path: Path, name: str, number: int, status: str) -> None:
+    """Whatever its own collectives make of it: hang, raise, or end the process."""
+    arm = an_arm(name, processes=2)
+    (made,) = plan.make(Choice(tasks=["mnist_mlp"], arms=[arm], preset="smoke", run_id="x"))
+    run, cell = made.run, made.cell(arm, kind="quality", seed=0)
+    limits = PHASES_S if status == "killed" else dict.fromkeys(PHASES_S, STILL_S)
+    deadlines = {"quality": Deadlines(600, limits, grace_s=1.0)}
+    cell = msgspec.structs.replace(cell, changes={"epochs": "100000"})
+    found: list[Outcome] = []
+
+    def work() -> None:
+        found.append(execute.execute(run, cell, tmp_path, data_dir=None, deadlines=deadlines).outcome)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: len(psutil.Process().children(recursive=True)) == 2, patience_s=60)
+    (rank,) = [one for one in psutil.Process().children(recursive=True) if "bench.worker.rank" in one.cmdline()]
+    wait_until(lambda: sum(rank.cpu_times()[:2]) > SETTLED_S or not thread.is_alive(), patience_s=120)
+    rank.send_signal(number)
+    thread.join(120)
+    assert not thread.is_alive()
+    reason = str(found[0].reason)
+    if (
+        number == signal.SIGSTOP and found[0].status == "failed"
+    ):  # TensorFlow's own check of its workers' health was earlier
+        assert name == "tensorflow", reason
+        assert "UnavailableError" in reason
+    else:
+        assert found[0].status == status, reason
+        assert ("ended by SIGKILL" if status == "killed" else "1 of its processes stood still (SIGSTOP)") in reason
+    assert no_process_is_left()
 
 
 def test_ports_that_are_given_are_free_and_apart() -> None:

@@ -1,12 +1,15 @@
 """What a report says of an arm of several processes beside the same arm of one."""
 
+import csv
+import io
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
 from bench.records.record import Bytes, Rank, Record
-from bench.report import facts, grouping, markdown, scaling
+from bench.report import facts, grouping, markdown, scaling, table_csv, table_json
 from tests.builders import a_row
 
 ONE = [100.0, 102.0, 98.0, 101.0, 99.0]
@@ -70,6 +73,15 @@ def test_rounds_are_paired_and_one_round_has_no_interval() -> None:
     section = a_section(row("one", ONE[:1], threads=1), row("two", TWO[:1], threads=1, processes=2))
     (told,) = scaling.sentences(section)
     assert told.startswith("two trains 1.50 times as fast as one (1 round): a scaling efficiency of 75.0 %, ")
+
+
+def test_programs_read_the_number_of_processes_where_one_has_several() -> None:
+    both = [*row("one", ONE, threads=1), *row("two", TWO, threads=1, processes=2)]
+    lines = list(csv.DictReader(io.StringIO(table_csv.render(both))))
+    assert {line["arm"]: line["processes"] for line in lines} == {"one": "1", "two": "2"}
+    (table,) = json.loads(table_json.render(both))["tables"]
+    assert {line["arm"]: line["processes"] for line in table["rows"]} == {"one": 1, "two": 2}
+    assert "processes" not in table_csv.render(row("one", ONE, threads=1)).splitlines()[0]
 
 
 def test_the_figures_of_each_rank_stand_below_the_table() -> None:

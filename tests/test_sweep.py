@@ -158,21 +158,22 @@ def test_two_fields_make_a_sentence_for_each_value_of_the_other() -> None:
     assert [plot.name for plot in sweep_plot.drawn(found)] == ["lines", "map"]
 
 
-def test_a_field_of_the_arms_varies_within_one_run() -> None:
+@pytest.mark.parametrize("field", ["threads", "processes"])
+def test_a_field_of_the_arms_varies_within_one_run(field: str) -> None:
     common = {"id": "r", "spec": {"task": "mnist_mlp"}}
     made = [
         one
-        for name, threads in (("jax", 1), ("jax", 2), ("pytorch", 1), ("pytorch", 2))
-        for one in a_row(name, noise(100 * threads), name=f"{name}:threads={threads}", threads=threads, **common)
+        for name, count in (("jax", 1), ("jax", 2), ("pytorch", 1), ("pytorch", 2))
+        for one in a_row(name, noise(100 * count), name=f"{name}:{field}={count}", **{field: count}, **common)
     ]
     (found,) = sweep.sweeps(made)
-    assert (found.fields, list(found.points)) == (["threads"], [("1",), ("2",)])
+    assert (found.fields, list(found.points)) == ([field], [("1",), ("2",)])
     assert found.lines == ["jax", "pytorch"]
     one, other, pair = sweep.sentences(found)
     assert re.match(r"jax is [12][.][09]\d+ \(", one)
-    assert one.endswith("times as fast with threads=2 as with threads=1: faster.")
+    assert one.endswith(f"times as fast with {field}=2 as with {field}=1: faster.")
     assert re.match(r"pytorch is [12][.][09]\d+ \(", other)
-    assert pair == "jax and pytorch: a tie within 3 % at threads 1 and 2."
+    assert pair == f"jax and pytorch: a tie within 3 % at {field} 1 and 2."
 
 
 def test_records_of_one_point_are_no_sweep() -> None:

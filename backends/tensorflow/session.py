@@ -212,7 +212,11 @@ class TensorFlowSession:
         return array.astype(np.float32) if value.dtype == tf.bfloat16 else array  # NumPy has no bfloat16 of its own
 
     def wait(self) -> None:
-        tf.test.experimental.sync_devices()
+        if self._strategy is None:
+            tf.test.experimental.sync_devices()
+        else:  # that would ask the other processes' devices too, which no eager operation reaches
+            with tf.device(self._variables[0].value.device):
+                tf.raw_ops.SyncDevice()
 
     def params(self) -> Params:
         return self._canonical([variable.value for variable in self._variables])
@@ -243,7 +247,8 @@ class TensorFlowSession:
             "TF32": tf.config.experimental.tensor_float_32_execution_enabled(),
             "op determinism": is_op_determinism_enabled(),
             "mode": self._mode(),
-            "compile": "tf.function, XLA" if self._compiled_by_xla() else "tf.function",
+            "compile": ("tf.function, XLA" if self._compiled_by_xla() else "tf.function")
+            + (" before and after the sum" if self._strategy is not None and self._compiled_by_xla() else ""),
             "optimizer": "keras.optimizers.AdamW, eps after bias correction",
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,

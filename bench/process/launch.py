@@ -133,7 +133,7 @@ class Child:
         except queue.Empty:
             if min(left, phase_left) > MAX_SLEEP_S:
                 return ""
-            self._late = self._deadline(phase=phase_left < left)
+            self._late = self._deadline(phase=phase_left < left) + _stopped(self.pid)
             self._ended_s = time.monotonic() - self._start
             _signal_group(self.pid, signal.SIGTERM)
             self._child.waiter.join(self._deadlines.grace_s)
@@ -268,6 +268,15 @@ def _tell_end(process: subprocess.Popen[bytes], held: int, events: "queue.Simple
     process.wait()
     events.put(None)
     os.close(held)
+
+
+def _stopped(group: int) -> str:
+    """What to add to a deadline that was missed because somebody stopped one of a group's processes; else nothing."""
+    count = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            count += os.getpgid(process.pid) == group and process.status() == psutil.STATUS_STOPPED
+    return f"; {count} of its processes stood still (SIGSTOP)" if count else ""
 
 
 def _signal_group(pid: int, number: int) -> None:
