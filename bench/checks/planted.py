@@ -8,6 +8,7 @@ from pathlib import Path
 import backends
 from bench.campaign.plan import TaskPlan
 from bench.process import environment, launch
+from bench.process.execute import cores_of
 from bench.process.request import Request
 from bench.records import files
 from bench.records.record import Arm, Outcome
@@ -28,11 +29,12 @@ def climb(task_plan: TaskPlan, arm: Arm, changed: Mapping[str, str]) -> Outcome:
         request, answer = root / "request.json", root / "answer.json"
         data_dir = task_plan.choice.data_dir
         data = str(data_dir.absolute()) if data_dir else None
-        files.write(request, Request(task_plan.cell(arm, kind="parity"), data, takes_turns=False, hidden=[]))
+        shares = cores_of(arm)
+        asked = Request(task_plan.cell(arm, kind="parity"), data, takes_turns=False, hidden=[], cores=shares)
+        files.write(request, asked)
         env = environment.for_child(backends.find(arm.backend), arm, temporary=root) | {"PYTHONPATH": str(root)}
-        ending = launch.run(
-            launch.worker_command(request, answer), env=env, log=root / "log", deadlines=launch.Deadlines(DEADLINE_S)
-        )
+        command = launch.worker_command(request, answer, cores=shares[0])
+        ending = launch.run(command, env=env, log=root / "log", deadlines=launch.Deadlines(DEADLINE_S))
         if ending.status != "ok":
             return Outcome(status=ending.status, reason=ending.reason)
         return files.read_outcome(answer)

@@ -21,7 +21,7 @@ from bench.process.interpreters import Interpreter
 from bench.process.request import Request
 from bench.records import files
 from bench.records.files import RecordError
-from bench.records.record import Cell, Kind, Outcome, Record, Run
+from bench.records.record import Arm, Cell, Kind, Outcome, Record, Run
 from bench.records.text import one_line
 
 PHASES_S: Mapping[str, float] = {
@@ -99,11 +99,8 @@ def started(
     answer_path.unlink(missing_ok=True)
     data = str(data_dir.absolute()) if data_dir else None
     traces = str(folder / TRACES / Path(cell.file_name).stem) if cell.kind == "explain" else None
-    several = cell.arm.processes > 1
-    shares = cores.shares(cell.arm.processes, cell.arm.threads) if several else [cores.chosen(cell.arm.threads)]
-    asked = Request(
-        cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares if several else None
-    )
+    shares = cores_of(cell.arm)
+    asked = Request(cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares)
     files.write(request_path, asked)
     with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
@@ -124,6 +121,11 @@ def started(
             deadlines=replace(deadlines, whole_s=together * deadlines.whole_s),
         )  # fmt: skip
         yield Process(run, cell, stack.enter_context(child), answer_path, at)
+
+
+def cores_of(arm: Arm) -> list[list[int]]:
+    """The cores to bind each of an arm's processes to; an empty list where it may use all."""
+    return cores.shares(arm.processes, arm.threads) if arm.processes > 1 else [cores.chosen(arm.threads)]
 
 
 @contextlib.contextmanager

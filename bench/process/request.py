@@ -15,6 +15,4 @@ class Request(Strict, frozen=True):
     )
     gpu_arms: int = 1  # processes of this round that use the GPU
     traces: str | None = None  # absolute; a new folder for what a profiler writes
-    cores: list[list[int]] | None = (
-        None  # of each of an arm's processes, where it has several; an empty list binds none
-    )
+    cores: list[list[int]] | None = None  # of each of the arm's processes; an empty list binds none
