@@ -125,8 +125,10 @@ def compare(
     again = draw(opened(together, params), batch, draws=REPEATED)
     changed = float(np.max(np.abs(again / found[:REPEATED] - 1)))
     yield Comparison(f"{where}: the same seed again", changed, rounding)
-    other = draw(opened(together, params, seed=options.seed + 1), batch, draws=OTHER_SEED)
-    yield seeds(where, found[:OTHER_SEED], other, samples=samples)
+    # Two seeds that have the masks of one process of several in common are correlated the less, the more there are.
+    draws = min(DRAWS, OTHER_SEED * options.processes)
+    other = draw(opened(together, params, seed=options.seed + 1), batch, draws=draws)
+    yield seeds(where, found[:draws], other, samples=samples)
 
 
 def look(
