@@ -1,5 +1,6 @@
 """Two implementations of one's own: the first thing in which they differ, or that they do not; and hostile sides."""
 
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def fell(found: Pair) -> str:
 def test_two_that_compute_the_same_pass_every_rung_and_are_timed() -> None:
     found = compared(Softmax(transposed=True).side("second"), turns=5)
     assert found.proven
-    assert [rung.name for rung in found.rungs] == ["names", "parameters", "forward", "loss", "one update", "trajectory"]
+    assert [rung.name for rung in found.rungs] == [
+        "names", "parameters", "forward", "gradients", "loss", "one update", "trajectory",
+    ]  # fmt: skip
     assert found.ratio is not None
     assert found.ratio.n == 5
     assert re.search(r"first is .* times as fast as second \(.* 5 turns in one process\)", str(found))
@@ -112,6 +115,102 @@ def test_a_fault_that_begins_later_is_found_in_the_trajectory() -> None:
         return loss
 
     assert fell(compared(second.side("second", step=skips))).startswith("FAILED  trajectory: ")
+
+
+class SignDescent(Softmax):
+    """Moves every weight by the sign of its gradient, as Adam does at first. The logits are the same whatever `shift` is."""
+
+    def __init__(self, *, noise: float, decay: float = 0.0, wrong: bool = False) -> None:
+        super().__init__(transposed=False, decay=decay)
+        self.shift, self.noise, self.wrong = np.full(3, 0.5), noise, wrong
+
+    def gradients(self, batch: Any) -> dict[str, Any]:
+        shares = np.exp(self.logits(batch))
+        shares /= shares.sum(axis=1, keepdims=True)
+        shares[np.arange(len(batch[1])), batch[1]] -= 1
+        kernel = batch[0].T @ shares / len(batch[1])
+        return {
+            "kernel": 1.001 * kernel if self.wrong else kernel,
+            "bias": shares.mean(axis=0),
+            "shift": self.noise * np.array([1.0, -2.0, 1.5]),
+        }
+
+    def step(self, batch: Any) -> float:
+        logits = self.logits(batch)
+        loss = float(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(batch[1])), batch[1]]))
+        found = self.gradients(batch)
+        self.kernel = self.kernel - 1e-3 * (np.sign(found["kernel"]) + self.decay * self.kernel)
+        self.bias = self.bias - 1e-3 * np.sign(found["bias"])
+        self.shift = self.shift - 1e-3 * np.sign(found["shift"])
+        return loss
+
+    def params(self) -> dict[str, Any]:
+        return {"kernel": self.kernel, "bias": self.bias, "shift": self.shift}
+
+    def load(self, weights: Any) -> None:
+        self.kernel, self.bias, self.shift = (np.array(weights[name]) for name in ("kernel", "bias", "shift"))
+
+    def both(self, name: str, *, told: bool = True) -> Side:
+        return self.side(name, **({"gradients": self.gradients} if told else {}))
+
+
+def of_signs(second: SignDescent, *, told: bool = True) -> Pair:
+    """A pair whose first side has rounding of the other sign in the gradient of `shift`."""
+    weights = {name: name for name in ("kernel", "bias", "shift")}
+    first = SignDescent(noise=1e-9).both("first", told=told)
+    return pair(first, second.both("second", told=told), batches=BATCHES, weights=weights, turns=0)
+
+
+def test_a_gradient_of_rounding_alone_is_named_and_its_movement_is_not_compared() -> None:
+    found = of_signs(SignDescent(noise=-1e-9))
+    assert found.proven, str(found)
+    (rung,) = (rung for rung in found.rungs if rung.name == "gradients")
+    assert rung.note == "of rounding alone, so that movements are not compared: shift"
+    assert f"\n        ({rung.note})" in str(found)
+
+
+def test_without_gradients_that_movement_is_a_difference() -> None:
+    found = of_signs(SignDescent(noise=-1e-9), told=False)
+    assert fell(found).startswith("FAILED  one update: difference 2.0e+00")
+    assert fell(found).endswith("movement of shift")
+
+
+def test_a_gradient_that_is_small_and_no_rounding_is_compared() -> None:
+    found = of_signs(SignDescent(noise=-1e-3))
+    assert fell(found).startswith("FAILED  gradients: ")
+    assert "gradient of shift" in fell(found)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (
+            SignDescent(noise=1e-9, wrong=True),
+            "FAILED  gradients: difference 1.0e-03, tolerance 1e-04, gradient of kernel",
+        ),
+        (SignDescent(noise=1e-9, decay=0.1), "FAILED  one update: "),
+    ],
+    ids=["gradient", "decay"],
+)
+def test_gradients_tell_a_wrong_gradient_from_a_wrong_update(second: SignDescent, said: str) -> None:
+    assert said in fell(of_signs(second))
+
+
+@pytest.mark.parametrize(
+    ("gradients", "said"),
+    [
+        (lambda batch: {"kernel": np.zeros((5, 3))}, "FAILED  gradients: KeyError: 'bias'"),
+        (lambda batch: dict.fromkeys(("kernel", "bias", "shift"), np.zeros(3)), "gradient of kernel: shapes (5, 3) and (3,)"),
+        (lambda batch: 1 / 0, "FAILED  gradients: ZeroDivisionError"),
+        (lambda batch: {"kernel": np.full((5, 3), np.nan), "bias": np.zeros(3), "shift": np.zeros(3)}, "difference nan"),
+    ],
+    ids=["missing", "shape", "raises", "NaN"],
+)  # fmt: skip
+def test_gradients_that_are_none_are_said(gradients: Callable[..., Any], said: str) -> None:
+    second = SignDescent(noise=1e-9)
+    weights = {name: name for name in ("kernel", "bias", "shift")}
+    sides = SignDescent(noise=1e-9).both("first"), second.side("second", gradients=gradients)
+    assert said in fell(pair(*sides, batches=BATCHES, weights=weights, turns=0))
 
 
 def changed(side: Softmax, name: str, make: Callable[[Any], Any]) -> Side:
@@ -179,3 +278,32 @@ def test_the_example_of_the_documentation_prints_what_it_says(tmp_path: Path, ar
     assert lines[-1].startswith(last), done.stdout
     shown = re.findall(r"```text\n(.*?)```", page, re.DOTALL)[0].splitlines()
     assert [line[:20] for line in lines[: len(shown) - 1]] == [line[:20] for line in shown[:-1]]
+
+
+def said_of(printed: str) -> list[str]:
+    """What a program said, without figures and the line of the machine: differences are those of a processor's rounding."""
+    lines = [re.sub(r": difference .*", "", line) for line in printed.splitlines()[1:]]
+    return [line for line in lines if line and not re.search(r" turns in one process\)$", line)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not {"pytorch", "jax"} <= set(BACKENDS_UNDER_TEST), reason="the examples need PyTorch and JAX")
+@pytest.mark.parametrize("name", ["dqn", "mingpt"])
+def test_a_public_pair_says_again_what_its_page_tells(name: str) -> None:
+    program = ROOT / "docs" / "examples" / f"{name}.py"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, program, "0"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert said_of(done.stdout) == said_of(program.with_suffix(".txt").read_text(encoding="utf-8"))
+
+
+def test_of_the_public_pairs_one_is_equal_and_one_differs_until_it_is_mended() -> None:
+    told = {
+        name: (ROOT / "docs" / "examples" / f"{name}.txt").read_text(encoding="utf-8") for name in ("dqn", "mingpt")
+    }
+    assert "FAILED" not in told["dqn"]
+    assert "ok      trajectory" in told["dqn"]
+    assert re.findall(r"^FAILED  ([a-z ]+):", told["mingpt"], re.MULTILINE) == ["forward", "forward", "one update"]
+    assert "ok      trajectory" in told["mingpt"].split("With minGPT's weight decay too:")[1]

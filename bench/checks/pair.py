@@ -36,9 +36,13 @@ Leaf = str | tuple[str, Callable[[Array], Array]]
 """A weight's name on the second side, with what makes its layout of the first side's where they differ."""
 
 BLOCK_S = 0.2
-FORWARD, LOSS, MOVED, FOLLOWED = 1e-5, 1e-6, 2e-3, 2e-2
-"""Tolerances of single precision: relative norms of outputs, of the first loss, of a weight's movement in one update, and of
-losses and movements over all steps, in which rounding adds up."""
+FORWARD, LOSS, GRADIENT, MOVED, FOLLOWED = 1e-5, 1e-6, 1e-4, 2e-3, 2e-2
+"""Tolerances of single precision: relative norms of outputs, of the first loss, of its gradients, of a weight's movement in one
+update, and of losses and movements over all steps, in which rounding adds up."""
+
+ROUNDING = 1e-6
+"""A gradient whose root mean square is a smaller share than this of the largest one's is rounding alone. That of an attention's
+key bias is: softmax does not change with what is added to all scores of a row. Adam makes a movement of full size of it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Side:
     load: Callable[[Mapping[str, Array]], object]  # puts weights by this side's names in their place
     forward: Callable[[Any], Any] | None = None  # the outputs of a batch; changes nothing
     wait: Callable[[], object] = lambda: None  # returns when every step that was begun is done
+    gradients: Callable[[Any], Mapping[str, Any]] | None = (
+        None  # of a batch's loss, by the weights' names; changes nothing
+    )
 
     def weights(self) -> dict[str, Array]:
         """A copy of the weights."""
@@ -64,6 +71,7 @@ class Rung:
     name: str
     worst: Comparison | None  # the one that used up most of its tolerance
     error: str | None = None
+    note: str | None = None  # what was left out of it
 
     @property
     def passed(self) -> bool:
@@ -73,7 +81,8 @@ class Rung:
         if self.worst is None:
             return f"FAILED  {self.name}: {self.error}"
         told = f"difference {self.worst.difference:.1e}, tolerance {self.worst.tolerance:.0e}, {self.worst.where}"
-        return f"{'ok      ' if self.passed else 'FAILED  '}{self.name}: {told}"
+        note = f"\n        ({self.note})" if self.note else ""
+        return f"{'ok      ' if self.passed else 'FAILED  '}{self.name}: {told}{note}"
 
 
 @dataclass(frozen=True)
@@ -114,16 +123,19 @@ def pair(
 ) -> Pair:
     """Compares two sides rung by rung, and times them if all are passed and `turns` is not 0.
 
-    `weights` has every weight of both sides. `batches` are given to both, one after the other and again from the first; a side
-    with batches of another form gets `batches_of_second`. A call that takes longer than `limit_s` is a rung that is not passed
-    (on the main thread; elsewhere nothing can end it), and so is what a side raises. Both are left as the steps left them.
+    `weights` has every weight of both sides; what turns one layout into the other turns gradients too. `batches` are given to
+    both, one after the other and again from the first; a side with batches of another form gets `batches_of_second`. A call
+    that takes longer than `limit_s` is a rung that is not passed (on the main thread; elsewhere nothing can end it), and so is
+    what a side raises. Both are left as the steps left them.
     """
     climber = _Climber(first, second, list(batches), list(batches_of_second or batches), weights, steps)
     rungs: list[Rung] = []
     for name, rung_of in climber.rungs:
         try:
             with _limited(limit_s):
-                rungs.append(Rung(name, max(rung_of(), key=lambda found: found.share)))
+                climber.note = None
+                worst = max(rung_of(), key=lambda found: found.share)
+                rungs.append(Rung(name, worst, note=climber.note))
         except Exception as error:  # whatever a side raises is a finding about it
             rungs.append(Rung(name, None, f"{type(error).__name__}: {error}"[:500]))
         if not rungs[-1].passed:
@@ -147,13 +159,15 @@ class _Climber:
         self.map = {name: (leaf, _same) if isinstance(leaf, str) else leaf for name, leaf in weights.items()}
         self.taken = 0
         self.before: dict[str, Array] = {}  # the first side's weights at the start, in the second's layouts
+        self.of_rounding: set[str] = set()  # weights whose gradient is nothing else, by the second side's names
+        self.note: str | None = None  # on the rung that is climbed
 
     @property
     def rungs(self) -> list[tuple[str, Callable[[], Iterator[Comparison]]]]:
         """In their order."""
         return [
-            ("names", self.named), ("parameters", self.loaded), ("forward", self.outputs), ("loss", self.loss),
-            ("one update", self.moved), ("trajectory", self.followed),
+            ("names", self.named), ("parameters", self.loaded), ("forward", self.outputs), ("gradients", self.gradients),
+            ("loss", self.loss), ("one update", self.moved), ("trajectory", self.followed),
         ]  # fmt: skip
 
     def named(self) -> Iterator[Comparison]:
@@ -179,6 +193,27 @@ class _Climber:
             return
         yield _compared("outputs", self.second.forward(self.others[0]), self.first.forward(self.batches[0]), FORWARD)
 
+    def gradients(self) -> Iterator[Comparison]:
+        if self.first.gradients is None or self.second.gradients is None:
+            yield Comparison("a side has no gradients of its own: left to the update", 0.0, 0.0)
+            return
+        expected = self.in_second_layout(
+            {name: np.array(value) for name, value in self.first.gradients(self.batches[0]).items()}
+        )
+        found = {name: np.asarray(value, np.float64) for name, value in self.second.gradients(self.others[0]).items()}
+        means = {name: size(value) / math.sqrt(max(value.size, 1)) for name, value in expected.items()}
+        self.of_rounding = {name for name, mean in means.items() if 0 < mean < ROUNDING * max(means.values())}
+        if self.of_rounding:
+            self.note = f"of rounding alone, so that movements are not compared: {', '.join(sorted(self.of_rounding))}"
+        floor = _floor(expected)
+        for name, value in expected.items():
+            if found[name].shape != value.shape:
+                raise ValueError(f"gradient of {name}: shapes {value.shape} and {found[name].shape}")
+            difference = size(found[name] - value)
+            yield Comparison(
+                f"gradient of {name}", difference / max(size(value), floor) if difference else 0.0, GRADIENT
+            )
+
     def loss(self) -> Iterator[Comparison]:
         yield self.step(LOSS)
 
@@ -203,8 +238,10 @@ class _Climber:
             name: value - self.before[name] for name, value in self.in_second_layout(self.first.weights()).items()
         }
         found = self.second.weights()
-        floor = math.sqrt(sum(size(value) ** 2 for value in expected.values())) / 1000
+        floor = _floor(expected)
         for name, movement in expected.items():
+            if name in self.of_rounding:
+                continue
             difference = size(found[name].astype(np.float64) - self.before[name] - movement)
             yield Comparison(
                 f"movement of {name}", difference / max(size(movement), floor) if difference else 0.0, tolerance
@@ -212,6 +249,11 @@ class _Climber:
 
     def in_second_layout(self, weights: Mapping[str, Array]) -> dict[str, Array]:
         return {name: np.asarray(convert(weights[own]), np.float64) for own, (name, convert) in self.map.items()}
+
+
+def _floor(values: Mapping[str, Array]) -> float:
+    """The norm of what is so small beside the others that it is measured with theirs."""
+    return math.sqrt(sum(size(value) ** 2 for value in values.values())) / 1000
 
 
 def _same(value: Array) -> Array:

@@ -2,7 +2,8 @@
 
 No published figure is typed. In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the
 brief report of the records below FOLDER, which is relative to the page; between `<!-- sentences: FOLDER TEXT -->` and
-`<!-- end of sentences -->`, its sentences that have the text in them; between `<!-- overview: PICTURE FOLDER... -->` and
+`<!-- end of sentences -->`, its sentences that have the text in them; between `<!-- output: FILE -->` and
+`<!-- end of output -->`, the file, which is what a program printed; between `<!-- overview: PICTURE FOLDER... -->` and
 `<!-- end of overview -->`, a sentence for each of several folders, a picture, which is drawn anew, and a small table. In a
 folder of results, each run gets its table.md and table.csv, each sweep the same for every point, and its sweep.md and plots.
 README.md lists them all: the newest first, superseded ones too, and at the end corrections.md, which is kept by hand.
@@ -47,6 +48,8 @@ SENTENCES = re.compile(
 )
 BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
+OUTPUT = re.compile(r"(<!-- output: (?P<file>[\w./-]+) -->\n).*?(<!-- end of output -->)", re.DOTALL)
+
 HEAD = """\
 # Published results
 
@@ -75,7 +78,14 @@ def filled(page: Path) -> str:
     def overview(block: re.Match[str]) -> str:
         return f"{block[1]}\n{_overview(_sections(page, block), block['picture'])}\n{block[4]}"
 
-    return SENTENCES.sub(told, OVERVIEW.sub(overview, BLOCK.sub(table, page.read_text(encoding="utf-8"))))
+    def output(block: re.Match[str]) -> str:
+        printed = (page.parent / block["file"]).read_text(encoding="utf-8").strip()
+        return f"{block[1]}\n```text\n{printed}\n```\n\n{block[3]}"
+
+    text = page.read_text(encoding="utf-8")
+    for pattern, made in ((BLOCK, table), (OVERVIEW, overview), (OUTPUT, output), (SENTENCES, told)):
+        text = pattern.sub(made, text)
+    return text
 
 
 def sentences(records: Sequence[Record]) -> list[str]:
