@@ -126,7 +126,9 @@ def test_a_track_says_in_which_modes_a_backend_is_compared(
 
 
 def test_a_track_says_nothing_of_arms() -> None:
-    with pytest.raises(UserError, match=r"--track tuned is of --backend; an arm says so itself: --arm .*:tuned"):
+    with pytest.raises(
+        UserError, match=r"--track tuned applies to --backend only; for an arm, name the mode: --arm .*:tuned"
+    ):
         request.parse(arm_texts=(FAKE,), track="tuned", device="cpu")
 
 
@@ -187,9 +189,9 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         (f"{FAKE}:fast,", "an item is empty"),
         (f"{FAKE}:threads=", "threads has no value"),
         (f"{FAKE}:mode=", "mode has no value"),
-        (f"{FAKE}:fast,default", "mode stands twice"),
-        (f"{FAKE}:threads=1,threads=1", "threads stands twice"),
-        (f"{FAKE}:env.A=1,env.A=2", "env.A stands twice"),
+        (f"{FAKE}:fast,default", "mode is given twice"),
+        (f"{FAKE}:threads=1,threads=1", "threads is given twice"),
+        (f"{FAKE}:env.A=1,env.A=2", "env.A is given twice"),
         # Unknown, with the nearest name.
         ("pytroch", "there is no backend 'pytroch'; did you mean 'pytorch'? (there are: pytorch, tensorflow, jax)"),
         ("reference", "there is no backend 'reference'"),
@@ -205,19 +207,19 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         (f"{FAKE}:precision=float23", "there is no precision 'float23'; did you mean 'float32'?"),
         (f"{FAKE}:device=gpuu", "there is no device 'gpuu'; did you mean 'gpu'?"),
         # Not to be had.
-        (f"{FAKE}:processes=0", "processes '0' is no number of processes from 1 to 64"),
-        (f"{FAKE}:processes=65", "processes '65' is no number of processes from 1 to 64"),
-        (f"{FAKE}:processes=two", "processes 'two' is no number of processes from 1 to 64"),
+        (f"{FAKE}:processes=0", "processes '0' is not a number of processes from 1 to 64"),
+        (f"{FAKE}:processes=65", "processes '65' is not a number of processes from 1 to 64"),
+        (f"{FAKE}:processes=two", "processes 'two' is not a number of processes from 1 to 64"),
         (f"{FAKE}:processes", f"{FAKE} has no mode 'processes'"),
         (
             f"{FAKE}:processes=2,threads={CORES}",
             f"2 processes of {CORES} threads each: {2 * CORES} threads, but this process may use {CORES} cores",
         ),
-        (f"{FAKE}:threads=0", "threads '0' is no number of cores"),
-        (f"{FAKE}:threads=-1", "threads '-1' is no number of cores"),
-        (f"{FAKE}:threads=1.5", "threads '1.5' is no number of cores"),
-        (f"{FAKE}:threads=many", "threads 'many' is no number of cores"),
-        (f"{FAKE}:threads=٣", "threads '٣' is no number of cores"),
+        (f"{FAKE}:threads=0", "threads '0' is not a number of cores"),
+        (f"{FAKE}:threads=-1", "threads '-1' is not a number of cores"),
+        (f"{FAKE}:threads=1.5", "threads '1.5' is not a number of cores"),
+        (f"{FAKE}:threads=many", "threads 'many' is not a number of cores"),
+        (f"{FAKE}:threads=٣", "threads '٣' is not a number of cores"),
         (
             f"{FAKE}:threads=100000",
             f"100000 threads, but this process may use {CORES} cores; ask for no more than that",

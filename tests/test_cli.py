@@ -586,7 +586,7 @@ def test_verify_ends_with_1_and_names_the_rung(bench: Callable[..., Done], misbe
 
 
 def test_a_device_is_no_folder(bench: Callable[..., Done]) -> None:
-    assert "'/dev/null' is no folder" in refusal(bench("run", *FAKE, "--data-dir", "/dev/null", "--output", "run"))
+    assert "'/dev/null' is not a folder" in refusal(bench("run", *FAKE, "--data-dir", "/dev/null", "--output", "run"))
     assert not Path("run").exists()
 
 

@@ -116,9 +116,9 @@ def test_a_release_stands_behind_the_backend(text: str, label: str | None, relea
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("jax==", "'' is no release"),
-        ("jax==newest", "'newest' is no release; expected one as in jax==1.2.3"),
-        ("jax==1; rm -rf", "is no release"),
+        ("jax==", "'' is not a release"),
+        ("jax==newest", "'newest' is not a release; expected one as in jax==1.2.3"),
+        ("jax==1; rm -rf", "is not a release"),
         ("jaks==0.10.1", "there is no backend 'jaks'"),
         ("jax==0.10.1:python=x", "a release has an interpreter of its own"),
     ],

@@ -919,7 +919,7 @@ def test_of_four_runs_into_one_folder_one_runs_and_the_others_are_told_of_it(qui
     assert sorted(codes.values()) == [0, 2, 2, 2]
     for run, code in codes.items():
         if code == 2:
-            assert "another run is at work there: " in run.said
+            assert "another run is using it: " in run.said
             assert len(run.said.splitlines()) == 1
     assert_complete(tmp_path / "run", cells=8)
 

@@ -139,7 +139,7 @@ def test_the_largest_size_that_fits_a_limit_is_told_by_what_was_measured(
 def test_a_size_is_typed_with_its_unit(text: str, size: int) -> None:
     assert options.Size().convert(text, None, None) == size
     for wrong in ("16", "GB", "16G", "-1GB", "0GB"):
-        with pytest.raises(click.BadParameter, match="is no size"):
+        with pytest.raises(click.BadParameter, match="is not a size"):
             options.Size().convert(wrong, None, None)
 
 
@@ -200,8 +200,8 @@ def test_the_same_records_give_the_same_bytes_and_hostile_ones_stay_text() -> No
         (["batch_size"], "expected FIELD=VALUE,VALUE,..."),
         (["=1,2"], "expected FIELD=VALUE,VALUE,..."),
         (["batch_size=1,,2"], "expected FIELD=VALUE,VALUE,..."),
-        (["batch_size=1,1"], "a value stands twice"),
-        (["batch_size=1", "batch_size=2"], "batch_size varies already, over 1"),
+        (["batch_size=1,1"], "a value is given twice"),
+        (["batch_size=1", "batch_size=2"], "batch_size already varies over 1"),
         ([f"batch_size={','.join(map(str, range(1, 600)))}"], "599 points are too many; a sweep may have 500"),
     ],
 )
@@ -229,7 +229,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name_before_anything_runs(
         (["--vary", "threads=1", "--track", "both"], "vary mode instead"),
         (["--vary", "threads=1", "--arm", "a=tests.fakes.backend"], "has no label"),
         (["--vary", "batch_size=8", "--budget", "1s"], "--budget: a point takes about"),
-        (["--vary", "batch_size=8", "--budget", "soon"], "'soon' is no duration; write it as 90s, 20m or 1.5h"),
+        (["--vary", "batch_size=8", "--budget", "soon"], "'soon' is not a duration; write it as 90s, 20m or 1.5h"),
     ],
 )
 def test_what_does_not_go_together_is_refused(bench: Callable[..., Done], options: list[str], said: str) -> None:
@@ -239,7 +239,7 @@ def test_what_does_not_go_together_is_refused(bench: Callable[..., Done], option
 def test_a_folder_of_somebody_elses_is_left_alone(bench: Callable[..., Done]) -> None:
     Path("mine").mkdir()
     Path("mine", "letter.txt").write_text("dear")
-    assert "holds something that is no sweep" in refusal(
+    assert "holds something other than a sweep" in refusal(
         bench("sweep", *FAKE, "--vary", "batch_size=8", "--output", "mine")
     )
     assert Path("mine", "letter.txt").read_text() == "dear"

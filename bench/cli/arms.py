@@ -83,12 +83,12 @@ def parse(text: str) -> Typed:
         )
     _check_backend(said, backend)
     if twice and not releases.RELEASE.fullmatch(release):
-        raise UserError(f"{said}: {printable(release[:80])!r} is no release; expected one as in {backend}==1.2.3")
+        raise UserError(f"{said}: {printable(release[:80])!r} is not a release; expected one as in {backend}==1.2.3")
     items: dict[str, str] = {}
     for item in re.split(r"(?<!\\),", rest) if colon else []:
         key, value = _item(said, item.replace("\\,", ","))
         if key in items:
-            raise UserError(f"{said}: {key} stands twice")
+            raise UserError(f"{said}: {key} is given twice")
         items[key] = value
     if twice and "python" in items:
         raise UserError(f"{said}: a release has an interpreter of its own, and python={items['python']} names another")
@@ -234,7 +234,7 @@ def _check_precision(said: str, arm: Arm) -> None:
 
 def _processes(said: str, text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,5}", text) or int(text) > MOST_RANKS:
-        raise UserError(f"{said}: processes {printable(text)!r} is no number of processes from 1 to {MOST_RANKS}")
+        raise UserError(f"{said}: processes {printable(text)!r} is not a number of processes from 1 to {MOST_RANKS}")
     return int(text)
 
 
@@ -250,7 +250,7 @@ def _check_processes(said: str, arm: Arm) -> None:
 
 def _threads(said: str, text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
-        raise UserError(f"{said}: threads {printable(text)!r} is no number of cores")
+        raise UserError(f"{said}: threads {printable(text)!r} is not a number of cores")
     return checked_threads(said, int(text))
 
 

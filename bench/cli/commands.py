@@ -46,7 +46,7 @@ def cli() -> None:
 @click.option("--rounds", type=Rounds(min=1, max=1000),
               help="Timed processes per arm; auto plans them from a pilot. Default: the preset's.")  # fmt: skip
 @click.option("--effect", type=click.FloatRange(0, 1, min_open=True),
-              help="The difference that --rounds auto is to find. Default: 0.05, which is 5 %.")  # fmt: skip
+              help="The relative difference that --rounds auto must be able to detect. Default: 0.05 (5 %).")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), help="Trainings per arm. Default: the preset's.")
 @click.option("--cool-down", "cool_down_s", type=click.IntRange(min=0, max=3600), default=0, show_default=True,
               help="Seconds of rest between two processes.")  # fmt: skip
@@ -110,10 +110,10 @@ def verify(as_json: bool, **options: Any) -> None:
 @cli.command()
 @common_options
 @click.option("--rounds", type=click.IntRange(min=2, max=1000), default=8, show_default=True,
-              help="Each of three processes.")  # fmt: skip
+              help="Rounds of three processes each.")  # fmt: skip
 @click.option("--slow-down", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True,
               help="Injected slow-down; 0.1 is 10 % more work per step.")  # fmt: skip
-@click.option("--json", "json_file", type=FilePath(dir_okay=False), help="A file for the figures.")
+@click.option("--json", "json_file", type=FilePath(dir_okay=False), help="Write the figures to this file.")
 def selftest(rounds: int, slow_down: float, json_file: Path | None, **options: Any) -> None:
     """Shows what this machine can see: each arm against itself, and against itself with an injected slow-down."""
     from bench.cli import request, running
@@ -198,15 +198,15 @@ def submit(
 @common_options
 @click.option("--vary", "vary_texts", multiple=True, metavar="FIELD=A,B,...",
               help="A field and its values: of the task (batch_size, model.hidden), or threads, processes, precision, mode or "
-                   "release of the arms; may be given again.")  # fmt: skip
+                   "release of the arms; repeatable.")  # fmt: skip
 @click.option("--rounds", type=Rounds(min=1, max=1000),
               help="Timed processes per arm and point; auto plans them from a pilot. Default: the preset's.")  # fmt: skip
 @click.option("--effect", type=click.FloatRange(0, 1, min_open=True),
-              help="The difference that --rounds auto is to find. Default: 0.05, which is 5 %.")  # fmt: skip
+              help="The relative difference that --rounds auto must be able to detect. Default: 0.05 (5 %).")  # fmt: skip
 @click.option("--control", is_flag=True, help="Time the first arm of every point a second time.")
 @click.option("--budget", "budget_s", type=Duration(),
-              help="No point is begun that, by the slowest before it, would not end within it: 90s, 20m, 1.5h. "
-                   "The same command continues.")  # fmt: skip
+              help="Time limit, as in 90s, 20m or 1.5h: a point starts only if the slowest one so far would still fit. "
+                   "Repeat the command to continue.")  # fmt: skip
 @click.option("--output", type=FilePath(file_okay=False),
               help="Folder with a run for each point; one of an earlier sweep is continued. "
                    "Default: results/local/<time>.")  # fmt: skip
@@ -253,14 +253,14 @@ def history(paths: tuple[Path, ...], releases_text: str | None, output: Path | N
     "--plots", "plots_folder", type=FilePath(file_okay=False), help="A new folder for the plots as SVG and PNG."
 )
 @click.option("--price-per-hour", type=click.FloatRange(0, min_open=True),
-              help="Of the machine, in any currency: says what each arm takes to reach the target. For markdown.")  # fmt: skip
+              help="Price of the machine, in any currency: adds what each arm costs to reach the target. "
+                   "Markdown only.")  # fmt: skip
 @click.option("--memory-limit", type=Size(), metavar="SIZE",
-              help="Of the device, or of the host for arms on a CPU: says up to which size a sweep's arms fit, as in 16GiB. "
-                   "For sweep.")  # fmt: skip
+              help="Memory of the device (of the host, for arms on a CPU), as in 16GiB: adds the largest size of a sweep "
+                   "that fits for each arm. Sweep only.")  # fmt: skip
 @click.option("--baseline", help="The arm with which --fail-on compares the others.")
 @click.option("--fail-on", type=OneOf("verdict", ("slower", "undecided")), multiple=True,
-              help="Exit code 1 if an arm is slower than the baseline, or if that is undecided; may be given "
-                   "again.")  # fmt: skip
+              help="Exit code 1 if an arm is slower than the baseline, or if that is undecided; repeatable.")  # fmt: skip
 def report(
     paths: tuple[Path, ...], form: str, plots_folder: Path | None, price_per_hour: float | None, memory_limit: int | None,
     baseline: str | None, fail_on: tuple[str, ...],
@@ -304,9 +304,9 @@ def report(
 @cli.command()
 @click.argument("paths", nargs=-1, metavar="[FOLDER...]", type=FilePath(file_okay=False, exists=True))
 @click.option("--measure", type=OneOf("measure", MEASURES), help="What is to be fast. Default: any.")
-@click.option("--task", type=NameOrModule("task", tasks.TASKS), help="Of which model. Default: any.")
-@click.option("--device", type=OneOf("device", ("cpu", "gpu")), help="On what. Default: any.")
-@click.option("--batch-size", "--batch", type=click.IntRange(min=1), help="In batches of this size.")
+@click.option("--task", type=NameOrModule("task", tasks.TASKS), help="Task. Default: any.")
+@click.option("--device", type=OneOf("device", ("cpu", "gpu")), help="Device. Default: any.")
+@click.option("--batch-size", "--batch", type=click.IntRange(min=1), help="Batch size. Default: any.")
 def advise(
     paths: tuple[Path, ...], measure: str | None, task: str | None, device: str | None, batch_size: int | None
 ) -> None:
@@ -335,9 +335,9 @@ def advise(
 @click.argument("after", type=FilePath(file_okay=False, exists=True))
 @click.option("--fail-on", type=OneOf("verdict", ("slower", "undecided")), multiple=True,
               help="Exit code 1 if an arm is slower (or is missing or no longer ranked in AFTER), or if its comparison "
-                   "is undecided; may be given again.")  # fmt: skip
+                   "is undecided; repeatable.")  # fmt: skip
 def compare(before: Path, after: Path, fail_on: tuple[str, ...]) -> None:
-    """Compares two folders arm by arm: what an upgrade of a framework, or another machine, did."""
+    """Compares two folders arm by arm: what an upgrade, or another machine, changed."""
     from bench.report import compare as comparing
 
     first, first_sound = folders.read((before,))
@@ -357,12 +357,12 @@ def compare(before: Path, after: Path, fail_on: tuple[str, ...]) -> None:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
 @click.option("--data-dir", type=FilePath(file_okay=False, exists=True), envvar="FRAMEWORK_BENCH_DATA",
-              help="A folder of data sets, to compare tasks with their presets.")  # fmt: skip
+              help="A folder with the data sets, to compare tasks with their presets.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 def check(paths: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None:
     """Looks for what is wrong with the results in folders, as a reviewer would, and prints a line for each finding.
 
-    What could not be looked at is told too, and is no finding. Exit code 1 if there is a finding.
+    What could not be checked is listed too, but is not a finding. Exit code 1 if there is a finding.
     """
     from bench.checks import review
 
@@ -384,7 +384,7 @@ def check(paths: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None
 @click.option("--results", type=FilePath(file_okay=False), default="results", show_default=True,
               help="The published results of a clone.")  # fmt: skip
 @click.option("--data-dir", type=FilePath(file_okay=False, exists=True), envvar="FRAMEWORK_BENCH_DATA",
-              help="A folder of data sets, to compare tasks with their presets.")  # fmt: skip
+              help="A folder with the data sets, to compare tasks with their presets.")  # fmt: skip
 @click.option("--pull-request", is_flag=True, help="Open a pull request with git and gh, once you agree.")
 def publish(folder: Path, results: Path, data_dir: Path | None, pull_request: bool) -> None:
     """Copies the folder of a run or a sweep, if it passes `check`, to the published results, and makes their index anew."""

@@ -34,7 +34,7 @@ class FilePath(click.Path):
             self.fail("the path is empty", param, ctx)
         path = super().convert(value, param, ctx)
         if not self.file_okay and os.path.lexists(path) and not os.path.isdir(path):
-            self.fail(f"{str(path)!r} is no folder", param, ctx)
+            self.fail(f"{str(path)!r} is not a folder", param, ctx)
         return path
 
 
@@ -83,7 +83,7 @@ class Duration(click.ParamType[float]):
             return value
         found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh])", value, re.ASCII)
         if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no duration; write it as 90s, 20m or 1.5h", param, ctx)
+            self.fail(f"{value!r} is not a duration; write it as 90s, 20m or 1.5h", param, ctx)
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
@@ -98,7 +98,7 @@ class Size(click.ParamType[int]):
         found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([KMGT])(i?)B", value, re.ASCII)
         size = float(found[1]) * (1024 if found[3] else 1000) ** (1 + "KMGT".index(found[2])) if found else 0.0
         if size < 1:
-            self.fail(f"{value!r} is no size; write it as 512MiB, 16GB or 1.5TiB", param, ctx)
+            self.fail(f"{value!r} is not a size; write it as 512MiB, 16GB or 1.5TiB", param, ctx)
         return int(size)
 
 
@@ -135,8 +135,8 @@ class Rounds(click.IntRange):
 
 measure_option = click.option(
     "--measure", type=Measures(MEASURES), default="training", show_default=True,
-    help="What is compared: training; predictions, one by one and in batches; loading, the frameworks' own loaders alone and "
-         "with training. Several with commas between.",
+    help="What to compare: training, inference (single examples and batches), loading (the frameworks' own loaders, alone and "
+         "with training), or several, separated by commas.",
 )  # fmt: skip
 
 
@@ -151,30 +151,30 @@ def common_options(command: Any) -> Any:
     """What `run`, `verify`, `selftest` and `pytest bench` share."""
     for option in reversed([
         click.option("--task", "task_names", multiple=True, type=NameOrModule("task", tasks.TASKS),
-                     help="A task; may be given again. Default: all."),
+                     help="A task; repeatable. Default: all."),
         click.option("--arm", "arm_texts", multiple=True, metavar="[LABEL=]BACKEND[:ITEM,...]",
-                     help="A row of the table: a backend in one way of using it; may be given again. An ITEM is a mode (see "
-                          "`info`), or several joined by +, or device=, precision=, threads=, processes=, python= or "
-                          "env.NAME= with a value."),
+                     help="A row of the table: one backend, used in one way; repeatable. An ITEM is a mode (see `info`; join "
+                          "several with +) or a setting: device=, precision=, threads=, processes=, python= or env.NAME=."),
         click.option("--backend", "backend_names", multiple=True, type=NameOrModule("backend", backends.BACKENDS),
-                     help="Short for --arm BACKEND; may be given again. Default: all that are installed."),
+                     help="Short for --arm BACKEND; repeatable. Default: every installed backend."),
         click.option("--track", default="default", show_default=True, type=OneOf("track", ("default", "tuned", "both")),
-                     help="Of --backend: as the framework's tutorials write it, in the fastest way that was measured "
-                          "(see `info`), or both side by side."),
+                     help="How --backend uses a framework: as its tutorials do, in the fastest way that was measured "
+                          "(tuned, see `info`), or both, side by side."),
         click.option("--preset", default="quick", show_default=True, type=OneOf("preset", tasks.PRESETS),
-                     help="Size of data and budget."),
+                     help="Size of the data and of the training."),
         click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE",
-                     help="Another size of the task: batch_size=64, model.hidden=256; may be given again."),
+                     help="Change a field of the task, as in batch_size=64 or model.hidden=256; repeatable."),
         click.option("--device", default="auto", show_default=True, type=OneOf("device", ("auto", "cpu", "gpu")),
-                     help="Of arms that do not say; auto uses a GPU if available."),
+                     help="Device of arms that do not name one; auto uses a GPU if there is one."),
         click.option("--precision", default="float32", show_default=True, type=OneOf("precision", tuple(backends.PRECISIONS)),
-                     help="Of arms that do not say. float32 is IEEE single precision; tf32 needs a GPU; bfloat16 is mixed."),
+                     help="Precision of arms that do not name one: float32 is IEEE single precision, tf32 needs a GPU, "
+                          "bfloat16 is mixed."),
         click.option("--threads", type=click.IntRange(min=1),
-                     help="Cores of arms that do not say, by CPU affinity. Default: all that may be used."),
+                     help="Cores of arms that do not say how many, by CPU affinity. Default: all that are available."),
         click.option("--python", "pythons", multiple=True, metavar="BACKEND=PATH",
-                     help="Another interpreter for a backend; may be given again. tox: the environments that tox made."),
+                     help="Run a backend in another interpreter; repeatable. `tox` takes the environments that tox created."),
         click.option("--data-dir", type=FilePath(file_okay=False, exists=True),
-                     envvar="FRAMEWORK_BENCH_DATA", help="Folder of data sets; without it they are downloaded."),
+                     envvar="FRAMEWORK_BENCH_DATA", help="Folder with the data sets; without it, they are downloaded."),
     ]):  # fmt: skip
         command = option(command)
     return command

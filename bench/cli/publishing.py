@@ -30,7 +30,7 @@ def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
     """
     index = results / "README.md"
     if not index.is_file():
-        raise UserError(f"--results {results}: there is no README.md; it is to be the folder `results` of a clone")
+        raise UserError(f"--results {results}: there is no README.md; expected the `results` folder of a clone")
     found = [one for one in review.check(folder, data_dir) if not one.gap]
     if found:
         for one in found:

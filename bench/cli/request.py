@@ -81,7 +81,9 @@ def parse(**options: Any) -> Choice:
 def _resolved(asked: Asked) -> arms.Resolved:
     typed = [arms.parse(text) for text in asked.arm_texts]
     if typed and not asked.backend_names and asked.track != DEFAULT_MODE:
-        raise UserError(f"--track {asked.track} is of --backend; an arm says so itself: --arm {typed[0].backend}:tuned")
+        raise UserError(
+            f"--track {asked.track} applies to --backend only; for an arm, name the mode: --arm {typed[0].backend}:tuned"
+        )
     typed += [one for name in dict.fromkeys(asked.backend_names) for one in arms.named(name, asked.track)]
     chosen = typed or [one for name in backends.BACKENDS for one in arms.named(name, asked.track)]
     try:
@@ -111,7 +113,7 @@ def _changes(texts: tuple[str, ...]) -> dict[str, str]:
         if not equals or not name:
             raise UserError(f"--set {text}: expected FIELD=VALUE, as in --set batch_size=64")
         if name in changes:
-            raise UserError(f"--set {text}: {name} is set already, to {changes[name]}")
+            raise UserError(f"--set {text}: {name} is already set to {changes[name]}")
         changes[name] = value
     return changes
 
@@ -119,7 +121,7 @@ def _changes(texts: tuple[str, ...]) -> dict[str, str]:
 def _effect(asked: Asked) -> float | None:
     if asked.rounds != "auto":
         if asked.effect is not None:
-            raise UserError("--effect says what --rounds auto plans for; without it the number of rounds is given")
+            raise UserError("--effect needs --rounds auto: a fixed number of rounds leaves nothing to plan")
         return None
     if "training" not in asked.measure:
         raise UserError(

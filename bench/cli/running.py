@@ -37,7 +37,7 @@ def run(choice: Choice, folder: Path, *, retry_failed: bool, output: Path | None
             tell(f"to continue: the same command with --output {shlex.quote(str(output or folder))}")
         raise
     except locks.Held as error:
-        raise UserError(f"--output {folder}: another run is at work there: {error}") from error
+        raise UserError(f"--output {folder}: another run is using it: {error}") from error
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {folder}; every finished record is intact, and the same command "
                                    "continues from there") from error  # fmt: skip

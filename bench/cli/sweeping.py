@@ -39,9 +39,9 @@ def parse(texts: Sequence[str]) -> dict[str, list[str]]:
         if not equals or not name or not all(values):
             raise UserError(f"{said}: expected FIELD=VALUE,VALUE,..., as in --vary batch_size=16,32,64")
         if name in found:
-            raise UserError(f"{said}: {name} varies already, over {', '.join(found[name])}")
+            raise UserError(f"{said}: {name} already varies over {', '.join(found[name])}")
         if len(set(values)) < len(values):
-            raise UserError(f"{said}: a value stands twice")
+            raise UserError(f"{said}: a value is given twice")
         found[name] = values
     if not found:
         raise UserError("nothing varies: name a field and its values, as in --vary batch_size=16,32,64")
@@ -171,7 +171,7 @@ def _own(output: Path, vary: Values) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         if any(output.iterdir()) and not sweep_folder.is_one(output):
-            raise UserError(f"--output {output} holds something that is no sweep; name a new folder")
+            raise UserError(f"--output {output} holds something other than a sweep; name a new folder")
         files.write(output / sweep_folder.NAME, {name: list(values) for name, values in vary.items()})
     except OSError as error:
         raise UserError(f"--output {output}: cannot write there: {error.strerror}") from error
