@@ -479,8 +479,8 @@ def test_rounds_auto_with_real_processes(bench: Callable[..., Done]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--effect", "0.1"], "--effect says what --rounds auto plans for"),
-        (["--rounds", "4", "--effect", "0.1"], "--effect says what --rounds auto plans for"),
+        (["--effect", "0.1"], "--effect needs --rounds auto"),
+        (["--rounds", "4", "--effect", "0.1"], "--effect needs --rounds auto"),
         (["--rounds", "auto", "--effect", "0.03"], "--effect 0.03 must be above 0.03"),
         (["--rounds", "auto", "--effect", "5"], "--effect"),
         (["--rounds", "atuo"], "'atuo' is not a valid integer"),
