@@ -5,6 +5,7 @@ tests/test_backends.py: CONTRACT_BACKEND names the backend.
 import importlib
 import os
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 
 import numpy as np
@@ -274,6 +275,10 @@ def test_the_loader_hands_over_every_example_once_in_the_form_of_the_tasks_batch
     for task_name in tasks.TASKS:
         task = tasks.load(task_name, "smoke").task
         for mode in modes:
+            if mode == "grain" and find_spec("grain") is None:
+                with pytest.raises(Unsupported, match=r"pip install \"framework-bench\[jax,grain\]\""):
+                    BACKEND.open_session(task, task.init_params(0), Options(mode=mode))
+                continue
             session = BACKEND.open_session(task, task.init_params(0), Options(mode=mode))
             if not hasattr(session, "loader"):
                 assert NAME == "reference"

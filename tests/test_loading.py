@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,6 +274,74 @@ def test_the_parts_are_told_apart_and_what_leads_a_block_in_is_not_counted() -> 
     assert window.first_s == pytest.approx(FIRST_S + LOAD_S)
     assert (window.items, window.compilations) == ([SIZE] * 5 + [10], 0)
     assert sum(window.blocks_s) == pytest.approx(sum(feed.window_s for feed in feeds.values()))
+
+
+class Ahead(Trained):
+    """A session whose loader makes a batch every LOAD_S in the background, up to so many, whatever else is done meanwhile."""
+
+    def __init__(self, *, load_s: float, most: int) -> None:
+        super().__init__()
+        self.load_s, self.most = load_s, most
+
+    def loader(self, examples: Examples, *, seed: int) -> Iterable[Batch]:
+        session = self
+
+        class Prefetching(Faulty):
+            def __iter__(self) -> Iterator[Batch]:
+                begun = session.now
+                for taken, made in enumerate(super().__iter__()):
+                    begun = max(begun, session.now - (taken + session.most) * session.load_s)  # it was full meanwhile
+                    session.now = max(session.now, begun + (taken + 1) * session.load_s)
+                    yield made
+
+        return Prefetching(examples, lambda rng: rng.permutation(len(examples.labels)))
+
+
+@contextmanager
+def others_have_their_turns(session: Ahead) -> Iterator[None]:
+    session.now += 10.0
+    yield
+
+
+@pytest.mark.parametrize(("load_s", "waits"), [(5e-3, True), (0.5e-3, False)])
+def test_no_block_lives_on_what_was_loaded_while_others_had_their_turns(load_s: float, waits: bool) -> None:
+    session: Any = Ahead(load_s=load_s, most=200)  # more than a block has
+
+    class Turns:
+        block_s = 0.3
+
+        def next(self, window: Any) -> bool:
+            return len(window.blocks_s) < 10
+
+        def block(self) -> Any:
+            return others_have_their_turns(session)
+
+    examples = examples_of(rows=500 * SIZE)
+    task = task_of(examples)
+    task.training_examples = lambda: examples
+    preset: Any = SimpleNamespace(task=task, warmup_s=0.5, warmup_steps=3)
+    window = worker.measure(session, preset, turns=Turns(), clock=session)
+    feeds = {name: part.told() for name, part in window.parts.items()}
+    per_batch = {name: feed.window_s / (10 * feed.block_batches) for name, feed in feeds.items()}
+    assert per_batch["alone"] == pytest.approx(load_s, rel=0.05)
+    assert per_batch["fed"] == pytest.approx(load_s if waits else STEP_S, rel=0.2)
+
+
+def test_what_is_in_store_is_taken_out_before_a_block_and_no_more() -> None:
+    session: Any = Ahead(load_s=5e-3, most=100)
+    taken = iter(session.loader(examples_of(), seed=0))
+
+    def fed() -> Iterator[worker.Fed]:
+        for batch in taken:
+            yield worker.Fed(batch, False, 1)
+
+    part = worker.Part(worker.Stream(fed(), session), lambda one: None, session, multiple=1)
+    next(part.batches)
+    session.now += 3 * 5e-3  # three are ready
+    part.load_s = 5e-3
+    part._empty_store()
+    assert len(part.batches.waits_s) == 1 + 3 + 1
+    assert part.batches.waits_s[-1] == pytest.approx(5e-3)
 
 
 def test_the_state_is_put_back_at_the_beginning_of_a_pass_where_examples_are_a_sequence_and_nowhere_else() -> None:

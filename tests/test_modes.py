@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ OTHER_MODES = [
         [*(mode for mode in backends.modes(name) if mode not in ("default", backends.TRIM, backends.TUNED)),
          backends.mode_for(name, backends.TUNED, task=task, device="cpu")]
     )
-    if mode not in ("default", "cuda-graph")
+    if mode not in ("default", "cuda-graph") and (mode != "grain" or find_spec("grain"))
 ]  # fmt: skip
 """Each of a backend's own that a CPU has, and what is tuned for each task."""
 

@@ -31,6 +31,10 @@ MODES: Mapping[str, str] = {
         "eight training steps in one jitted call, one after the other, so that eight share the time that a call takes "
         "(https://docs.jax.dev/en/latest/jit-compilation.html)"
     ),
+    "grain": (
+        "for `--measure loading`: Grain's MapDataset, row by row in threads, instead of NumPy's rows; needs the extra grain "
+        "(https://google-grain.readthedocs.io/en/latest/tutorials/dataset_basic_tutorial.html)"
+    ),
 }
 
 TRAINING_ONLY = ("rbg", "flat", "multi-step")

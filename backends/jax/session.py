@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     only_modes(options, ("rbg", "flat"))
     if options.processes > 1:
         distributed.join(options)
+    if "grain" in on and find_spec("grain") is None:
+        raise Unsupported('grain is not installed; add it with: pip install "framework-bench[jax,grain]"')
     try:
         device = jax.local_devices(backend=options.device)[0]
     except RuntimeError as error:
@@ -215,6 +218,7 @@ class JaxSession:
         self._state: State | None = None
         self._unpadded: jax.Array | None = None  # the weights of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the step what it is made of
+        self._grain = "grain" in switches(options.mode, MODES)
         self._loader: Loader | None = None
 
     def prepare(self, batch: Batch) -> DeviceBatch:
@@ -226,7 +230,7 @@ class JaxSession:
         return self._commit(prepared) if self._device.platform == "cpu" else prepared
 
     def loader(self, examples: Examples, *, seed: int) -> "Loader":
-        self._loader = Loader(self, examples, seed)
+        self._loader = (GrainLoader if self._grain else Loader)(self, examples, seed)
         return self._loader
 
     def on_host(self, prepared: DeviceBatch) -> Batch:
@@ -335,7 +339,8 @@ class JaxSession:
 
     def _mode(self) -> str:
         """Read back: from the dropout keys (in a model without dropout, from what keys would be made of), from the optimizer's
-        state, and from whether a program of several steps was traced, which before the first step is still to come."""
+        state, from whether a program of several steps was traced, which before the first step is still to come, and from the
+        loader, which is what was asked for until there is one."""
         keys = {
             str(jax.random.key_impl(leaf)) for leaf in self._rest if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         }
@@ -345,6 +350,7 @@ class JaxSession:
         (adam,) = (part for part in jax.tree.leaves(self._optimizer, is_leaf=_is_adam) if _is_adam(part))
         several = self.steps_per_call > 1 and (self._example is None or self._programs.several_traced)
         on = {"rbg": found == "rbg", "flat": isinstance(adam.mu, jax.Array), "multi-step": several}
+        on["grain"] = self._grain if self._loader is None else isinstance(self._loader, GrainLoader)
         return mode_of([name for name, is_on in on.items() if is_on], MODES)
 
     def _precision(self) -> str:
@@ -444,6 +450,21 @@ class Loader:
         order = self._rng.permutation(len(labels)) if shuffled else np.arange(len(labels))
         batches = batching.one_pass(inputs, labels, order=order, batch_size=batch_size)
         yield from map(self._session.prepare, batches)
+
+
+class GrainLoader(Loader):
+    """Grain's, pass after pass."""
+
+    def __init__(self, session: JaxSession, examples: Examples, seed: int) -> None:
+        super().__init__(session, examples, seed)
+        steps = ["MapDataset", *(["shuffle"] if examples.shuffled else []), "batch", "to_iter_dataset"]
+        self.described = f"grain {version('grain')}: {', '.join(steps)}"
+
+    def __iter__(self) -> Iterator[DeviceBatch]:
+        from backends.jax import grain_loading  # with Grain, which a step does without
+
+        seed = int(self._rng.integers(2**31))
+        yield from map(self._session.prepare, grain_loading.batches(self._examples, seed=seed))
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

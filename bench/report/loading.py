@@ -25,7 +25,8 @@ MEANING = (
     "Each framework's own loader reads the task's arrays from the host's memory, shuffles them where the task does, and hands "
     "over batches in the framework's host tensors; two of its passes were read and compared with the task's own batches before "
     "anything was timed. In a turn there are blocks of training steps on batches that were ready, of steps on batches of the "
-    "loader, and of the loader alone; ends of passes lie within them. Intervals are 95 % t intervals over processes on the log "
+    "loader, and of the loader alone; ends of passes lie within them, and what a loader had in store from the turns of others "
+    "does not, where it would not have had it without a break. Intervals are 95 % t intervals over processes on the log "
     "scale; of a ratio, paired by round, at the level at which its verdict was decided (Holm's procedure over this table)."
 )
 

@@ -5,16 +5,19 @@ anything is timed, two of its passes are read and compared with the task's own b
 an order that is the task's or a shuffled one. What the timed parts read is not looked at again.
 
 A turn has three blocks: steps on prepared batches (the step that `--measure training` times), steps on what the loader
-yields, and the loader alone. Each begins with a few batches that are not counted, so that no block lives on what was
-loaded ahead while other arms had their turns.
+yields, and the loader alone. Each begins with a few batches that are not counted. A loader that loads ahead in threads or
+processes goes on while other arms have their turns, and a block could live on what it has in store. So the store is emptied
+before a block wherever it would be empty if the block had gone on from the one before: with the loader alone always, and with
+training where that was seen to wait for the loader in the warm-up, which runs without a break.
 """
 
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import cycle, islice
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +31,8 @@ from tasks import batching
 from tasks.spec import Array, Batch, Examples, Preset, Task
 
 LEAD = 0.25  # of a block's batches, before its clock starts
+MAX_AHEAD = 5_000  # batches that a loader may have in store: tf.data's limit is 2,048
+WAITS = 0.5  # of the time that the loader alone takes for a batch: a batch that was waited for as long was not in store
 MAX_Z = 5.0
 """Standard errors of a correlation from 0; of unrelated orders, one pair in 1.7 million has more."""
 
@@ -44,11 +49,30 @@ class Fed(NamedTuple):
     items: int
 
 
+class Stream:
+    """Batches, and how long each was waited for."""
+
+    def __init__(self, batches: Iterator[Fed], clock: Clock) -> None:
+        self.batches, self.clock = batches, clock
+        self.waits_s: list[float] = []
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Fed:
+        start = self.clock()
+        one = next(self.batches)
+        self.waits_s.append(self.clock() - start)
+        return one
+
+
 class Part:
     """One of the blocks of a turn."""
 
-    def __init__(self, batches: Iterator[Fed], take: Callable[[Fed], Any], session: Session, *, multiple: int) -> None:
+    def __init__(self, batches: Stream, take: Callable[[Fed], Any], session: Session, *, multiple: int) -> None:
         self.batches, self.take, self.session, self.multiple = batches, take, session, multiple
+        self.batch_s = 0.0  # of one batch, without a break
+        self.load_s = 0.0  # of a batch of the loader alone, where the store is to be emptied before a block
         self.block_batches = multiple
         self.blocks_s: list[float] = []
         self.items = 0
@@ -56,6 +80,7 @@ class Part:
 
     def block(self, clock: Clock) -> float:
         """Takes one block's batches, after some that are not counted; returns its seconds."""
+        self._empty_store()
         self._take(self.multiple * math.ceil(LEAD * self.block_batches / self.multiple))
         start = clock()
         self.items += self._take(self.block_batches)
@@ -69,9 +94,20 @@ class Part:
             self._take(self.multiple)
             taken += self.multiple
         start, batches = clock(), max(self.multiple, taken // 2 // self.multiple * self.multiple)
+        self.batches.waits_s.clear()
         self._take(batches)
-        one_s = (clock() - start) / batches
-        self.block_batches = self.multiple * max(1, round(seconds / one_s / self.multiple))
+        self.batch_s = (clock() - start) / batches
+        self.block_batches = self.multiple * max(1, round(seconds / self.batch_s / self.multiple))
+
+    def waits(self, load_s: float) -> bool:
+        """Whether most of the last batches were waited for about as long as the loader takes for one."""
+        return median(self.batches.waits_s) >= WAITS * load_s
+
+    def _empty_store(self) -> None:
+        for _ in range(MAX_AHEAD if self.load_s else 0):
+            next(self.batches)
+            if self.batches.waits_s[-1] >= WAITS * self.load_s:
+                break
 
     def _take(self, count: int) -> int:
         items = 0
@@ -84,6 +120,7 @@ class Part:
     def forget(self) -> None:
         """What was taken so far is no part of the window."""
         self.blocks_s, self.items = [], 0
+        self.batches.waits_s.clear()
 
     def told(self) -> Feed:
         """The window's figures."""
@@ -136,11 +173,11 @@ def measure(session: Session, preset: Preset, *, turns: Turns, clock: Clock = ti
     def train(one: Fed) -> Any:
         return step_prepared(session, one.prepared, starts_sequence=one.starts_sequence)
 
-    carries = not examples.shuffled
+    passes = [_passes(loader, window.items, carries=not examples.shuffled) for _ in range(2)]
     window.parts = {
-        "prepared": Part(cycle(ready), train, session, multiple=together),
-        "fed": Part(_passes(loader, window.items, carries=carries), train, session, multiple=together),
-        "alone": Part(_passes(loader, window.items, carries=carries), lambda one: None, session, multiple=1),
+        "prepared": Part(Stream(cycle(ready), clock), train, session, multiple=together),
+        "fed": Part(Stream(passes[0], clock), train, session, multiple=together),
+        "alone": Part(Stream(passes[1], clock), lambda one: None, session, multiple=1),
     }
     window.parts["prepared"].block(clock)
 
@@ -148,6 +185,9 @@ def measure(session: Session, preset: Preset, *, turns: Turns, clock: Clock = ti
     begun, share = clock(), 1 / len(window.parts)
     for part in window.parts.values():
         part.size(clock, seconds=share * turns.block_s, least_s=share * preset.warmup_s, least=preset.warmup_steps)
+    fed, alone = window.parts["fed"], window.parts["alone"]
+    alone.load_s = alone.batch_s
+    fed.load_s = alone.batch_s if fed.waits(alone.batch_s) else 0.0
     until_steady(lambda: _turn(window, clock))
     window.warmup_s = clock() - begun
     for part in window.parts.values():
@@ -161,10 +201,8 @@ def measure(session: Session, preset: Preset, *, turns: Turns, clock: Clock = ti
         _check_loss(session, window)
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
-    for part in window.parts.values():  # whose loaders may have processes
-        close = getattr(part.batches, "close", None)
-        if close is not None:
-            close()
+    for one_pass in passes:  # the loader may have processes
+        one_pass.close()
     return window
 
 
@@ -175,7 +213,7 @@ def _first(loader: Iterable[Any], clock: Clock) -> float:
     return clock()
 
 
-def _passes(loader: Iterable[Any], items: Sequence[int], *, carries: bool) -> Iterator[Fed]:
+def _passes(loader: Iterable[Any], items: Sequence[int], *, carries: bool) -> Generator[Fed]:
     """Pass after pass; LoaderFault where one has another number of batches than those that were proven."""
     while True:
         count = 0
