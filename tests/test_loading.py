@@ -551,6 +551,17 @@ def test_no_loader_is_shown_of_an_arm_that_is_not_proven_or_fails_in_a_round() -
     assert "unproven, loading, round 1: parity was not checked" in group.failures
 
 
+def test_a_run_of_which_nothing_can_be_shown_says_why() -> None:
+    disturbed = msgspec.structs.replace(QUIET, others_share=0.5, disturbed="others had half of the cores")
+    records = a_loaded_run({"one": FREE})
+    records = [changed(one, disturbance=disturbed) if one.cell.kind == "loading" else one for one in records]
+    assert loading.groups(records) == []
+    told = markdown.render(records)
+    assert told == (
+        "- mnist_mlp: there is no table of loading: disturbed or interrupted, and in no figure: round 1, 2, 3\n"
+    )
+
+
 def test_a_control_is_no_row_and_a_failed_one_comes_first() -> None:
     def with_control(factor: float) -> loading.Group:
         again = [(factor * alone, ready, factor * fed) for (alone, ready, fed) in reversed(FREE)]

@@ -19,6 +19,7 @@ def render(records: Iterable[Record], *, price_per_hour: float | None = None) ->
     titled = summary.titled(grouping.sections(records))
     parts = [_section(title, section, price_per_hour) for title, section in titled]
     parts += map(_apart, apart.groups(records))
+    parts += [f"- {escape(text)}\n" for text in apart.unshown(records)]
     parts += map(_explanation, explanations.groups(records))
     return "\n".join(parts) if parts else NOTHING
 
