@@ -120,7 +120,7 @@ def test_a_release_stands_behind_the_backend(text: str, label: str | None, relea
         ("jax==newest", "'newest' is not a release; expected one as in jax==1.2.3"),
         ("jax==1; rm -rf", "is not a release"),
         ("jaks==0.10.1", "there is no backend 'jaks'"),
-        ("jax==0.10.1:python=x", "a release has an interpreter of its own"),
+        ("jax==0.10.1:python=x", "a release comes with its own interpreter"),
     ],
 )
 def test_what_is_no_release_is_refused(text: str, said: str) -> None:

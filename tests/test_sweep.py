@@ -196,7 +196,7 @@ def test_the_same_records_give_the_same_bytes_and_hostile_ones_stay_text() -> No
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ([], "nothing varies: name a field and its values, as in --vary batch_size=16,32,64"),
+        ([], "nothing to vary: name a field and its values, as in --vary batch_size=16,32,64"),
         (["batch_size"], "expected FIELD=VALUE,VALUE,..."),
         (["=1,2"], "expected FIELD=VALUE,VALUE,..."),
         (["batch_size=1,,2"], "expected FIELD=VALUE,VALUE,..."),
@@ -331,7 +331,7 @@ def test_a_release_that_cannot_be_had_is_told_and_left_out(
 
     monkeypatch.setattr(releases, "python_of", python_of)
     assert sweeping._releases("jax:rbg", ["0.10.1", "9.9"]) == ["jax==0.10.1:rbg"]
-    assert "pip cannot install jax==9.9: there is none; it is left out" in capsys.readouterr().err
+    assert "pip cannot install jax==9.9: there is none; skipped" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"none of 9\.9 can be had for jax"):
         sweeping._releases("jax", ["9.9"])
 

@@ -311,7 +311,9 @@ class JaxSession:
 
     def compilations(self) -> int | None:
         if self._example is not None and not _COMPILED:
-            raise RuntimeError("JAX tells of no compilation, though a step was compiled: recompilations cannot be seen")
+            raise RuntimeError(
+                "JAX reported no compilation although a step was compiled: recompilations cannot be seen"
+            )
         return len(_COMPILED)
 
     def device_memory(self) -> DeviceMemory | None:

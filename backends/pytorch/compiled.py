@@ -42,7 +42,7 @@ def compilations(*, called: bool) -> int:
     """How many graphs torch.compile has compiled in this process; RuntimeError if none though a module was called."""
     if called and not _COMPILED:
         raise RuntimeError(
-            "torch.compile tells of no compilation, though its module ran: recompilations cannot be seen"
+            "torch.compile reported no compilation although its module ran: recompilations cannot be seen"
         )
     return len(_COMPILED)
 

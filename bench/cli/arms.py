@@ -91,7 +91,7 @@ def parse(text: str) -> Typed:
             raise UserError(f"{said}: {key} is given twice")
         items[key] = value
     if twice and "python" in items:
-        raise UserError(f"{said}: a release has an interpreter of its own, and python={items['python']} names another")
+        raise UserError(f"{said}: a release comes with its own interpreter; leave out python={items['python']}")
     return Typed(said, backend, label or None, items, release if twice else None)
 
 
@@ -280,7 +280,7 @@ def _check_backend(said: str, name: str) -> None:
         raise UserError(printable(f"{said}: {error}")) from error
     missing = _missing_functions(_parsed(said, entry.module))
     if missing:
-        raise UserError(f"{said}: no backend: the module has no {' and no '.join(missing)}")
+        raise UserError(f"{said}: not a backend: the module has no {' and no '.join(missing)}")
 
 
 def _parsed(said: str, module: str) -> ast.Module:
@@ -295,7 +295,7 @@ def _parsed(said: str, module: str) -> ast.Module:
     if spec is None:
         raise UserError(f"{said}: there is no such module")
     if spec.origin is None or not spec.origin.endswith(".py") or not Path(spec.origin).is_file():
-        raise UserError(f"{said}: no backend: a backend is a Python file with versions() and open_session(...)")
+        raise UserError(f"{said}: not a backend: a backend is a Python file with versions() and open_session(...)")
     path = Path(spec.origin)
     try:
         return ast.parse(path.read_bytes())

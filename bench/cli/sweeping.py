@@ -44,7 +44,7 @@ def parse(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"{said}: a value is given twice")
         found[name] = values
     if not found:
-        raise UserError("nothing varies: name a field and its values, as in --vary batch_size=16,32,64")
+        raise UserError("nothing to vary: name a field and its values, as in --vary batch_size=16,32,64")
     if (count := len(list(points(found)))) > MOST_POINTS:
         raise UserError(f"{count:,} points are too many; a sweep may have {MOST_POINTS}")
     return found
@@ -112,7 +112,7 @@ def _releases(text: str, numbers: Sequence[str]) -> list[str]:
         try:
             releases.python_of(backend, number, said=f"--arm {typed}", tell=running.tell)
         except interpreters.InterpreterError as error:
-            running.tell(f"{error}; it is left out")
+            running.tell(f"{error}; skipped")
         else:
             found.append(typed)
     if not found:
@@ -147,7 +147,9 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
         whole = whole and all(one.outcome.status in ("ok", "oom") for one in done.records)
         longest_s = max(longest_s, time.monotonic() - began)
     if left:
-        running.tell(f"the budget is used: {left} of {len(made)} points are not measured; the same command continues")
+        running.tell(
+            f"the budget is used: {left} of {len(made)} points are not measured; repeat the command to continue"
+        )
     return records_of(output), whole and not left
 
 
