@@ -368,6 +368,7 @@ def test_ports_that_are_given_are_free_and_apart() -> None:
     for address in given:
         host, _, port = address.rpartition(":")
         assert host == "127.0.0.1"
+        assert int(port) in ranks.PORTS
         socket.create_server((host, int(port))).close()
 
 

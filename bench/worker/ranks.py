@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import pickle
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -39,6 +40,8 @@ from bench.worker import memory
 from tasks.spec import Array, Batch, Params, Task, hash_arrays
 
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_768)
+"""Below those that Linux gives to outgoing connections (ip_local_port_range), which come and go while a framework is imported."""
 SETTLE_S = 3.0  # after an error: where another rank failed first, that is what is told
 ENDING_S = 5.0  # that a rank whose connection is closed may take to end
 
@@ -103,9 +106,8 @@ class Ranks:
         return sorted({core for share in self.shares for core in share}) or cores.usable()
 
     def start(self, *, addresses: Sequence[str] = ()) -> None:
-        """Starts the other ranks; `addresses` are found free on the loopback interface where none are given."""
-        if self.processes > 1:
-            self.addresses = tuple(addresses or free_addresses(self.processes))
+        """Starts the other ranks; where no `addresses` are given, they are found when the first session is opened."""
+        self.addresses = tuple(addresses)
         for rank in range(1, self.processes):
             share = self.shares[rank] if self.shares else ()
             start = Start(self.backend, self.hidden, rank, self.processes)
@@ -263,6 +265,7 @@ class Ranking:
         """A session in each rank."""
         ranks, number = self.ranks, next(self.ranks.numbers)
         if not self._opened:
+            ranks.addresses = ranks.addresses or tuple(free_addresses(ranks.processes))
             check_free(ranks.addresses[0], rank=0)
             self._opened = True
         own = replace(options, processes=ranks.processes, addresses=ranks.addresses)
@@ -431,10 +434,16 @@ def digest(session: Session) -> str:
 
 
 def free_addresses(count: int) -> list[str]:
-    """So many addresses on the loopback interface whose ports nobody listens on."""
+    """So many addresses on the loopback interface whose ports nobody uses."""
+    found: list[str] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
-        return [f"{LOOPBACK}:{one.getsockname()[1]}" for one in sockets]
+        for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server((LOOPBACK, port)))
+                found.append(f"{LOOPBACK}:{port}")
+            if len(found) == count:
+                return found
+    raise RuntimeError(f"no {count} free ports from {PORTS.start} to {PORTS.stop - 1} of {LOOPBACK}")
 
 
 def check_free(address: str, *, rank: int) -> None:
