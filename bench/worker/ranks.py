@@ -41,7 +41,7 @@ from tasks.spec import Array, Batch, Params, Task, hash_arrays
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_768)
-"""Below those that Linux gives to outgoing connections (ip_local_port_range), which come and go while a framework is imported."""
+"""Below those that Linux gives to outgoing connections (ip_local_port_range), which come and go meanwhile."""
 SETTLE_S = 3.0  # after an error: where another rank failed first, that is what is told
 ENDING_S = 5.0  # that a rank whose connection is closed may take to end
 
