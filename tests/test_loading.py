@@ -444,6 +444,20 @@ def a_good_record(**changes: Any) -> Record:
     return msgspec.structs.replace(made, cell=msgspec.structs.replace(made.cell, spec={"batch_size": 100}))
 
 
+@pytest.mark.parametrize(("turns_s", "busy"), [(4.0, 1.5), (None, None)])
+def test_cores_busy_are_those_of_the_turns_and_unknown_without_their_time(
+    turns_s: float | None, busy: float | None
+) -> None:
+    """Blocks are a part of a turn: what a loader does between them would make two cores more than two."""
+    made = a_loaded_run({"one": FREE})
+    for at, one in enumerate(made):
+        if one.outcome.loading is not None:
+            found = msgspec.structs.replace(one.outcome.loading, cpu_s=6.0, turns_s=turns_s)
+            made[at] = changed(one, loading=found)
+    (group,) = loading.groups(made)
+    assert [row.cores_busy for row in group.rows] == [busy]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -451,6 +465,8 @@ def a_good_record(**changes: Any) -> Record:
         ({"fed": Feed(10, [0.1] * 9, 900)}, "not every part has as many blocks as the others"),
         ({"fed": Feed(10, [0.1] * 10, 99_999)}, "99,999 images in blocks of at most 10,000 (fed)"),
         ({"pass_items": 1_001}, "1,001 images in a pass of at most 1,000"),
+        ({"turns_s": 2.0}, "turns of 2 s with blocks of 3 s"),
+        ({"cpu_s": 20.0, "turns_s": 4.0}, "5.0 cores were busy in its turns, which may use 2"),
     ],
 )
 def test_figures_that_contradict_themselves_are_refused(changes: dict[str, Any], why: str) -> None:

@@ -288,7 +288,7 @@ def said_of(printed: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not {"pytorch", "jax"} <= set(BACKENDS_UNDER_TEST), reason="the examples need PyTorch and JAX")
-@pytest.mark.parametrize("name", ["dqn", "mingpt"])
+@pytest.mark.parametrize("name", ["dqn", pytest.param("mingpt", marks=pytest.mark.exhaustive)])
 def test_a_public_pair_says_again_what_its_page_tells(name: str) -> None:
     program = ROOT / "docs" / "examples" / f"{name}.py"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -328,7 +328,11 @@ def opened(backend: Any, task: Any) -> Outcome:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "killed"), (signal.SIGSTOP, "timeout")], ids=str)
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGKILL, "killed"), pytest.param(signal.SIGSTOP, "timeout", marks=pytest.mark.exhaustive)],
+    ids=str,
+)
 def test_a_rank_of_a_framework_that_fails_is_one_record(tmp_path: Path, name: str, number: int, status: str) -> None:
     """Whatever its own collectives make of it: hang, raise, or end the process."""
     arm = an_arm(name, processes=2)

@@ -408,7 +408,8 @@ class Loading(Strict, frozen=True):
     prepared: Feed  # training steps on batches that were ready
     fed: Feed  # training steps on batches of the loader
     compilations: Annotated[int, Meta(ge=0)] | None = None  # inside the window; None where the framework does not tell
-    cpu_s: Seconds | None = None  # processor time in the window, all threads and the loader's processes
+    cpu_s: Seconds | None = None  # processor time in the turns, all threads and the loader's processes
+    turns_s: Seconds | None = None  # the turns' wall time, with what is in no block; None in the first records
     host_peak: Bytes = Bytes(None, "not recorded")  # the process's highest resident set
 
     @property

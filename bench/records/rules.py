@@ -257,7 +257,12 @@ def _loading(record: Record) -> Iterator[str]:
     if found is None:
         return
     yield from loading_faults(found)
-    yield from _too_long(record, found.import_s + found.build_s + found.first_s + found.warmup_s + sum(found.blocks_s))
+    blocks_s, cores = sum(found.blocks_s), record.outcome.settings.get("cores")
+    yield from _too_long(record, found.import_s + found.build_s + found.first_s + found.warmup_s + blocks_s)
+    if found.turns_s is not None and found.turns_s + HICCUP_S < blocks_s:
+        yield f"turns of {found.turns_s:.4g} s with blocks of {blocks_s:.4g} s"
+    if found.turns_s and isinstance(cores, int) and (found.cpu_s or 0.0) > MOST_CPU * cores * found.turns_s + HICCUP_S:
+        yield f"{(found.cpu_s or 0.0) / found.turns_s:.1f} cores were busy in its turns, which may use {cores}"
     if (most := most_items(cell)) is not None:
         for name, feed in found.feeds.items():
             if feed.items > (at_most := most * feed.block_batches * len(feed.blocks_s)):

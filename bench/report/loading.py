@@ -12,7 +12,7 @@ from itertools import combinations
 from statistics import median
 
 from bench.records.limits import MARGIN
-from bench.records.record import LEAST_S, LOADING_PARTS, Arm, Loading, Record, control_of
+from bench.records.record import LOADING_PARTS, Arm, Loading, Record, control_of
 from bench.report import figures, grouping, rounds
 from bench.report.formats import duration, with_interval
 from bench.report.words import verdict_in_words
@@ -63,7 +63,7 @@ class Row:
 
     @property
     def cores_busy(self) -> float | None:
-        known = [one.cpu_s / max(sum(one.blocks_s), LEAST_S) for one in self.found.values() if one.cpu_s is not None]
+        known = [one.cpu_s / one.turns_s for one in self.found.values() if one.cpu_s is not None and one.turns_s]
         return median(known) if known else None
 
     @property

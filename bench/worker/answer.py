@@ -379,7 +379,7 @@ def _loading(asked: Cell, preset: Preset, ranks: Ranks, *, request: Request) -> 
         import_s=imported - start, build_s=built - imported, first_s=window.first_s, warmup_s=window.warmup_s,
         pass_batches=len(window.items), pass_items=sum(window.items),
         **{name: part.told() for name, part in window.parts.items()},
-        compilations=window.compilations, cpu_s=watch.cpu_s, host_peak=memory.host_peak(),
+        compilations=window.compilations, cpu_s=watch.cpu_s, turns_s=watch.wall_s, host_peak=memory.host_peak(),
     )  # fmt: skip
     probe = precision_probe.probe(session, device=asked.arm.device, clock=time.perf_counter)
     wrong = rules.probe_fault(asked.arm.precision, probe.error)

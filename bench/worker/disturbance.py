@@ -84,6 +84,11 @@ class Watch:
         return self._inside.own_cpu_s
 
     @property
+    def wall_s(self) -> float:
+        """The time inside."""
+        return self._inside.wall_s
+
+    @property
     def rank_cpu_s(self) -> list[float]:
         """That of each process, in the order of their ranks."""
         return list((self._inside.rank_cpu_s or {}).values())
