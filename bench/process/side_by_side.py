@@ -38,8 +38,9 @@ def execute_side_by_side(
 
     OSError where the disk does not take the files of one, which ends the others.
     """
-    width = at_once or width_for(cells)
-    alone = deadlines[cells[0].kind] if cells else Deadlines(0, {})
+    if not cells:
+        return []
+    width, alone = at_once or width_for(cells), deadlines[cells[0].kind]
     longer = replace(
         alone,
         whole_s=width * alone.whole_s,
