@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import files
+from bench.records import files, sweep_folder
 from bench.report import site
 from tests import chromium
 from tests.builders import MACHINE, a_run, changed, write_records
@@ -118,7 +118,8 @@ def test_the_published_results_make_a_site(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     pages = {path.stem for path in (tmp_path / "site" / "runs").glob("*.html")}
-    assert pages == {path.parent.name for path in (ROOT / "results").glob("*/records")}
+    whole = [*(ROOT / "results").glob("*/records"), *(ROOT / "results").glob(f"*/{sweep_folder.NAME}")]
+    assert pages == {path.parent.name for path in whole}
 
 
 # In a browser.
