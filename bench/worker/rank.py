@@ -38,6 +38,7 @@ class Follower:
     def run(self) -> None:
         """Until rank 0 is gone: EOFError."""
         while True:
+            # From rank 0, which started this process, over a socket that nobody else can open (ranks.py).
             call, arguments, dropped = pickle.loads(self.connection.recv_bytes())
             for number in dropped:
                 self.kept.pop(number, None)

@@ -10,6 +10,9 @@ The batch is the task's, whatever the number of processes: its rows are split in
 not divide, copies of the last row with weight 0 fill up the last parts. What trains nothing (evaluation, predictions, the
 probe, settings) rank 0 does alone, with its own copy of the parameters and whole batches.
 
+What is sent is pickled: tasks, options and arrays of a process to those that it started itself. The socket is a pair without a
+name or an address, which they inherit and nobody else can open, so that nothing from outside is ever unpickled.
+
 A rank that fails says why and ends; a thread of rank 0 hears it, or sees how the rank ended, and makes that this process's
 outcome. It need not wait for a collective operation that will never end.
 """
