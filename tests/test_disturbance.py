@@ -104,6 +104,15 @@ def test_the_rule_of_a_gpu(gpu: GpuState, told: str | None) -> None:
     assert judged(gpu) == told
 
 
+@pytest.mark.parametrize(
+    ("planned", "lost", "last"),
+    [(3, 0, 3), (3, 1, 4), (3, 2, 5), (3, 3, 5), (5, 3, 8), (5, 5, 8), (1, 0, 1), (1, 1, 2), (0, 0, 0)],
+)
+def test_how_many_rounds_were_planned_is_known_from_what_was_run_and_lost(planned: int, lost: int, last: int) -> None:
+    assert last == planned + min(lost, disturbed.spare_rounds(planned))
+    assert disturbed.planned_rounds(last, lost) == planned
+
+
 def test_two_stretches_of_time_are_added_up() -> None:
     one = Counters(1.0, 0.5, 0.75, None, 0.0, None, 1, 2, {"heat": 0.25, "power cap": 1.0})
     other = Counters(2.0, 1.0, 1.25, 0.5, 0.0, None, 3, 4, {"heat": 0.5})

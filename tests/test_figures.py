@@ -84,6 +84,7 @@ def test_every_figure_of_a_row_with_everything_has_a_value() -> None:
         "threads", "environment", "changes", "not_ranked_because", "tokens_per_s", "metric_minus_fastest",
         "metric_minus_fastest_low", "metric_minus_fastest_high", "equivalence", "cores_busy", "training_steps", "gpu",
         "harness", "source", "first_step_low_s", "first_step_high_s", "import_and_build_low_s", "import_and_build_high_s",
+        "seconds_to_target_low", "seconds_to_target_high",
     }  # fmt: skip  # the builder's processes all take the same time
 
 
@@ -136,6 +137,7 @@ NUMBERS = {
     "figures.py": ["float(first)"],  # of a value
     "grouping.py": ["int(median(known))"],
     "markdown.py": ["re.match('[-+>\\\\s]|\\\\d+[.)](\\\\s|$)', text)"],  # what would begin a list
+    "publish.py": ["int(block['mib'])"],  # of a page's own comment
     # The values of a field as they were typed after --vary.
     "sweep.py": ['float(value)', 'int(part)', "re.split('([0-9]+)', value)"],
     "sweep_plot.py": ['float(place)', 'float(value)'],

@@ -61,7 +61,7 @@ def test_info_says_what_is_installed_and_what_would_add_the_rest(monkeypatch: py
     assert "no-such-distribution" not in here
     (absent,) = [line for line in lines if line.startswith("  absent ")]
     assert 'no_such_module not installed; add it with: pip install -c constraints.txt -e ".[absent]"' in absent
-    assert "  here:fast               here, but faster" in lines
+    assert "  here:fast       here, but faster" in lines
 
 
 def test_info_as_json_has_the_same_and_no_path(

@@ -66,16 +66,25 @@ def test_what_the_target_costs_is_its_time_at_a_price() -> None:
     assert "at 3600 an hour" in text
 
 
-def test_reports_show_it_and_those_of_trainings_without_it_are_what_they_were() -> None:
+def test_reports_show_it() -> None:
     records = trained({"alpha": [POINTS, POINTS]})
     assert "after 25 steps" in markdown.render(records)
     assert "Quality as the training goes on" in page.render(records)
     assert "table1-quality.svg" in dict(plots.files(records))
     line = table_csv.lines(records)[0]
     assert line["seconds_to_target"] == pytest.approx(0.75)
-    plain = a_run({"alpha": [100.0, 101.0]})
-    assert "seconds_to_target" not in table_csv.lines(plain)[0]
-    assert "time to accuracy" not in markdown.render(plain)
+
+
+def test_a_training_that_is_only_evaluated_at_its_end_has_its_whole_time_to_the_target() -> None:
+    records = a_run({"alpha": [100.0, 101.0]})
+    (section,) = grouping.sections(records)
+    titles, alpha = learning.table(section)
+    assert titles == ["backend", "after 100 steps", "time to accuracy >= 0.9"]
+    whole = [one.outcome.quality.train_s for one in records if one.outcome.quality]
+    assert alpha[2] == f"{whole[0]:.2f} s, n={len(whole)}"
+    assert table_csv.lines(records)[0]["seconds_to_target"] == pytest.approx(whole[0])
+    assert "at the end of the training only" in markdown.render(records)
+    assert "at declared steps" in markdown.render(trained({"alpha": [POINTS, POINTS]}))
 
 
 @pytest.mark.parametrize(

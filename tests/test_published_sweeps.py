@@ -125,6 +125,8 @@ def test_a_page_cites_the_sentences_and_the_table_of_a_sweep(results: Path) -> N
     assert sweep.MEANING not in table
     page.write_text(text)
     assert publish.filled(page) == text
+    page.write_text(f"<!-- sentences: results/{NAME} within 1 MiB: jax: -->\n<!-- end of sentences -->\n")
+    assert "jax: batch_size 8 does not fit into 1.0 MiB (300 MiB)" in publish.filled(page)
     page.write_text(f"<!-- sentences: results/{NAME} tensorflow -->\n<!-- end of sentences -->\n")
     with pytest.raises(files.RecordError, match="no sentence of"):
         publish.filled(page)

@@ -121,6 +121,7 @@ def of_memory(sizes: dict[str, float | None]) -> list[Record]:
         ({"8": 1, "32": 2, "128": 5}, "32 fits into 4,096 MiB (2,048 MiB); batch_size 128 does not fit (5,120 MiB)."),
         ({"8": 1, "32": 2}, "32, the largest that was measured, fits into 4,096 MiB (2,048 MiB)."),
         ({"8": 5, "32": 6}, "8 does not fit into 4,096 MiB (5,120 MiB)."),
+        ({"8": 1, "32": 5, "128": 3}, "8 fits into 4,096 MiB (1,024 MiB); batch_size 32 does not fit (5,120 MiB)."),
         ({"8": 1, "32": None}, "8 fits into 4,096 MiB (1,024 MiB); batch_size 32 does not fit (out of memory)."),
     ],
 )  # fmt: skip

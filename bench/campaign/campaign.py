@@ -11,11 +11,12 @@ import msgspec
 
 from bench.campaign import cooldown, parity_cache, pilot
 from bench.campaign.journal import Journal
-from bench.campaign.plan import IN_ROUNDS, KINDS, SIDE_BY_SIDE, TaskPlan, spare_rounds
+from bench.campaign.plan import IN_ROUNDS, KINDS, SIDE_BY_SIDE, TaskPlan
 from bench.machine.signals import deferred
 from bench.process.execute import execute
 from bench.process.interpreters import Interpreter
 from bench.records import digest, files
+from bench.records.disturbed import disturbed_rounds, spare_rounds
 from bench.records.record import Cell, Kind, Ladder, Outcome, Record, RoundsPlan, Run
 
 # Until one was seen:
@@ -183,10 +184,7 @@ class Campaign:
         last = plan.rounds
         while last < plan.rounds + spare_rounds(plan.rounds):
             timed = [one for one in self.records if (one.cell.task, one.cell.kind) == (plan.name, kind)]
-            disturbed = {
-                one.cell.round for one in timed if one.outcome.disturbance and one.outcome.disturbance.disturbed
-            }
-            if last - len(disturbed) >= plan.rounds:
+            if last - len(disturbed_rounds(timed)) >= plan.rounds:
                 break
             last += 1
             more = plan.spare_round(kind, last)

@@ -14,7 +14,7 @@ import tasks
 from bench.campaign import parity_cache, selftests
 from bench.machine import describe
 from bench.process.interpreters import Interpreter
-from bench.records import limits
+from bench.records import disturbed, limits
 from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target, control_of
 from bench.records.source import harness_hash, harness_version
 from tasks.spec import Preset, describe_task, hash_json
@@ -126,7 +126,7 @@ class TaskPlan:
     def possible(self) -> list[Cell]:
         """Every process that a run can come to: as many rounds as a pilot may ask for, and those in place of disturbed ones."""
         rounds = limits.MOST_ROUNDS if self.choice.effect is not None else self.rounds
-        most = replace(self, choice=replace(self.choice, rounds=rounds + spare_rounds(rounds)))
+        most = replace(self, choice=replace(self.choice, rounds=rounds + disturbed.spare_rounds(rounds)))
         return most.cells
 
     def spare_round(self, kind: Kind, number: int) -> list[Cell]:
@@ -186,11 +186,6 @@ def orders(arms: Sequence[Any], seed: str) -> Iterator[list[Any]]:
     )  # the same as of the text, whatever somebody's record has in it
     while True:
         yield rng.sample(arms, len(arms))
-
-
-def spare_rounds(rounds: int) -> int:
-    """How many disturbed rounds are replaced: half as many as are planned."""
-    return (rounds + 1) // 2
 
 
 def make(choice: Choice) -> list[TaskPlan]:

@@ -23,7 +23,7 @@ import backends
 import tasks
 from bench.campaign import plan, resume
 from bench.campaign.journal import Journal, Line
-from bench.records import digest, files, rules, sweep_folder
+from bench.records import digest, disturbed, files, rules, sweep_folder
 from bench.records.record import Record, control_of
 from bench.records.source import harness_hash
 from bench.records.text import printable
@@ -232,10 +232,10 @@ def _kinds(measured: str) -> Sequence[str]:
 
 def _as_many_rounds(task: str, least: int, speeds: Sequence[Record]) -> Iterator[Said]:
     """Whether there are no more rounds than were planned and had to be replaced."""
-    disturbed = {one.cell.round for one in speeds if one.outcome.disturbance and one.outcome.disturbance.disturbed}
+    lost = len(disturbed.disturbed_rounds(speeds))
     last = max((one.cell.round for one in speeds), default=least)
-    if last > least + min(len(disturbed), plan.spare_rounds(least)):
-        yield "plan", f"{task}: {last} rounds, where {least} were planned and {len(disturbed)} disturbed", False
+    if disturbed.planned_rounds(last, lost) > least:
+        yield "plan", f"{task}: {last} rounds, where {least} were planned and {lost} disturbed", False
 
 
 def _count(told: str) -> int:

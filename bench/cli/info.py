@@ -56,8 +56,9 @@ def text() -> str:
         missing = f"{', '.join(backend['missing'])} not installed; add it with: {backend['install']}"
         lines.append(f"  {name:<16}{missing if backend['missing'] else installed}")
     lines += ["", "Modes, as in --arm pytorch:compile"]
-    for name, backend in found["backends"].items():
-        lines += [f"  {name + ':' + mode:<24}{what}" for mode, what in backend["modes"].items()]
+    modes = {f"{name}:{mode}": what for name, one in found["backends"].items() for mode, what in one["modes"].items()}
+    width = max(map(len, modes)) + 2
+    lines += [f"  {arm:<{width}}{what}" for arm, what in modes.items()]
     lines += ["", "Tasks, and the data of each preset"]
     for task, presets in found["tasks"].items():
         places = dict.fromkeys(presets.values())

@@ -13,8 +13,11 @@ that a larger one could move their ratio by more than the margin. Each arm's rec
 A round with a disturbed window is kept and shown, and takes part in no ratio.
 """
 
+from collections.abc import Iterable
+from itertools import count
+
 from bench.records.limits import MARGIN
-from bench.records.record import GpuState
+from bench.records.record import GpuState, Record
 
 
 def most_taken(margin: float) -> float:
@@ -57,3 +60,18 @@ def judge(
             f"{reason} for {100 * share:.1f} % of the window" for reason, share in long.items() if share > MOST_TAKEN
         ]
     return f"the GPU throttled: {', '.join(throttles)}" if throttles else None
+
+
+def disturbed_rounds(records: Iterable[Record]) -> set[int]:
+    """The rounds in which a window was disturbed."""
+    return {one.cell.round for one in records if one.outcome.disturbance and one.outcome.disturbance.disturbed}
+
+
+def spare_rounds(rounds: int) -> int:
+    """How many disturbed rounds are replaced: half as many as are planned."""
+    return (rounds + 1) // 2
+
+
+def planned_rounds(last: int, lost: int) -> int:
+    """How many rounds were planned at least, where `last` were run, and `lost` of them were disturbed."""
+    return max(last - lost, next(planned for planned in count() if planned + spare_rounds(planned) >= last))

@@ -11,13 +11,12 @@ from bench.stats import intervals
 from bench.stats.intervals import Interval
 
 MEANING = (
-    "The held-out set is evaluated at declared steps, while the clock of the training stands still. A cell has the mean over "
+    "The held-out set is evaluated {when}, while the clock of the training stands still. A cell has the mean over "
     "seeds, and the seconds of training until then: batches are read, shuffled and copied in them, the first step compiles, "
-    "and import and build are over. The time to the target ends at the first of these evaluations that reached it, so that it "
-    "is at most that long; its interval is over seeds."
+    "and import and build are over. The time to the target ends at the first evaluation that reached it, so that it is at most "
+    "that long; its interval is over seeds."
 )
-
-
+ON_THE_WAY, AT_THE_END = "at declared steps", "at the end of the training only"
 OF_ENERGY = (
     " The energy to the target is what the hardware's counters say of the same training until then, evaluations left out: the "
     "whole card or all processor packages, idle power included."
@@ -26,7 +25,8 @@ OF_ENERGY = (
 
 def meaning(section: Section) -> str:
     """What stands with the table."""
-    return MEANING + (OF_ENERGY if _is_metered(section) else "")
+    on_the_way = any(one.validation for row in section.rows for one in _trainings(row))
+    return MEANING.format(when=ON_THE_WAY if on_the_way else AT_THE_END) + (OF_ENERGY if _is_metered(section) else "")
 
 
 def _is_metered(section: Section) -> bool:
@@ -35,11 +35,11 @@ def _is_metered(section: Section) -> bool:
 
 
 def table(section: Section) -> list[list[str]]:
-    """Titles, then a line for each arm; nothing where no training was evaluated on the way."""
+    """Titles, then a line for each arm; nothing where there was no training."""
     points = sorted({step for row in section.rows for one in _trainings(row) for step, _, _ in one.validation})
-    if not points:
-        return []
     ends = sorted({one.steps for row in section.rows for one in _trainings(row)})
+    if not ends:
+        return []
     titles = [section.noun, *(f"after {step:,} steps" for step in [*points, *ends]), f"time to {section.first.target}"]
     rows = [
         [row.name, *(_at(section, row, step) for step in [*points, *ends]), _time(section, row)] for row in section.rows
@@ -141,11 +141,9 @@ def costs(section: Section, price_per_hour: float) -> list[str]:
 
 
 def values(section: Section, row: Row) -> dict[str, object]:
-    """For programs; nothing where no training was evaluated on the way."""
-    if not any(one.validation for one in _trainings(row)):
-        return {}
+    """For programs."""
     found = _interval(section, row)
-    seconds, _ = seconds_to_target(section, row)
+    seconds, trainings = seconds_to_target(section, row)
     joules = _joules(section, row)
     energy = {
         "joules_to_target": joules and joules.estimate, "joules_to_target_low": joules and joules.low,
@@ -154,6 +152,6 @@ def values(section: Section, row: Row) -> dict[str, object]:
     }  # fmt: skip
     return {
         "seconds_to_target": found and found.estimate, "seconds_to_target_low": found and found.low,
-        "seconds_to_target_high": found and found.high, "trainings_that_reached_it": len(seconds),
+        "seconds_to_target_high": found and found.high, "trainings_that_reached_it": len(seconds) if trainings else None,
         **(energy if _is_metered(section) else {}),
     }  # fmt: skip

@@ -14,7 +14,7 @@ from statistics import median
 from bench.records.limits import MARGIN
 from bench.records.record import LOADING_PARTS, Arm, Loading, Record, control_of
 from bench.report import figures, grouping, rounds
-from bench.report.formats import duration, with_interval
+from bench.report.formats import duration, significant, with_interval
 from bench.report.words import verdict_in_words
 from bench.stats import intervals, verdict
 from bench.stats.intervals import Interval
@@ -177,7 +177,7 @@ def sentences(group: Group) -> list[str]:
         for part, found in group.controls.items()
         if found.decision in ("faster", "slower")
     ]
-    told += [_cost(row.arm.name, found) for row in group.rows if (found := group.slowed(row)) is not None]
+    told += [_cost(row, found) for row in group.rows if (found := group.slowed(row)) is not None]
     for part in COMPARED:
         what, does = WHAT[part]
         for one, other in combinations([row.arm.name for row in group.ordered(part)], 2):
@@ -187,8 +187,9 @@ def sentences(group: Group) -> list[str]:
     return told
 
 
-def _cost(name: str, found: verdict.Verdict) -> str:
+def _cost(row: Row, found: verdict.Verdict) -> str:
     """Whether the loader is what a training waits for."""
+    name = row.arm.name
     many = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
     ratio = f"{with_interval(found.ratio)} times as fast as on prepared batches ({many})"
     if found.decision == "tie":
@@ -198,7 +199,8 @@ def _cost(name: str, found: verdict.Verdict) -> str:
         more = f"; about {found.rounds_needed} rounds would decide at this noise" if found.rounds_needed else ""
         return (
             f"{name}: whether it waits for its loader is not decided (ratio to prepared batches "
-            f"{with_interval(found.ratio)}, {many}{more})."
+            f"{with_interval(found.ratio)}, {many}{more}); the loader alone is "
+            f"{significant(row.mean('alone').estimate / row.mean('prepared').estimate, 2)} times as fast as that training."
         )
     if found.decision == "slower":
         return f"{name} waits for its loader: fed by it, it trains {ratio}."

@@ -2,11 +2,12 @@
 
 No published figure is typed. In a page, what stands between `<!-- table: FOLDER -->` and `<!-- end of table -->` becomes the
 brief report of the records below FOLDER, which is relative to the page; between `<!-- sentences: FOLDER TEXT -->` and
-`<!-- end of sentences -->`, its sentences that have the text in them; between `<!-- output: FILE -->` and
-`<!-- end of output -->`, the file, which is what a program printed; between `<!-- overview: PICTURE FOLDER... -->` and
-`<!-- end of overview -->`, a sentence for each of several folders, a picture, which is drawn anew, and a small table. In a
-folder of results, each run gets its table.md and table.csv, each sweep the same for every point, and its sweep.md and plots.
-README.md lists them all: the newest first, superseded ones too, and at the end corrections.md, which is kept by hand.
+`<!-- end of sentences -->`, its sentences that have the text in them (of a sweep, with `within 500 MiB: ` before the text,
+those about what fits into that); between `<!-- output: FILE -->` and `<!-- end of output -->`, the file, which is what a
+program printed; between `<!-- overview: PICTURE FOLDER... -->` and `<!-- end of overview -->`, a sentence for each of several
+folders, a picture, which is drawn anew, and a small table. In a folder of results, each run gets its table.md and table.csv,
+each sweep the same for every point, and its sweep.md and plots. README.md lists them all: the newest first, superseded ones
+too, and at the end corrections.md, which is kept by hand.
 """
 
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 import backends
-from bench.records import digest, files, rules, sweep_folder
+from bench.records import digest, disturbed, files, rules, sweep_folder
 from bench.records.record import Arm, Record
 from bench.records.text import printable
 from bench.report import (
@@ -44,7 +45,9 @@ OVERVIEW = re.compile(
     r"(<!-- overview: (?P<picture>[\w./-]+) (?P<folders>[\w./ -]+) -->\n).*?(<!-- end of overview -->)", re.DOTALL
 )
 SENTENCES = re.compile(
-    r"(<!-- sentences: (?P<folder>[\w./-]+) (?P<text>[^\n]+?) -->\n).*?(<!-- end of sentences -->)", re.DOTALL
+    r"(<!-- sentences: (?P<folder>[\w./-]+) (?:within (?P<mib>\d+) MiB: )?(?P<text>[^\n]+?) -->\n)"
+    r".*?(?P<end><!-- end of sentences -->)",
+    re.DOTALL,
 )
 BLOCK = re.compile(r"(<!-- table: (?P<folder>[\w./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -70,10 +73,11 @@ def filled(page: Path) -> str:
         return f"{block[1]}\n{form.brief(_records(folder))}\n{block[3]}"
 
     def told(block: re.Match[str]) -> str:
-        found = [one for one in _told(page.parent / block["folder"]) if block["text"] in one]
+        limit = int(block["mib"]) * 2**20 if block["mib"] else None
+        found = [one for one in _told(page.parent / block["folder"], limit) if block["text"] in one]
         if not found:
             raise files.RecordError(f"{page}: no sentence of {block['folder']} has {block['text']!r} in it")
-        return "\n".join([block[1], "", *(f"- {markdown.escape(one)}" for one in found), "", block[4]])
+        return "\n".join([block[1], "", *(f"- {markdown.escape(one)}" for one in found), "", block["end"]])
 
     def overview(block: re.Match[str]) -> str:
         return f"{block[1]}\n{_overview(_sections(page, block), block['picture'])}\n{block[4]}"
@@ -100,12 +104,15 @@ def sentences(records: Sequence[Record]) -> list[str]:
     return found + [one for group in explanations.groups(records) for one in explanations.sentences(group)]
 
 
-def _told(folder: Path) -> list[str]:
-    """The sentences of a run's folder, or of a sweep's."""
+def _told(folder: Path, memory_limit: int | None = None) -> list[str]:
+    """The sentences of a run's folder; of a sweep's, what fits into so many bytes, or without a limit its verdicts."""
     records = _records(folder)
     if not sweep_folder.is_one(folder):
         return sentences(records)
-    return [text for one in sweep.sweeps(records) for text in sweep.verdicts(one)]
+    found = sweep.sweeps(records)
+    if memory_limit is not None:
+        return [text for one in found for text in sweep.fitting(one, memory_limit)]
+    return [text for one in found for text in sweep.verdicts(one)]
 
 
 def pictures(page: Path) -> dict[Path, str]:
@@ -138,13 +145,15 @@ def _overview(sections: Sequence[Section], picture: str) -> str:
         markdown.table(titles, rows),
         "",
     ]
-    seen: dict[str, None] = {}
+    seen: dict[str, list[str]] = defaultdict(list)  # where and when -> the tasks that were measured so
     for section in sections:
         versions = {part: version for row in section.rows for part, version in sorted(row.versions.items())}
         main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "tensorflow", "jax") if name in versions)
         way = f"{section.common('precision') or 'several precisions'} on the {section.common('device') or 'devices named'}"
-        seen[f"Measured {section.day} in {way}, with {main}, on {dict(facts.machine(section))['Machine']}."] = None
-    return "\n".join([*lines, *map(markdown.escape, seen), ""])
+        where = f"measured {section.day} in {way}, with {main}, on {dict(facts.machine(section))['Machine']}."
+        seen[where].append(section.first.task)
+    lines += ["- " + markdown.escape(f"{', '.join(tasks)}: {where}") for where, tasks in seen.items()]
+    return "\n".join([*lines, ""])
 
 
 def tables(folder: Path) -> dict[Path, str]:
@@ -286,9 +295,11 @@ def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
 def command(section: Section) -> str:
     """The command that makes such a run."""
     first, arms = section.first, [row.arm for row in sorted(section.rows, key=lambda row: row.name)]
-    records = [one.cell for row in section.rows for one in row.records]
-    rounds = max((cell.round for cell in records if cell.kind in ("speed", *apart.MODULES)), default=0)
-    seeds = len({cell.seed for cell in records if cell.kind == "quality"})
+    records = [one for row in section.rows for one in row.records]
+    timed = [one for one in records if one.cell.kind in ("speed", *apart.MODULES)]
+    last = max((one.cell.round for one in timed), default=0)
+    rounds = disturbed.planned_rounds(last, len(disturbed.disturbed_rounds(timed)))
+    seeds = len({one.cell.seed for one in records if one.cell.kind == "quality"})
     words = ["framework-bench", "run", "--task", first.task, "--preset", first.preset]
     words += [word for name, value in first.changes.items() for word in ("--set", f"{name}={value}")]
     common = {name: getattr(arms[0], name) for name in ("device", "precision", "threads") if section.common(name)}
@@ -299,7 +310,7 @@ def command(section: Section) -> str:
         words += [word for arm in typed for word in ("--arm", arm)]
     elif names != sorted(backends.BACKENDS):
         words += [word for name in names for word in ("--backend", name)]
-    kinds = {cell.kind for cell in records}
+    kinds = {one.cell.kind for one in records}
     words += [word for kind in apart.MODULES if kinds == {kind} for word in ("--measure", kind)]
     words += ["--control"] if section.control else []
     for option, value in (("--rounds", rounds), ("--seeds", seeds), ("--threads", common.get("threads"))):

@@ -107,7 +107,8 @@ def _speeds(fastest: str, found: Mapping[str, verdict.Verdict | None]) -> str:
     """How the fastest arm compares with each of the others."""
     faster = [f"{with_interval(one.ratio)} times as fast as {name}" for name, one in found.items()
               if one is not None and one.decision == "faster"]  # fmt: skip
-    told = [f"{fastest} trains {' and '.join(faster)}"] if faster else []
+    *before, last = faster or [""]
+    told = [f"{fastest} trains {', '.join(before)}{' and ' if before else ''}{last}"] if faster else []
     for name, one in found.items():
         if one is None or one.decision != "faster":
             word = "a tie" if one is not None and one.decision == "tie" else "not decided"

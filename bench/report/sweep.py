@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, groupby
+from itertools import combinations, groupby, takewhile
 from typing import NamedTuple
 
 import backends
@@ -230,16 +230,19 @@ def fitting(sweep: Sweep, limit: int) -> list[str]:
     """Up to which value of the axis each arm's peak of memory fits into so many bytes, by what was measured.
 
     The peak is the device's where it has memory of its own, else the host's. Where memory ran out, that is a point as well.
+    What fits lies below the first value that does not, even where a larger one happened to need less.
     """
     told = []
     field = sweep.fields[sweep.axis]
     for held, points in sweep.along(sweep.axis):
         for name in sweep.lines:
             peaks = [
-                (point[sweep.axis], _peak(spot.row)) for point in points if (spot := sweep.points[point].get(name))
+                (point[sweep.axis], peak)
+                for point in points
+                if (spot := sweep.points[point].get(name)) and (peak := _peak(spot.row)) is not None
             ]
-            fits = [(value, peak) for value, peak in peaks if peak is not None and peak <= limit]
-            beyond = [(value, peak) for value, peak in peaks if peak is not None and peak > limit]
+            fits = list(takewhile(lambda one: one[1] <= limit, peaks))
+            beyond = peaks[len(fits) :]
             if not fits and not beyond:
                 continue
             parts = []
