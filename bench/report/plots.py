@@ -59,8 +59,9 @@ def plots(section: Section, names: Sequence[str]) -> Iterator[Plot]:
 
 
 def overview(sections: Sequence[Section]) -> Plot:
-    """The speed of every ranked row relative to the fastest of its table, a panel for each table."""
-    names = sorted({row.name for section in sections for row in section.ranked})
+    """The speed of every ranked row relative to the fastest of its table, a panel for each table, a colour for each backend."""
+    names = {row.name for section in sections for row in section.ranked}
+    backends = sorted({row.arm.backend for section in sections for row in section.ranked})
     with drawing():
         figure = Figure(figsize=(WIDTH + 1.2, 1.3 + 0.25 * len(names)), layout="constrained")
         panels = figure.subplots(1, len(sections), sharex=True, squeeze=False)[0]
@@ -70,14 +71,19 @@ def overview(sections: Sequence[Section]) -> Plot:
                 ratio = found.ratio if found else intervals.Interval(1.0, None, None, 0)
                 known = ratio.low is not None and ratio.high is not None
                 sides = [[ratio.estimate - (ratio.low or 0)], [(ratio.high or 0) - ratio.estimate]] if known else None
-                colour = COLOURS[names.index(row.name) % len(COLOURS)]
-                axes.errorbar(ratio.estimate, place, xerr=sides, color=colour, marker="o", capsize=3, linestyle="")
+                colour = COLOURS[backends.index(row.arm.backend) % len(COLOURS)]
+                axes.errorbar(
+                    ratio.estimate, place, xerr=sides, color=colour, marker="o", capsize=3, linestyle="",
+                    markerfacecolor=colour if row.arm.mode == "default" else "white",
+                )  # fmt: skip
             named(axes, [row.name for row in section.ranked])
             axes.set_title(label(section.first.task), fontsize="medium")
             axes.set_xlim(0, 1.1)
             axes.set_xlabel("speed, fastest = 1")
-    told = " ".join(map(summary.conclusion, sections))
-    return Plot("overview", "Speed relative to the fastest", f"Dots with intervals. {told}", figure)
+    told = " ".join(
+        ("Dots with intervals, hollow for other modes than the default.", *map(summary.conclusion, sections))
+    )
+    return Plot("overview", "Speed relative to the fastest", told, figure)
 
 
 def files(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
