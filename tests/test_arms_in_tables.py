@@ -312,7 +312,7 @@ def test_the_page_filters_rows_by_arm_device_and_precision() -> None:
     assert options["device"] == ["cpu", "gpu"]
     assert options["precision"] == ["bfloat16", "float32"]
     rows = re.findall(r'<tr data-arm="(\d)" data-device="(\d)" data-precision="(\d)">', text)
-    assert rows == [("1", "1", "2"), ("2", "2", "1")] * 2  # in the table and in the one of times
+    assert rows == [("1", "1", "2"), ("2", "2", "1")] * 3  # in the tables of figures, of times and of how quality grew
 
 
 @pytest.mark.slow
@@ -320,4 +320,4 @@ def test_the_page_filters_rows_by_arm_device_and_precision() -> None:
 def test_arms_of_any_name_have_rows_and_filters(name: str) -> None:
     text = page.render(arm("alpha", FAST) + arm(name, SLOW))
     assert len(grouping.sections(arm("alpha", FAST) + arm(name, SLOW))[0].rows) == 2
-    assert text.count('<tr data-arm="2"') == 2
+    assert text.count('<tr data-arm="2"') == 3
