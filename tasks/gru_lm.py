@@ -256,7 +256,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
             warmup_steps=3, blocks=20, rounds=5, seeds=3,
             # Published: 229.9, single seeds 225.7 to 234.0, a standard deviation of 3.0 (results/*-gru_lm-standard-*).
             # The margin: 2 %. Backends differed by 0.1 to 1.0, with intervals up to 2.6.
-            # No evaluations on the way: each takes a third as long as the training, and the target lies near its end.
+            # No evaluations on the way: each takes a third as long as the whole training.
             target=Target("perplexity", at_most=250, margin=5),
         ),
         "full": lambda: Preset(

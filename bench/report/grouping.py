@@ -13,6 +13,7 @@ from itertools import combinations
 from statistics import fmean, median
 
 from bench.records import proof, rules, steadiness
+from bench.records.disturbed import disturbed_rounds
 from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, SelfTest, Timings, control_of
 from bench.stats import equivalence, intervals, verdict
 
@@ -380,10 +381,7 @@ def _section(records: Sequence[Record]) -> Section:
         rows.setdefault(one.cell.arm.hash, Row(one.cell.arm)).records.append(one)
     for row in rows.values():
         row.records.sort(key=lambda r: (r.cell.kind, r.cell.round, r.cell.seed, r.outcome.started_utc))
-    watched = [one for one in records if one.cell.kind == "speed" and one.outcome.disturbance]
-    disturbed = frozenset(
-        one.cell.round for one in watched if one.outcome.disturbance and one.outcome.disturbance.disturbed
-    )
+    disturbed = frozenset(disturbed_rounds(one for one in records if one.cell.kind == "speed"))
     stopped = (one for one in records if (one.cell.kind, one.outcome.status) == ("speed", "interrupted"))
     unfinished = frozenset(one.cell.round for one in stopped)
     for row in rows.values():  # whole rounds: their figures are compared with each other

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bench.records import rules
+from bench.records.disturbed import disturbed_rounds
 from bench.records.record import Arm, Kind, Record
 from bench.report import facts, figures, grouping
 
@@ -44,7 +45,7 @@ def by_run(records: Iterable[Record], kind: Kind) -> list[list[Record]]:
 def counted(records: Sequence[Record], figures_of: Callable[[Record], Timed | None]) -> Counted:
     """The arms of a run that have climbed their ladders and failed in no round, without the rounds that were disturbed."""
     lost = {one.cell.round for one in records if one.outcome.status == "interrupted"}
-    lost |= {one.cell.round for one in records if one.outcome.disturbance and one.outcome.disturbance.disturbed}
+    lost |= disturbed_rounds(records)
     failures = [f"{_name(one)}: {why}" for one in records if (why := _unfit(one))]
     found = {id(one): figures_of(one) for one in records}
     failures += [f"{_name(one)}: not steady" for one in records if (timed := found[id(one)]) and not timed.steady]
