@@ -10,9 +10,11 @@ from scipy.stats import ttest_ind
 
 from bench.records.record import Disturbance, Record
 from bench.report import compare
+from bench.stats import welch
 from tasks.spec import hash_json
 from tests.builders import MACHINE, a_quality, a_record, a_row, a_run, changed
 from tests.test_inference import an_asked_run
+from tests.test_loading import a_loaded_run
 from tests.test_report import FAST, SLOW, TWO, replaced, tables
 
 KEY = ("mnist_mlp", "quick")
@@ -49,7 +51,7 @@ def test_the_interval_is_welchs() -> None:
     expected = ttest_ind(
         [math.log(v) for v in after], [math.log(v) for v in before], equal_var=False
     ).confidence_interval()
-    found = compare.ratio_of([math.log(v) for v in before], [math.log(v) for v in after])
+    found = welch.ratio([math.log(v) for v in before], [math.log(v) for v in after])
     assert (found.low, found.high) == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
     assert found.n == 3
 
@@ -265,3 +267,13 @@ def test_predictions_of_two_runs_are_compared_size_by_size() -> None:
     assert "x, asked with batch 1 (preset quick): faster (ratio 2.0" in compare.render(found)
     with pytest.raises(compare.NotComparable, match="no cell in common"):
         compare.compare(before, a_row("x", FAST))
+
+
+def test_loaders_are_compared_as_rows_of_their_own() -> None:
+    before, after = (
+        {"x": [(400.0, 200.0, fed), (401.0, 201.0, fed + 1), (399.0, 199.0, fed - 1)]} for fed in (190.0, 95.0)
+    )
+    found = compare.compare(a_loaded_run(before), a_loaded_run(after))
+    told = {change.key[-1]: change.decision for change in found.changes}
+    assert told == {"x, fed by its loader": "slower", "x, loader alone": "tie"}
+    assert len(compare.objections(found, {"slower"})) == 1

@@ -1,10 +1,13 @@
 """What many records cost: copies a run until there are thousands, and asks each command for its time and memory.
 
     python -m bench.checks.many results/2026-11-26-gru_lm-standard-cpu --records 10000
+    python -m bench.checks.many results/2026-11-26-gru_lm-standard-cpu --records 10000 --each 10
 
-A benchmark, not a test. Every copy is a run of its own, under another id, so that the commands see as many tables as runs.
+A benchmark, not a test. Every copy is a run of its own, under another id, so that the commands see as many tables as runs; with
+`--each`, it has the first arms of the run, up to so many records, and a machine of its own. What it prints is Markdown.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +20,9 @@ import click
 import msgspec
 
 from bench.records import files
-from bench.records.record import Record
-from bench.report.formats import mebibytes
+from bench.records.record import CONTROL, Record
+from bench.report import markdown
+from bench.report.formats import mebibytes, significant
 
 FORMATS = ("csv", "json", "markdown", "html")
 
@@ -33,42 +37,86 @@ class Cost(NamedTuple):
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--records", default=10_000, show_default=True, type=click.IntRange(min=1))
-def main(run: Path, records: int) -> None:
-    """Prints CPU seconds and peak memory of `report` in each format, of `check`, and of the site."""
+@click.option("--each", type=click.IntRange(min=1), help="At most so many records in a run, of a machine of its own.")
+def main(run: Path, records: int, each: int | None) -> None:
+    """Prints CPU seconds and peak memory of `report` in each format, of `check`, of `submit --gather`, and of the site."""
     found, problems = files.read_folder(run)
     if problems or not found:
         raise click.ClickException(f"{run}: {'; '.join(problems) or 'no records'}")
+    found = first_arms(found, each) if each else found
     with tempfile.TemporaryDirectory(prefix="framework-bench-") as name:
-        results = Path(name, "results")
-        folders = [str(copied(found, results, number)) for number in range(-(-records // len(found)))]
-        click.echo(f"{len(folders) * len(found):,} records in {len(folders):,} runs")
-        for form in FORMATS:
-            told(f"report --format {form}", ["-m", "bench", "report", *folders, "--format", form])
-        told("check", ["-m", "bench", "check", *folders])
-        told("site", ["-m", "bench.report.site", str(results), str(Path(name, "site"))])
+        results, site = Path(name, "results"), Path(name, "site")
+        folders = [copied(found, results, at, own_machine=bool(each)) for at in range(-(-records // len(found)))]
+        as_submitted(results, folders)
+        paths = [str(folder) for folder in folders]
+        asked = {f"`report --format {form}`": ["-m", "bench", "report", *paths, "--format", form] for form in FORMATS}
+        asked["`check`"] = ["-m", "bench", "check", *paths]
+        asked["`submit --gather`"] = ["-m", "bench", "submit", "--gather", "--output", str(results)]
+        asked["the site"] = ["-m", "bench.report.site", str(results), str(site)]
+        lines = []
+        for what, arguments in asked.items():
+            cost = measured(arguments)
+            lines.append([what, f"{significant(cost.cpu_s)} s", mebibytes(cost.peak_bytes)])
+        machine = json.loads(subprocess.check_output([sys.executable, "-m", "bench", "info", "--json"]))["machine"]
+        click.echo(f"On {machine['cpu']}, {machine['cores']} cores.\n")
+        click.echo(
+            f"{len(folders) * len(found):,} records in {len(folders):,} runs of {len(found)} hold "
+            f"{mebibytes(stored(results))}, and their site {mebibytes(stored(site))}:\n"
+        )
+        click.echo(markdown.table(["command", "CPU", "memory"], lines))
 
 
-def copied(found: Sequence[Record], results: Path, number: int) -> Path:
+def first_arms(found: Sequence[Record], most: int) -> list[Record]:
+    """The records of a run's first arms: as many arms as have at most so many records, but one at least."""
+    arms = sorted({one.cell.arm.name for one in found} - {CONTROL})
+    chosen: list[Record] = []
+    for arm in arms:
+        of = [one for one in found if one.cell.arm.name == arm]
+        if chosen and len(chosen) + len(of) > most:
+            break
+        chosen += of
+    return chosen
+
+
+def copied(found: Sequence[Record], results: Path, number: int, *, own_machine: bool) -> Path:
     """A run of the same records under another id."""
     folder = results / f"2026-01-01-run-{number:05d}"
     (folder / "records").mkdir(parents=True)
     for one in found:
-        run = msgspec.structs.replace(one.run, id=f"{number:016x}")
+        cpu = f"{one.run.machine.cpu} number {number}" if own_machine else one.run.machine.cpu
+        machine = msgspec.structs.replace(one.run.machine, cpu=cpu)
+        run = msgspec.structs.replace(one.run, id=f"{number:016x}", machine=machine)
         files.write_bytes(folder / "records" / one.cell.file_name, files.encode(msgspec.structs.replace(one, run=run)))
     files.write_digest(folder)
     return folder
 
 
-def told(name: str, arguments: Sequence[str]) -> None:
-    """Prints what a command cost."""
-    cost = measured(arguments)
-    click.echo(f"{name}: {cost.cpu_s:.1f} s of CPU, {mebibytes(cost.peak_bytes)}")
+def as_submitted(results: Path, folders: Sequence[Path]) -> None:
+    """Leaves what `submit` leaves of jobs that have ended (bench/cli/submitting.py)."""
+    jobs = results / "jobs"
+    jobs.mkdir()
+    known = {folder.name: {"job": "0", "executor": "local"} for folder in folders}
+    (jobs / "submitted.json").write_text(json.dumps(known), encoding="ascii")
+    for folder in folders:
+        (jobs / f"{folder.name}.exit").write_text("0\n", encoding="ascii")
+
+
+def stored(folder: Path) -> int:
+    """Bytes of all files below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def measured(arguments: Sequence[str]) -> Cost:
-    """Runs a command of this program to its end."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    usage = os.wait4(process.pid, 0)[2]
+    """Runs a command of this program to its end; ClickException with its words where it fails."""
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=words)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            words.seek(0)
+            raise click.ClickException(
+                f"{' '.join(arguments[:4])} ended with {process.returncode}: {words.read(2_000).decode(errors='replace')}"
+            )
     return Cost(usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss)
 
 

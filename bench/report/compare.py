@@ -1,30 +1,29 @@
 """Two folders of records, cell by cell: what an upgrade of a framework, or another machine, did.
 
 A cell is an arm, by its name, on a task and preset. The rounds of two runs were not interleaved, so they are not
-paired: the logarithms of the throughputs, one per process, are compared by Welch's t test (1947,
-https://www.jstor.org/stable/2332510) against the margin of verdict.py, and over the cells the decisions are Holm's. What
+paired: the logarithms of the throughputs, one per process, are compared by Welch's t test
+(bench/stats/welch.py) against the margin of verdict.py, and over the cells the decisions are Holm's. What
 counts as a figure of speed, and which row is ranked, is decided as for a table (bench/report/grouping.py).
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
 from backends import TUNED
 from bench.records import rules
 from bench.records.limits import MARGIN
 from bench.records.record import Bytes, Record
 from bench.records.text import printable
-from bench.report import figures, grouping, inference, markdown
+from bench.report import figures, grouping, inference, loading, markdown
 from bench.report.formats import mebibytes, with_interval
 from bench.report.grouping import Row, Section
-from bench.stats import intervals
+from bench.stats import welch
 from bench.stats.intervals import Interval
 from bench.stats.verdict import ERROR, Decision
 
@@ -48,15 +47,16 @@ class Cell(NamedTuple):
 
 
 @dataclass
-class Asked(Row):
-    """An arm that was asked with one size of batch, as a row whose throughput is its answers' (bench/report/inference.py)."""
+class Beside(Row):
+    """An arm in what is measured beside training, as a row with that throughput (bench/report/apart.py)."""
 
-    batch_size: int = 0
+    what: str = ""  # that was done
+    kind: str = ""  # of its records: the name of their figures
     rates: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.arm.name}, asked with batch {self.batch_size}"
+        return f"{self.arm.name}, {self.what}"
 
     @property
     def throughputs(self) -> dict[int, float]:
@@ -71,8 +71,8 @@ class Asked(Row):
         return None  # what is not proven is in no group
 
     def bytes_of(self, name: str) -> Bytes:
-        asked = [one.outcome.inference for one in self.records if one.outcome.inference is not None]
-        known = [size for one in asked if (size := getattr(one, name, Bytes(None, "-")).bytes) is not None]
+        found = [getattr(one.outcome, self.kind) for one in self.records]
+        known = [size for one in found if one and (size := getattr(one, name, Bytes(None, "-")).bytes) is not None]
         return Bytes(int(median(known))) if known else Bytes(None, "not measured")
 
 
@@ -111,7 +111,7 @@ def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float 
     decisions = decide(logs, margin)
     changes = [
         Change(
-            key, first[key], second[key], decisions.get(key), ratio_of(*logs[key]) if key in logs else None,
+            key, first[key], second[key], decisions.get(key), welch.ratio(*logs[key]) if key in logs else None,
             _why_not(first[key].row, second[key].row),
         )
         for key in common
@@ -148,8 +148,12 @@ def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
     judged = rules.judged(records)[0]
     found = [Cell(section, row) for section in grouping.sections(judged) for row in section.rows]
     found += [
-        Cell(group.section, Asked(row.arm, list(row.records.values()), batch_size=size, rates=row.rates(size)))
+        _beside(group, row, "inference", f"asked with batch {size}", row.rates(size))
         for group in inference.groups(judged) for size in group.sizes for row in group.rows
+    ]  # fmt: skip
+    found += [
+        _beside(group, row, "loading", loading.WHAT[part][0].lower(), row.rates(part))
+        for group in loading.groups(judged) for part in loading.COMPARED for row in group.rows
     ]  # fmt: skip
     for cell in found:
         first = cell.section.first
@@ -160,6 +164,11 @@ def _cells(records: Iterable[Record], which: str) -> dict[Key, Cell]:
             )
         cells[key] = cell
     return cells
+
+
+def _beside(group: Any, row: Any, kind: str, what: str, rates: Mapping[int, float]) -> Cell:
+    made = Beside(row.arm, list(row.records.values()), what=what, kind=kind, rates=rates)
+    return Cell(group.section, made)
 
 
 def _refusals(key: Key, before: Cell, after: Cell) -> list[str]:
@@ -196,40 +205,9 @@ def _logs(row: Row) -> list[float]:
     return [math.log(value) for value in row.throughputs.values()]
 
 
-class _Difference(NamedTuple):
-    """Of the means of logarithms."""
-
-    centre: float
-    error: float  # 0: nothing is known about the noise
-    freedom: float
-
-
-def _difference(before: Sequence[float], after: Sequence[float]) -> _Difference:
-    centre = float(np.mean(after) - np.mean(before))
-    if min(len(before), len(after)) < 2:
-        return _Difference(centre, 0.0, 0.0)
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (before, after)]
-    error = math.sqrt(sum(parts))
-    if error <= intervals.ROUNDING:
-        return _Difference(centre, 0.0, 0.0)
-    # Welch-Satterthwaite
-    shares = [part / sum(parts) for part in parts]
-    freedom = 1 / sum(share**2 / (len(v) - 1) for share, v in zip(shares, (before, after), strict=True))
-    return _Difference(centre, error, freedom)
-
-
-def ratio_of(before: Sequence[float], after: Sequence[float]) -> Interval:
-    found = _difference(before, after)
-    n = min(len(before), len(after))
-    if not found.error:
-        return Interval(math.exp(found.centre), None, None, n)
-    half = found.error * float(stdtrit(found.freedom, (1 + intervals.LEVEL) / 2))
-    return Interval(math.exp(found.centre), math.exp(found.centre - half), math.exp(found.centre + half), n)
-
-
 def decide(logs: dict[Key, tuple[list[float], list[float]]], margin: float) -> dict[Key, Decision]:
     """Holm's decisions over the cells: the surest first, and none after one that is not decided."""
-    differences = {key: _difference(*pair) for key, pair in logs.items()}
+    differences = {key: welch.difference(*pair) for key, pair in logs.items()}
     edge = math.log1p(margin)
 
     def p_value(key: Key) -> float:
