@@ -139,7 +139,8 @@ def test_time_beside_and_time_withheld_are_read(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("psutil.cpu_times", lambda percpu: [processor] * 4)
     monkeypatch.setattr(cores, "usable", lambda: [0, 1])
     monkeypatch.setattr(quota, "throttled", lambda: quota.Throttled(periods=3, core_s=0.25))
-    found = disturbance.read({2}, None)
+    monkeypatch.setattr(disturbance, "siblings_of", lambda of_cores: {2})
+    found = disturbance.read(None)
     assert (found.busy_s, found.stolen_s, found.siblings_s, found.withheld_s) == (12.0, 1.0, 6.0, 0.25)
 
 

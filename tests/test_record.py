@@ -690,11 +690,12 @@ def test_two_arms_with_another_way_are_other_programs() -> None:
         msgspec.structs.replace(arm, **change)
         for change in (
             {"backend": "jax"}, {"mode": "compile"}, {"device": "gpu"}, {"precision": "float64"}, {"threads": 1},
-            {"python": "3.12.1"}, {"environment": {"A": "1"}}, {"slow_down": 0.1}, {"processes": 2}, {"name": "b"},
+            {"python": "3.12.1"}, {"environment": {"A": "1"}}, {"slow_down": 0.1}, {"processes": 2},
+            {"processes": 2, "nodes": 2}, {"name": "b"},
         )
     ]  # fmt: skip
     assert len({one.hash for one in [arm, *others]}) == 1 + len(others)
-    assert [one.way == arm.way for one in others] == [False] * 9 + [True]
+    assert [one.way == arm.way for one in others] == [False] * 10 + [True]
 
 
 @pytest.mark.parametrize("made", a_row("alpha", [10]), ids=lambda made: made.cell.kind)

@@ -177,6 +177,49 @@ def test_a_field_of_the_arms_varies_within_one_run(field: str) -> None:
     assert pair == f"jax and pytorch: a tie within 3 % at {field} 1 and 2."
 
 
+def growing() -> list[Record]:
+    """One process and two, each on one core, at two batches: with twice the batch two are 1.6 times as fast as one."""
+    speeds = {("8", 1): 100.0, ("8", 2): 90.0, ("16", 1): 110.0, ("16", 2): 160.0}
+    made = []
+    for number, size in enumerate(("8", "16")):
+        for count in (1, 2):
+            way = {"threads": 1, "processes": count}
+            common = {
+                "id": f"r{number}",
+                "changes": {"batch_size": size},
+                "spec": {"task": "mnist_mlp", "batch_size": int(size)},
+            }
+            rates = noise(speeds[size, count])
+            for one in a_row("jax", rates, name=f"jax:threads=1,processes={count}", **way, **common):
+                settings = {**one.outcome.settings, "cores": 1}
+                made.append(one if one.cell.kind == "quality" else changed(one, settings=settings))
+    return [one for one in made if one.cell.kind != "quality"]
+
+
+def test_with_a_batch_that_grows_with_the_processes_there_is_a_weak_scaling_efficiency() -> None:
+    (found,) = sweep.sweeps(growing())
+    assert found.fields == ["batch_size", "processes"]
+    told = [text for text in sweep.sentences(found) if "weak" in text]
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"jax: weak scaling: 2 processes of 1 core each with batch_size 16 train 1[.](59|60)\d* \([^)]+\) times as fast as one "
+        r"of 1 core with batch_size 8, an efficiency of (79|80)[.]\d+ \([^)]+\) % "
+        r"\(5 and 5 rounds, which did not take turns\)[.]",
+        told[0],
+    )
+
+
+def test_without_the_same_cores_or_the_grown_batch_there_is_none() -> None:
+    small = [one for one in growing() if (one.cell.changes["batch_size"], one.cell.arm.processes) != ("16", 2)]
+    others = [
+        changed(one, settings={**one.outcome.settings, "cores": 2}) if one.cell.arm.processes == 1 else one
+        for one in growing()
+    ]
+    for records in (small, others):
+        (found,) = sweep.sweeps(records)
+        assert not any("weak" in text for text in sweep.sentences(found))
+
+
 def test_records_of_one_point_are_no_sweep() -> None:
     assert sweep.render(a_point({"jax": noise(100)}, "r", batch_size="8")) == sweep.NOTHING
     assert sweep.render([]) == sweep.NOTHING

@@ -5,8 +5,10 @@ rank 0's address, and are told of it in the same variables.
 """
 
 import os
+import socket
 from dataclasses import dataclass
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -29,11 +31,18 @@ def join(options: Options) -> None:
     os.environ |= {
         "MASTER_ADDR": host, "MASTER_PORT": port, "RANK": str(options.rank), "WORLD_SIZE": str(options.processes),
     }  # fmt: skip
-    if host.startswith("127."):
-        os.environ["GLOO_SOCKET_IFNAME"] = (
-            "lo"  # or gloo asks for the address of the machine's name, which need not have one
-        )
+    if interface := _interface(options.addresses[options.rank].rpartition(":")[0]):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     dist.init_process_group("nccl" if options.device == "gpu" else "gloo", init_method="env://")
+
+
+def _interface(host: str) -> str | None:
+    """The network interface with an address of this machine; without it, gloo takes that of the machine's own name."""
+    address = socket.gethostbyname(host)
+    if address.startswith("127."):
+        return "lo"
+    found = ((name, one.address) for name, of_it in psutil.net_if_addrs().items() for one in of_it)
+    return next((name for name, known in found if known == address), None)
 
 
 def wrapped(net: torch.nn.Module, device: torch.device) -> DistributedDataParallel:

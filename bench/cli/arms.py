@@ -4,6 +4,7 @@ r"""Arms as they are typed: `--arm [LABEL=]BACKEND[==RELEASE][:ITEM[,ITEM...]]`,
     --arm jax --arm jax:precision=bfloat16 --arm jax:rbg+flat
     --arm jax==0.10.1 --arm jax==0.10.2
     --arm pytorch:threads=1 --arm pytorch:threads=1,processes=2
+    --arm pytorch --arm pytorch:processes=2,nodes=2
     --arm old=pytorch:python=../torch-2.12/bin/python --arm pytorch
     --arm jax:env.XLA_FLAGS=--xla_cpu_use_onednn=true
 
@@ -24,13 +25,13 @@ import msgspec
 import backends
 from backends.api import DEFAULT_MODE, mode_of
 from bench.cli.options import UserError, nearest
-from bench.machine import cores, describe
+from bench.machine import cores, describe, hosts
 from bench.process import environment, interpreters, releases
 from bench.process.interpreters import Interpreter
 from bench.records.record import MOST_RANKS, Arm, Label
 from bench.records.text import printable
 
-KEYS = ("mode", "device", "precision", "threads", "processes", "python", "env.NAME")
+KEYS = ("mode", "device", "precision", "threads", "processes", "nodes", "python", "env.NAME")
 DEVICES = ("auto", "cpu", "gpu")
 
 
@@ -168,7 +169,8 @@ def _arm(typed: Typed, defaults: Defaults) -> tuple[Arm, str | None]:
         precision=items.get("precision", defaults.precision),
         threads=_threads(said, items["threads"]) if "threads" in items else defaults.threads,
         environment=variables,
-        processes=_processes(said, items.get("processes", "1")),
+        processes=_processes(said, "processes", items.get("processes", "1")),
+        nodes=_processes(said, "nodes", items.get("nodes", "1")),
     )
     _check_precision(said, arm)
     _check_processes(said, arm)
@@ -232,20 +234,30 @@ def _check_precision(said: str, arm: Arm) -> None:
         raise UserError(f"{said}: tf32 is a mode of a GPU's tensor cores, which a CPU does not have; use float32")
 
 
-def _processes(said: str, text: str) -> int:
+def _processes(said: str, what: str, text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,5}", text) or int(text) > MOST_RANKS:
-        raise UserError(f"{said}: processes {printable(text)!r} is not a number of processes from 1 to {MOST_RANKS}")
+        raise UserError(f"{said}: {what} {printable(text)!r} is not a number of {what} from 1 to {MOST_RANKS}")
     return int(text)
 
 
 def _check_processes(said: str, arm: Arm) -> None:
-    """Whether an arm's processes find room: on a CPU the cores that each asks for, and GPUs are not shared out yet."""
+    """Whether an arm's processes find room: machines that are known, and on a CPU the cores that each asks for."""
+    if arm.processes % arm.nodes:
+        raise UserError(
+            f"{said}: {arm.processes} processes cannot be spread over {arm.nodes} machines, as many on each"
+        )
+    try:
+        hosts.of_ranks(arm.processes, arm.nodes)
+    except hosts.HostsError as error:
+        raise UserError(printable(f"{said}: {error}")) from error
     if arm.processes == 1:
         return
     if arm.device == "gpu":
         raise UserError(f"{said}: several processes on GPUs are not started yet; use device=cpu")
     if arm.threads is not None:
-        checked_threads(f"{said}: {arm.processes} processes of {arm.threads} threads each", arm.processes * arm.threads)
+        each = arm.processes // arm.nodes
+        where = " on each machine" if arm.nodes > 1 else ""
+        checked_threads(f"{said}: {each} processes of {arm.threads} threads each{where}", each * arm.threads)
 
 
 def _threads(said: str, text: str) -> int:

@@ -154,7 +154,8 @@ def common_options(command: Any) -> Any:
                      help="A task; repeatable. Default: all."),
         click.option("--arm", "arm_texts", multiple=True, metavar="[LABEL=]BACKEND[:ITEM,...]",
                      help="A row of the table: one backend, used in one way; repeatable. An ITEM is a mode (see `info`; join "
-                          "several with +) or a setting: device=, precision=, threads=, processes=, python= or env.NAME=."),
+                          "several with +) or a setting: device=, precision=, threads=, processes=, nodes=, python= or "
+                          "env.NAME=."),
         click.option("--backend", "backend_names", multiple=True, type=NameOrModule("backend", backends.BACKENDS),
                      help="Short for --arm BACKEND; repeatable. Default: every installed backend."),
         click.option("--track", default="default", show_default=True, type=OneOf("track", ("default", "tuned", "both")),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backends import Entry
-from bench.machine import nvml
+from bench.machine import hosts, nvml
 from bench.process import phases
 from bench.records.record import Arm
 
@@ -62,6 +62,8 @@ def for_child(
         env["CUDA_VISIBLE_DEVICES"] = "-1"
     elif chosen := nvml.uuid():  # the card that is described and watched, and no other
         env["CUDA_VISIBLE_DEVICES"] = chosen
+    if arm.nodes > 1:
+        env |= hosts.ways()
     if temporary is not None:
         env["TMPDIR"] = str(temporary)
     if (ROOT / "pyproject.toml").exists():  # a clone, which need not be installed

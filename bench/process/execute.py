@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 import backends
-from bench.machine import cores
+from bench.machine import cores, hosts
 from bench.process import environment, launch
 from bench.process.interpreters import Interpreter
 from bench.process.request import Request
@@ -100,7 +100,10 @@ def started(
     data = str(data_dir.absolute()) if data_dir else None
     traces = str(folder / TRACES / Path(cell.file_name).stem) if cell.kind == "explain" else None
     shares = cores_of(cell.arm)
-    asked = Request(cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares)
+    asked = Request(
+        cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares,
+        hosts.of_ranks(cell.arm.processes, cell.arm.nodes), hosts.remote(),
+    )  # fmt: skip
     files.write(request_path, asked)
     with contextlib.ExitStack() as stack:
         for path in (request_path, answer_path):
@@ -124,8 +127,10 @@ def started(
 
 
 def cores_of(arm: Arm) -> list[list[int]]:
-    """The cores to bind each of an arm's processes to; an empty list where it may use all."""
-    return cores.shares(arm.processes, arm.threads) if arm.processes > 1 else [cores.chosen(arm.threads)]
+    """The cores to bind each of an arm's processes to; an empty list where it may use all. The same on each machine."""
+    if arm.processes == 1:
+        return [cores.chosen(arm.threads)]
+    return arm.nodes * cores.shares(arm.processes // arm.nodes, arm.threads)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """What a child process is asked for."""
 
+from collections.abc import Sequence
+
 from bench.records.record import Cell, Strict
 
 
@@ -16,3 +18,5 @@ class Request(Strict, frozen=True):
     gpu_arms: int = 1  # processes of this round that use the GPU
     traces: str | None = None  # absolute; a new folder for what a profiler writes
     cores: list[list[int]] | None = None  # of each of the arm's processes; an empty list binds none
+    hosts: Sequence[str] = ()  # the machine of each of the arm's processes, where they are on several
+    remote: str = ""  # the command that reaches another one

@@ -480,6 +480,7 @@ class Arm(Strict, frozen=True, dict=True):  # with room for what is computed onc
     environment: dict[str, str] = {}  # variables that were asked for
     slow_down: Share = 0.0  # injected by a self-test: this share of the timed steps is done twice and counted once
     processes: Annotated[int, Meta(ge=1, le=MOST_RANKS)] = 1  # that train one model together; `threads` is of each
+    nodes: Annotated[int, Meta(ge=1, le=MOST_RANKS)] = 1  # machines that its processes are spread over, as many on each
 
     @property
     def way(self) -> dict[str, Any]:
@@ -492,9 +493,9 @@ class Arm(Strict, frozen=True, dict=True):  # with room for what is computed onc
 
     @property
     def _declared(self) -> dict[str, Any]:
-        """Its fields; one process goes without saying, as in the names of files from before there were more."""
+        """Its fields; one process and one machine go without saying, as in the names of files from before there were more."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        return fields if self.processes > 1 else {k: v for k, v in fields.items() if k != "processes"}
+        return {name: value for name, value in fields.items() if name not in ("processes", "nodes") or value > 1}
 
     @property
     def way_typed(self) -> str:
@@ -507,6 +508,7 @@ class Arm(Strict, frozen=True, dict=True):  # with room for what is computed onc
         items = [self.mode] if self.mode != "default" else []
         items += [f"{name}={value}" for name, value in declared.items() if value not in (None, common.get(name))]
         items += [f"processes={self.processes}"] if self.processes > 1 else []
+        items += [f"nodes={self.nodes}"] if self.nodes > 1 else []
         items += [f"env.{name}={value}" for name, value in sorted(self.environment.items())]
         head = self.name.partition(":")[0]
         release = head if self.python and head.startswith(f"{self.backend}==") else ""

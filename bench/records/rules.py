@@ -309,7 +309,8 @@ def _work(cell: Cell, timings: Timings) -> Iterator[str]:
 def _way(record: Record, timings: Timings) -> Iterator[str]:
     """Whether it was measured in the way that was asked for, on a machine that was watched."""
     outcome, arm, recorded = record.outcome, record.cell.arm, record.run.measurement > 1
-    cores = min((arm.threads or record.run.machine.cores) * arm.processes, record.run.machine.cores)
+    there_are = arm.nodes * record.run.machine.cores
+    cores = min((arm.threads or there_are) * arm.processes, there_are)
     if why := cores_fault(timings, cores):
         yield why
     if outcome.probe is not None and (why := probe_fault(arm.precision, outcome.probe.error)):
@@ -352,7 +353,7 @@ def _memory(record: Record) -> Iterator[str]:
     memory = record.outcome.memory
     if memory is None:
         return
-    there_is = record.run.machine.memory_bytes
+    there_is = record.cell.arm.nodes * record.run.machine.memory_bytes
     for name in ("host_import", "host_peak", "host_peak_training"):
         size = getattr(memory, name).bytes
         if size is not None and size > there_is:

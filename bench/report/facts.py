@@ -227,6 +227,6 @@ def _pythons(rows: Sequence[Row]) -> str:
 def _cores(section: Section) -> str:
     """How many cores were in use: those of the machine, or as many as the arms say."""
     cores = section.run.machine.cores
-    used = sorted({min(cores, (row.arm.threads or cores) * row.arm.processes) for row in section.rows})
+    used = sorted({min(cores, (row.arm.threads or cores) * row.arm.processes // row.arm.nodes) for row in section.rows})
     of_all = "" if used == [cores] else f"{' or '.join(map(str, used))} of "
     return f"{of_all}{cores} cores"

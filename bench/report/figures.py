@@ -239,7 +239,8 @@ def _arm_values(section: Section, row: Row) -> Values:
     arm, cell = row.arm, section.first
     return {
         "arm": arm.name, "backend": arm.backend, "mode": arm.mode, "device": arm.device, "precision": arm.precision,
-        "threads": arm.threads, **({} if section.common("processes") == "1" else {"processes": arm.processes}),
+        "threads": arm.threads,
+        **{name: getattr(arm, name) for name in ("processes", "nodes") if section.common(name) != "1"},
         "python": row.python,
         "environment": " ".join(f"{name}={value}" for name, value in sorted(arm.environment.items())) or None,
         "task": cell.task, "preset": cell.preset,

@@ -1,12 +1,15 @@
-"""What several processes are worth: an arm of N beside the same arm of one, in the rounds that both have.
+"""What several processes are worth: an arm of N beside the same arm of one.
 
-With as many cores to each process as the one had, speed-up over N is the scaling efficiency, here the strong one: the batch is
-the task's, whatever N. Where one process had other cores than each of the N, the speed-up says whether to split those cores.
+With as many cores to each process as the one had, speed-up over N is the scaling efficiency. In the rounds of one table it is
+the strong one: the batch is the task's, whatever N. Over the points of a sweep it is the weak one too: N processes with N times
+the batch. Where one process had other cores than each of the N, the speed-up says whether to split those cores.
 """
+
+import math
 
 from bench.report.formats import mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
-from bench.stats import intervals
+from bench.stats import intervals, welch
 from bench.stats.intervals import Interval
 
 
@@ -21,7 +24,7 @@ def ranks(row: Row) -> str:
     """The figures of each process of an arm of several; empty for others."""
     speed = next((one.outcome for one in row.counted if one.outcome.ranks), None)
     memory = next((one.outcome.ranks for one in row.of("memory") if one.outcome.ranks), [])
-    told = []
+    told = [f"on {row.arm.nodes} machines"] if row.arm.nodes > 1 else []
     if speed is not None and speed.timings is not None:
         busy = [significant(one.cpu_s / speed.timings.window_s) for one in speed.ranks if one.cpu_s is not None]
         cores = [str(one.cores) for one in speed.ranks if one.cores is not None]
@@ -38,10 +41,27 @@ def speed_up(row: Row, one: Row) -> Interval | None:
     return intervals.geometric_mean([several[number] / alone[number] for number in shared]) if shared else None
 
 
+def weak(row: Row, one: Row, size: str, alone_size: str) -> str:
+    """What is to be said of N processes with N times the batch of one; empty where their cores are not the same, or unknown.
+
+    They are points of a sweep, which did not take turns.
+    """
+    cores, processes = _cores(row), row.arm.processes
+    if cores is None or cores != _cores(one):
+        return ""
+    before, after = ([math.log(rate) for rate in of.comparable.values()] for of in (one, row))
+    found = welch.ratio(before, after)
+    return (
+        f"weak scaling: {processes} processes of {_counted(cores)} each with {size} train {with_interval(found)} times as fast "
+        f"as one of {_counted(cores)} with {alone_size}, an efficiency of {_efficiency(found, processes)} % "
+        f"({len(after)} and {len(before)} rounds, which did not take turns)."
+    )
+
+
 def _alone(row: Row, one: Row) -> bool:
     """Whether two arms differ in the number of processes, of which one has one, and at most in the cores of each."""
     apart = {name for name, value in row.arm.way.items() if one.arm.way.get(name, 1) != value}
-    return one.arm.processes == 1 and "processes" in apart and apart <= {"processes", "threads"}
+    return one.arm.processes == 1 and "processes" in apart and apart <= {"processes", "nodes", "threads"}
 
 
 def _sentence(row: Row, one: Row) -> str:
@@ -53,12 +73,16 @@ def _sentence(row: Row, one: Row) -> str:
     told = f"{row.name} trains {with_interval(found)} times as fast as {one.name} ({rounds})"
     if cores is None or alone is None:
         return f"{told}."
-    each = f"{processes} processes of {_counted(cores)} each against one of {_counted(alone)}"
+    over = f" on {row.arm.nodes} machines" if row.arm.nodes > 1 else ""
+    each = f"{processes} processes of {_counted(cores)} each{over} against one of {_counted(alone)}"
     if cores != alone:
         return f"{told}: {each}."
-    low, high = (None if bound is None else bound / processes for bound in (found.low, found.high))
-    efficiency = Interval(found.estimate / processes, low, high, found.n)
-    return f"{told}: a scaling efficiency of {with_interval(efficiency, 100)} %, {each}."
+    return f"{told}: a scaling efficiency of {_efficiency(found, processes)} %, {each}."
+
+
+def _efficiency(speed_up: Interval, processes: int) -> str:
+    low, high = (None if bound is None else bound / processes for bound in (speed_up.low, speed_up.high))
+    return with_interval(Interval(speed_up.estimate / processes, low, high, speed_up.n), 100)
 
 
 def _counted(cores: int) -> str:

@@ -13,13 +13,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, groupby, takewhile
+from itertools import combinations, groupby, product, takewhile
 from typing import NamedTuple
 
 import backends
 from bench.records.limits import MARGIN
 from bench.records.record import Record
-from bench.report import figures, grouping, markdown, summary
+from bench.report import figures, grouping, markdown, scaling, summary
 from bench.report.formats import mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals, verdict
@@ -33,6 +33,9 @@ OF_ARMS = ("threads", "processes", "precision", "mode", RELEASE)
 
 RUN = "run"
 """By which two runs of one point are told apart."""
+
+BATCH, PROCESSES = "batch_size", "processes"
+"""The field of a task that grows with the processes in weak scaling, and theirs."""
 
 UNKNOWN = "unknown"
 """A release of which a record does not tell."""
@@ -223,7 +226,7 @@ def sentences(sweep: Sweep) -> list[str]:
             parts = _parts(sweep, points, one, other)
             if parts:
                 told.append(f"{f'With {held}: ' if held else ''}{one} and {other}: {'; '.join(parts)}.")
-    return told
+    return [*told, *_weak(sweep)]
 
 
 def fitting(sweep: Sweep, limit: int) -> list[str]:
@@ -277,6 +280,27 @@ def _worth(sweep: Sweep) -> Iterator[str]:
                 there = ", ".join(f"{field}={there}" for field, here, there in values if here != there)
                 times = f"{with_interval(found.ratio)} times as fast with {here} as with {there}"
                 yield f"{f'With {held}: ' if held else ''}{name} is {times}: {found.decision}."
+
+
+def _weak(sweep: Sweep) -> Iterator[str]:
+    """Of each arm of N processes at N times a batch: against one process at that batch."""
+    if not {BATCH, PROCESSES} <= set(sweep.fields):
+        return
+    varying = [sweep.fields.index(field) for field in (BATCH, PROCESSES)]
+    for name, base, point in product(sweep.lines, sweep.points, sweep.points):
+        spots = [sweep.points[at].get(name) for at in (base, point)]
+        held = [f"{sweep.fields[at]}={value}" for at, value in enumerate(base) if at not in varying]
+        prefix = f"With {', '.join(held)}: " if held else ""
+        alike = all(base[at] == point[at] for at in range(len(base)) if at not in varying)
+        if not alike or any(spot is None or spot.row.unfit is not None for spot in spots):
+            continue
+        one, several = (spot for spot in spots if spot is not None)
+        small, grown = (spot.section.first.spec.get(BATCH, 0) for spot in (one, several))
+        processes = several.row.arm.processes
+        if one.row.arm.processes == 1 < processes and grown == processes * small:
+            told = scaling.weak(several.row, one.row, f"{BATCH} {grown}", f"{BATCH} {small}")
+            if told:
+                yield f"{prefix}{name}: {told}"
 
 
 def _parts(sweep: Sweep, points: Sequence[Point], one: str, other: str) -> list[str]:

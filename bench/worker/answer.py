@@ -96,7 +96,9 @@ def answer(request: Request, *, give_up: GiveUp | None = None) -> Outcome:
     """
     asked = request.cell
     hide(request.hidden)
-    ranks = Ranks(asked.arm.processes, asked.arm.backend, request.hidden, request.cores or ())
+    ranks = Ranks(
+        asked.arm.processes, asked.arm.backend, request.hidden, request.cores or (), request.hosts, request.remote
+    )  # fmt: skip
     if give_up is not None:
         ranks.give_up = give_up
     try:
@@ -177,7 +179,12 @@ def describe_fall(ladders: list[Ladder]) -> str:
 def _speed(asked: Cell, preset: Preset, ranks: Ranks, *, request: Request) -> Outcome:
     on_gpu = asked.arm.device == "gpu"
     watch = disturbance.Watch(
-        gpu=on_gpu, before=request.gpu_before, arms=request.gpu_arms, of_cores=ranks.cores, cpu_s=ranks.cpu_s
+        gpu=on_gpu,
+        before=request.gpu_before,
+        arms=request.gpu_arms,
+        of_cores=ranks.cores,
+        cpu_s=ranks.cpu_s,
+        elsewhere=ranks.taken_elsewhere,
     )
     start = time.perf_counter()
     backend = _load(asked, ranks)

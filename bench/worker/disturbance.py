@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import psutil
@@ -51,12 +52,22 @@ class Counters(NamedTuple):
     rank_cpu_s: Mapping[int, float] | None = None  # rank -> its part of own_cpu_s
 
 
+class Taken(NamedTuple):
+    """What the kernel counted of the cores of one machine, in seconds, as in Counters."""
+
+    busy_s: float | None
+    stolen_s: float | None
+    siblings_s: float | None
+    withheld_s: float | None
+
+
 class Watch:
     """A context around the window, or around each of its parts; afterwards `cpu_s` and `disturbance` say what happened inside.
 
     Made before the framework is imported, so that it knows which processes the GPU had before; or `before` are the ids of those
     (`nvml.processes`), when `arms` processes of the same run use the card and this is not the first one. An arm of several
-    processes has `of_cores`, the cores of all of them, and `cpu_s`, which tells the processor time of each.
+    processes has `of_cores`, the cores of all of them on a machine, and `cpu_s`, which tells the processor time of each; where
+    they are on several machines, `elsewhere` tells what was taken on each of the others.
     """
 
     def __init__(
@@ -67,12 +78,13 @@ class Watch:
         arms: int = 1,
         of_cores: Collection[int] | None = None,
         cpu_s: Callable[[], Sequence[float]] = lambda: [time.process_time()],
+        elsewhere: Callable[[], Sequence[Taken]] = list,
     ) -> None:
         self._cores, self._cpu_clock = cores.usable() if of_cores is None else sorted(of_cores), cpu_s
+        self._elsewhere, self._machines = elsewhere, 1
         self._card = nvml.card() if gpu else None
         self._before = nvml.processes(self._card) or () if before is None else before
         self._arms = arms
-        self._siblings = cores.siblings(self._cores)
         self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._inside = Counters()
         self._since_us = 0  # when the first part began, by the wall clock
@@ -102,14 +114,17 @@ class Watch:
         part = between(self._opened, self._read())
         self._inside = both(self._inside, part) if self.disturbance else part
         gpu = gpu_state(self._card, self._inside, others=self._others_on_the_card()) if self._card else None
-        self.disturbance = assess(self._inside, core_count=len(self._cores) or cores.count(), load=self._load, gpu=gpu)
+        count = self._machines * (len(self._cores) or cores.count())
+        self.disturbance = assess(self._inside, core_count=count, load=self._load, gpu=gpu)
 
     def forget(self) -> None:
         """What happened so far does not count."""
         self._inside, self._since_us, self.disturbance = Counters(), 0, None
 
     def _read(self) -> Counters:
-        return read(self._siblings, self._card, of_cores=self._cores, cpu_s=self._cpu_clock)
+        elsewhere = self._elsewhere()
+        self._machines = 1 + len(elsewhere)
+        return read(self._card, of_cores=self._cores, cpu_s=self._cpu_clock, elsewhere=elsewhere)
 
     def _others_on_the_card(self) -> int | None:
         now = nvml.processes(self._card)
@@ -121,33 +136,44 @@ class Watch:
 
 
 def read(
-    siblings: Collection[int],
     card: Any | None,
     *,
     of_cores: Collection[int] | None = None,
     cpu_s: Callable[[], Sequence[float]] = lambda: [time.process_time()],
+    elsewhere: Sequence[Taken] = (),
 ) -> Counters:
-    """The counters now; of these cores, by default those that this process may use."""
+    """The counters now; of these cores, by default those that this process may use, and of other machines."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    busy, stolen, beside = None, None, None
-    with suppress(AttributeError, OSError, IndexError):
-        processors = psutil.cpu_times(percpu=True)
-        usable = [processors[core] for core in (cores.usable() if of_cores is None else of_cores)]
-        beside = sum(_busy(processors[core]) for core in siblings)
-        busy, stolen = sum(map(_busy, usable)), sum(processor.steal for processor in usable)
-    withheld, own_cpu_s = quota.throttled(), cpu_s()
+    machines = [taken(cores.usable() if of_cores is None else of_cores), *elsewhere]
+    sums = [None if None in of_each else sum(of_each) for of_each in zip(*machines, strict=True)]
+    own_cpu_s = cpu_s()
     return Counters(
         wall_s=time.perf_counter(),
         own_cpu_s=sum(own_cpu_s),
-        busy_s=busy,
-        stolen_s=stolen,
-        siblings_s=beside,
-        withheld_s=None if withheld is None else withheld.core_s,
+        **Taken(*sums)._asdict(),
         involuntary_switches=usage.ru_nivcsw,
         major_page_faults=usage.ru_majflt,
         throttled_s=_throttled_s(card),
         rank_cpu_s=dict(enumerate(own_cpu_s)),
     )
+
+
+def taken(of_cores: Collection[int]) -> Taken:
+    """What the kernel counted so far of cores of this machine."""
+    busy, stolen, beside = None, None, None
+    with suppress(AttributeError, OSError, IndexError):
+        processors = psutil.cpu_times(percpu=True)
+        own = [processors[core] for core in of_cores]
+        beside = sum(_busy(processors[core]) for core in siblings_of(tuple(of_cores)))
+        busy, stolen = sum(map(_busy, own)), sum(processor.steal for processor in own)
+    withheld = quota.throttled()
+    return Taken(busy, stolen, beside, None if withheld is None else withheld.core_s)
+
+
+@cache
+def siblings_of(of_cores: tuple[int, ...]) -> set[int]:
+    """cores.siblings, which reads many files."""
+    return cores.siblings(of_cores)
 
 
 def with_children() -> list[float]:

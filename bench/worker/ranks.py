@@ -1,8 +1,9 @@
 """One arm over several processes: this worker is rank 0, and the others make the same calls in the same order.
 
-Rank 0 starts them as its own children, in its own process group, so that whatever ends it ends them. Each opens a session of
+Rank 0 starts them as its own children, in its own process group, so that whatever ends it ends them; those on another machine
+through a command that reaches it (bench/machine/hosts.py), and they end when that does. Each opens a session of
 the same backend with its rank in `Options`; how they exchange gradients is the framework's business. A call of rank 0's session
-is sent to them over a socket before rank 0 makes it itself: a batch once, by `prepare`, as the rows of each rank, and a step as
+is sent to them over a pipe before rank 0 makes it itself: a batch once, by `prepare`, as the rows of each rank, and a step as
 a few bytes that name the batch, or all steps of a timed block together. Between two calls they sleep in a read, and so they do
 when another arm has its turn.
 
@@ -10,15 +11,17 @@ The batch is the task's, whatever the number of processes: its rows are split in
 not divide, copies of the last row with weight 0 fill up the last parts. What trains nothing (evaluation, predictions, the
 probe, settings) rank 0 does alone, with its own copy of the parameters and whole batches.
 
-What is sent is pickled: tasks, options and arrays of a process to those that it started itself. The socket is a pair without a
-name or an address, which they inherit and nobody else can open, so that nothing from outside is ever unpickled.
+What is sent is pickled: tasks, options and arrays of a process to those that it started itself, over their standard input and
+output, which nobody else can open, so that nothing from outside is ever unpickled.
 
 A rank that fails says why and ends; a thread of rank 0 hears it, or sees how the rank ended, and makes that this process's
 outcome. It need not wait for a collective operation that will never end.
 """
 
 import contextlib
+import errno
 import itertools
+import os
 import pickle
 import queue
 import random
@@ -33,13 +36,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn, cast
 
+import msgspec
 import numpy as np
 import psutil
 
 from backends.api import Backend, DeviceMemory, Options, Session, Settings, Unsupported
-from bench.machine import cores
-from bench.records.record import Bytes, Outcome, Rank, Status
-from bench.worker import memory
+from bench.machine import cores, describe, hosts
+from bench.records.record import Bytes, Machine, Outcome, Rank, Status
+from bench.records.source import harness_hash
+from bench.worker import disturbance, memory
 from tasks.spec import Array, Batch, Params, Task, hash_arrays
 
 LOOPBACK = "127.0.0.1"
@@ -56,6 +61,14 @@ class Start(NamedTuple):
     hidden: Sequence[str]
     rank: int
     processes: int
+    elsewhere: bool = False  # on another machine than rank 0
+
+
+class About(NamedTuple):
+    """The first that a rank tells."""
+
+    versions: Mapping[str, str]
+    installation: tuple[str, Machine] | None = None  # source of framework-bench, and machine, where that is another one
 
 
 class Failure(NamedTuple):
@@ -95,6 +108,8 @@ class Ranks:
     backend: str = ""
     hidden: Sequence[str] = ()
     shares: Sequence[Sequence[int]] = ()  # the cores of each rank
+    hosts: Sequence[str] = ()  # the machine of each rank, where they are on several
+    remote: str = ""  # the command that reaches another one (bench/machine/hosts.py)
     give_up: GiveUp = _raise  # ends this process with an outcome; called from another thread
     _others: list["_Other"] = field(default_factory=list)
 
@@ -104,8 +119,13 @@ class Ranks:
         self.addresses: tuple[str, ...] = ()
 
     @property
+    def nodes(self) -> int:
+        """On how many machines they are."""
+        return len(set(self.hosts)) or 1
+
+    @property
     def cores(self) -> list[int]:
-        """Those of all ranks."""
+        """Those of all ranks of a machine, the same on each."""
         return sorted({core for share in self.shares for core in share}) or cores.usable()
 
     def start(self, *, addresses: Sequence[str] = ()) -> None:
@@ -113,14 +133,25 @@ class Ranks:
         self.addresses = tuple(addresses)
         for rank in range(1, self.processes):
             share = self.shares[rank] if self.shares else ()
-            start = Start(self.backend, self.hidden, rank, self.processes)
-            self._others.append(_Other(start, share, self._failed))
+            elsewhere = bool(self.hosts) and self.hosts[rank] != self.hosts[0]
+            start = Start(self.backend, self.hidden, rank, self.processes, elsewhere)
+            command = [sys.executable, "-P", "-m"]
+            command += ["bench.machine.cores", ",".join(map(str, share))] if share else []
+            command += ["bench.worker.rank"]
+            if elsewhere:
+                command = hosts.command(self.remote, self.hosts[rank], command, os.environ)
+            self._others.append(_Other(start, command, self._failed))
+        hosts.forget_ways()
 
     def wrap(self, backend: Backend) -> Backend:
         """A backend whose sessions train in all ranks, once these have imported the framework in the same versions."""
         if not self._others:
             return backend
-        for rank, versions in enumerate(self.replies(), start=1):
+        installation = installed() if self.nodes > 1 else None
+        for rank, about in enumerate(self.replies(), start=1):
+            versions = about.versions
+            if installation and about.installation and (what := _apart(installation, about.installation)):
+                raise RuntimeError(f"rank {rank} is on a machine with another {what}, than rank 0")
             if apart := {name for name, own in backend.versions().items() if versions.get(name) != own}:
                 name = sorted(apart)[0]
                 own, other = backend.versions()[name], versions.get(name)
@@ -141,6 +172,13 @@ class Ranks:
         """The answers of the other ranks to the latest call that has one."""
         return [other.replies.get() for other in self._others]
 
+    def free_addresses(self) -> tuple[str, ...]:
+        """Where the framework of each rank may listen: on the loopback interface, or on each rank's machine by its name."""
+        if self.nodes == 1:
+            return tuple(free_addresses(self.processes))
+        self.tell_each("free_address", lambda rank: (self.hosts[rank],))
+        return (*free_addresses(1, host=self.hosts[0]), *self.replies())
+
     def every(self, figure: str) -> list[Any]:
         """One of FIGURES in each rank, rank 0 first."""
         self.tell("figure", figure)
@@ -148,12 +186,22 @@ class Ranks:
 
     def cpu_s(self) -> list[float]:
         """Processor time of each rank so far, all its threads."""
+        for other in self._others:
+            if other.start.elsewhere:
+                other.send(pickle.dumps(("figure", ("cpu_s",), [])))
         return [time.process_time(), *(other.cpu_s() for other in self._others)]
+
+    def taken_elsewhere(self) -> list[disturbance.Taken]:
+        """What the kernel counted on each of the other machines (bench/worker/disturbance.py)."""
+        others = list({self.hosts[one.start.rank]: one for one in self._others if one.start.elsewhere}.values())
+        for other in others:
+            other.send(pickle.dumps(("taken", (self.cores,), [])))
+        return [other.replies.get() for other in others]
 
     @property
     def granted(self) -> int:
         """How many cores the ranks may keep busy together."""
-        return min(len(self.cores), self.processes * cores.granted()) if self._others else cores.granted()
+        return min(self.nodes * len(self.cores), self.processes * cores.granted()) if self._others else cores.granted()
 
     def figures(self, session: Session, *, cpu_s: Sequence[float], host_peaks: Sequence[Bytes]) -> list[Rank]:
         """Those of each rank; none where there is one. What is not given is asked for, or was not measured."""
@@ -193,34 +241,31 @@ class Ranks:
 class _Other:
     """Another rank, as rank 0 sees it."""
 
-    def __init__(self, start: Start, share: Sequence[int], failed: Callable[[int, Failure], None]) -> None:
+    def __init__(self, start: Start, command: Sequence[str], failed: Callable[[int, Failure], None]) -> None:
         from multiprocessing.connection import Connection  # which an arm of one process does without
 
-        self.rank, self._failed = start.rank, failed
+        self.start, self._failed = start, failed
         self.replies = queue.SimpleQueue[Any]()
         self._ending = False
-        ours, theirs = socket.socketpair()
-        pinned = ["bench.machine.cores", ",".join(map(str, share))] if share else []
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", *pinned, "bench.worker.rank", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        self._clock = _cpu_clock(self._process.pid)
-        self._connection = Connection(ours.detach())
+        (read, told), (asked, written) = os.pipe(), os.pipe()
+        self._process = subprocess.Popen(command, stdin=read, stdout=written)
+        for theirs in (read, written):
+            os.close(theirs)
+        self._calls, self._answers = Connection(told, readable=False), Connection(asked, writable=False)
+        self._clock = None if start.elsewhere else _cpu_clock(self._process.pid)
         self.send(pickle.dumps(start))
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: bytes) -> None:
         try:
-            self._connection.send_bytes(message)
+            self._calls.send_bytes(message)
         except OSError:  # it is gone, and the thread that listens tells how
             time.sleep(SETTLE_S + ENDING_S)
             raise
 
     def cpu_s(self) -> float:
-        return self._clock()
+        """Read here, or what one on another machine answers, which was asked."""
+        return float(self._clock() if self._clock else self.replies.get())
 
     def end(self) -> None:
         self._ending = True
@@ -231,7 +276,7 @@ class _Other:
         failure = None
         try:
             while failure is None:
-                told = self._connection.recv()
+                told = self._answers.recv()
                 if isinstance(told, Failure):
                     failure = told
                 else:
@@ -239,7 +284,7 @@ class _Other:
         except (EOFError, OSError):
             failure = self._ended()
         if not self._ending:
-            self._failed(self.rank, failure)
+            self._failed(self.start.rank, failure)
 
     def _ended(self) -> Failure:
         try:
@@ -268,7 +313,7 @@ class Ranking:
         """A session in each rank."""
         ranks, number = self.ranks, next(self.ranks.numbers)
         if not self._opened:
-            ranks.addresses = ranks.addresses or tuple(free_addresses(ranks.processes))
+            ranks.addresses = ranks.addresses or ranks.free_addresses()
             check_free(ranks.addresses[0], rank=0)
             self._opened = True
         own = replace(options, processes=ranks.processes, addresses=ranks.addresses)
@@ -404,7 +449,7 @@ class Ranked(Numbered):
 
 FIGURES: Mapping[str, Callable[[], Any]] = {
     "cores": cores.in_force, "host_now": memory.host_now, "host_peak": memory.host_peak,
-    "reset_host_peak": memory.reset_host_peak,
+    "reset_host_peak": memory.reset_host_peak, "cpu_s": time.process_time,
 }  # fmt: skip
 """What a rank tells of itself."""
 
@@ -430,23 +475,45 @@ def shares_of(batch: Batch, processes: int) -> list[Batch]:
     return parts
 
 
+def installed() -> tuple[str, Machine]:
+    """The source of framework-bench, and the machine."""
+    return harness_hash(), describe.describe()
+
+
+def _apart(one: tuple[str, Machine], other: tuple[str, Machine]) -> str:
+    """What differs between two installations, in words; empty where nothing does."""
+    if one[0] != other[0]:
+        return "source of framework-bench"
+    fields = zip(
+        Machine.__struct_fields__, msgspec.structs.astuple(one[1]), msgspec.structs.astuple(other[1]), strict=True
+    )
+    return next(
+        (f"{name.replace('_', ' ')} ({theirs}, not {ours})" for name, ours, theirs in fields if ours != theirs), ""
+    )
+
+
 def digest(session: Session) -> str:
     """Of a session's parameters."""
     params = session.params()
     return hash_arrays(*(params[name] for name in sorted(params)))
 
 
-def free_addresses(count: int) -> list[str]:
-    """So many addresses on the loopback interface whose ports nobody uses."""
+def free_addresses(count: int, *, host: str = LOOPBACK) -> list[str]:
+    """So many addresses of this machine, by default on the loopback interface, whose ports nobody uses."""
     found: list[str] = []
     with contextlib.ExitStack() as stack:
         for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-            with contextlib.suppress(OSError):
-                stack.enter_context(socket.create_server((LOOPBACK, port)))
-                found.append(f"{LOOPBACK}:{port}")
+            try:
+                stack.enter_context(socket.create_server((host, port)))
+                found.append(f"{host}:{port}")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise RuntimeError(
+                        f"the name of this machine is none that it can listen at: {error.strerror}"
+                    ) from error
             if len(found) == count:
                 return found
-    raise RuntimeError(f"no {count} free ports from {PORTS.start} to {PORTS.stop - 1} of {LOOPBACK}")
+    raise RuntimeError(f"no {count} free ports from {PORTS.start} to {PORTS.stop - 1}")
 
 
 def check_free(address: str, *, rank: int) -> None:
@@ -455,7 +522,7 @@ def check_free(address: str, *, rank: int) -> None:
     try:
         socket.create_server((host, int(port))).close()
     except OSError as error:
-        raise RuntimeError(f"port {port} of {host}, for rank {rank}: {error.strerror}") from error
+        raise RuntimeError(f"port {port}, for rank {rank}: {error.strerror}") from error
 
 
 def _cpu_clock(pid: int) -> Callable[[], float]:
