@@ -49,9 +49,9 @@ def main(run: Path, records: int, each: int | None) -> None:
         folders = [copied(found, results, at, own_machine=bool(each)) for at in range(-(-records // len(found)))]
         as_submitted(results, folders)
         paths = [str(folder) for folder in folders]
-        asked = {f"`report --format {form}`": ["-m", "bench", "report", *paths, "--format", form] for form in FORMATS}
-        asked["`check`"] = ["-m", "bench", "check", *paths]
-        asked["`submit --gather`"] = ["-m", "bench", "submit", "--gather", "--output", str(results)]
+        asked = {f"report --format {form}": ["-m", "bench", "report", *paths, "--format", form] for form in FORMATS}
+        asked["check"] = ["-m", "bench", "check", *paths]
+        asked["submit --gather"] = ["-m", "bench", "submit", "--gather", "--output", str(results)]
         asked["the site"] = ["-m", "bench.report.site", str(results), str(site)]
         lines = []
         for what, arguments in asked.items():
@@ -112,11 +112,10 @@ def measured(arguments: Sequence[str]) -> Cost:
         process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=words)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            words.seek(0)
-            raise click.ClickException(
-                f"{' '.join(arguments[:4])} ended with {process.returncode}: {words.read(2_000).decode(errors='replace')}"
-            )
+        words.seek(0)
+        said = words.read(2_000).decode(errors="replace")
+        if process.returncode and said:  # `check` prints what it finds, and copies are no whole runs
+            raise click.ClickException(f"{' '.join(arguments[:4])} ended with {process.returncode}: {said}")
     return Cost(usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss)
 
 
