@@ -135,7 +135,7 @@ def test_each_machine_needs_the_cores_of_its_own_processes_only(machines: None) 
 
 
 def test_a_machine_gets_the_declared_environment_and_nothing_of_this_machines_own() -> None:
-    env = {"A": "b c", "HF_TOKEN": "secret", "TMPDIR": "/here", "FRAMEWORK_BENCH_PIPES": "1", "SLURM_JOB_ID": "7"}
+    env = {"A": "b c", "HF_TOKEN": "secret", "TMPDIR": "/here", "FRAMEWORK_BENCH_PIPES": "1", "https_proxy": "u:p@x"}
     made = hosts.command(hosts.SSH, "far", ["python", "-m", "x y"], env)
     assert made[0] == "ssh"
     assert made[-2:] == ["far", "exec env -i 'A=b c' python -m 'x y'"]

@@ -25,7 +25,7 @@ HOST = re.compile(r"\w[\w.:-]{0,252}", re.ASCII)
 WAYS = re.compile(r"SLURM\w*|SSH_AUTH_SOCK")
 """Variables that ssh and srun need to reach a machine, and that no framework is to see."""
 
-OWN = re.compile(r"TMPDIR|HF_\w+|FRAMEWORK_BENCH_\w+")
+OWN = re.compile(r"TMPDIR|HF_\w+|FRAMEWORK_BENCH_\w+|\w+_(?:proxy|PROXY)")
 """Variables for this machine only, or not for the command line of another one."""
 
 

@@ -5,7 +5,6 @@ It makes the calls that it reads from its standard input, answers on its standar
 
 import ctypes
 import os
-import pickle
 import select
 import signal
 import sys
@@ -40,8 +39,8 @@ class Follower:
     def run(self) -> None:
         """Until rank 0 is gone: EOFError."""
         while True:
-            # From rank 0, which started this process, over a pipe that nobody else can open (ranks.py).
-            call, arguments, dropped = pickle.loads(self.asked.recv_bytes())
+            # Unpickled: it comes from rank 0, which started this process, over a pipe that nobody else can open (ranks.py).
+            call, arguments, dropped = self.asked.recv()
             for number in dropped:
                 self.kept.pop(number, None)
             self.calls[call](*arguments)
@@ -106,8 +105,9 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what a library prints goes into the log
     _end_with_parent(asked)
+    os.write(told.fileno(), ranks.READY)
     try:
-        start: Start = pickle.loads(asked.recv_bytes())
+        start: Start = asked.recv()  # from rank 0, which started this process, as all that follows
         hide(start.hidden)
         backend = backends.load(start.backend)
         told.send(Reply(About(dict(backend.versions()), ranks.installed() if start.elsewhere else None)))

@@ -12,7 +12,8 @@ not divide, copies of the last row with weight 0 fill up the last parts. What tr
 probe, settings) rank 0 does alone, with its own copy of the parameters and whole batches.
 
 What is sent is pickled: tasks, options and arrays of a process to those that it started itself, over their standard input and
-output, which nobody else can open, so that nothing from outside is ever unpickled.
+output, which nobody else can open. What a rank answers is unpickled too: one on another machine runs as the same user, whom
+ssh or Slurm let in there, and its machine is trusted as this one is. What a shell prints there at first is read past (READY).
 
 A rank that fails says why and ends; a thread of rank 0 hears it, or sees how the rank ended, and makes that this process's
 outcome. It need not wait for a collective operation that will never end.
@@ -22,7 +23,6 @@ import contextlib
 import errno
 import itertools
 import os
-import pickle
 import queue
 import random
 import signal
@@ -51,6 +51,8 @@ LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_768)
 """Below those that Linux gives to outgoing connections (ip_local_port_range), which come and go meanwhile."""
 SETTLE_S = 3.0  # after an error: where another rank failed first, that is what is told
+READY = b"\0framework-bench\0"
+"""The first that a rank writes: what comes before was printed by the shell of its machine."""
 ENDING_S = 5.0  # that a rank whose connection is closed may take to end
 
 
@@ -166,7 +168,7 @@ class Ranks:
         """The same with arguments that depend on the rank."""
         dropped, self.dropped = self.dropped, []
         for rank, other in enumerate(self._others, start=1):
-            other.send(pickle.dumps((call, arguments(rank), dropped)))
+            other.call(call, *arguments(rank), dropped=dropped)
 
     def replies(self) -> list[Any]:
         """The answers of the other ranks to the latest call that has one."""
@@ -188,14 +190,14 @@ class Ranks:
         """Processor time of each rank so far, all its threads."""
         for other in self._others:
             if other.start.elsewhere:
-                other.send(pickle.dumps(("figure", ("cpu_s",), [])))
+                other.call("figure", "cpu_s")
         return [time.process_time(), *(other.cpu_s() for other in self._others)]
 
     def taken_elsewhere(self) -> list[disturbance.Taken]:
         """What the kernel counted on each of the other machines (bench/worker/disturbance.py)."""
         others = list({self.hosts[one.start.rank]: one for one in self._others if one.start.elsewhere}.values())
         for other in others:
-            other.send(pickle.dumps(("taken", (self.cores,), [])))
+            other.call("taken", self.cores)
         return [other.replies.get() for other in others]
 
     @property
@@ -253,12 +255,16 @@ class _Other:
             os.close(theirs)
         self._calls, self._answers = Connection(told, readable=False), Connection(asked, writable=False)
         self._clock = None if start.elsewhere else _cpu_clock(self._process.pid)
-        self.send(pickle.dumps(start))
+        self._send(start)
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def send(self, message: bytes) -> None:
+    def call(self, name: str, *arguments: Any, dropped: Sequence[int] = ()) -> None:
+        """Has it make a call, and forget what is no longer kept."""
+        self._send((name, arguments, dropped))
+
+    def _send(self, message: Any) -> None:
         try:
-            self._calls.send_bytes(message)
+            self._calls.send(message)
         except OSError:  # it is gone, and the thread that listens tells how
             time.sleep(SETTLE_S + ENDING_S)
             raise
@@ -275,6 +281,7 @@ class _Other:
     def _listen(self) -> None:
         failure = None
         try:
+            self._read_past(READY)
             while failure is None:
                 told = self._answers.recv()
                 if isinstance(told, Failure):
@@ -285,6 +292,13 @@ class _Other:
             failure = self._ended()
         if not self._ending:
             self._failed(self.start.rank, failure)
+
+    def _read_past(self, mark: bytes) -> None:
+        seen = b""
+        while not seen.endswith(mark):
+            if not (byte := os.read(self._answers.fileno(), 1)):
+                raise EOFError
+            seen = (seen + byte)[-len(mark) :]
 
     def _ended(self) -> Failure:
         try:

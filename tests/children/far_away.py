@@ -18,6 +18,7 @@ def relay(source: int, sink: int) -> None:
 
 
 if __name__ == "__main__":
+    os.write(1, b"Welcome. This machine is watched.\n")  # as a shell's start-up files may print
     (asked, into), (out_of, told), (waiting, held) = os.pipe(), os.pipe(), os.pipe()
     subprocess.Popen(["setsid", "--fork", "sh", "-c", sys.argv[-1]], stdin=asked, stdout=told, pass_fds=[held])
     for descriptor in (asked, told, held):
