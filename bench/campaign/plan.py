@@ -17,6 +17,7 @@ from bench.process.interpreters import Interpreter
 from bench.records import disturbed, limits
 from bench.records.record import Arm, Cell, Data, Kind, RoundsPlan, Run, SelfTest, Target, control_of
 from bench.records.source import harness_hash, harness_version
+from bench.stats import looks
 from tasks.spec import Preset, describe_task, hash_json
 
 PILOT_ROUNDS = 3
@@ -61,6 +62,7 @@ class Choice:
     energy: bool = False
     effect: float | None = None  # to be found by as many rounds as a pilot says; None: `rounds` says how many
     kinds: Sequence[Kind] = COMPARISON  # that are wanted
+    looks: Mapping[str, int] = field(default_factory=dict)  # task -> its look; empty: rounds are planned once
 
     @property
     def devices(self) -> list[str]:
@@ -86,32 +88,43 @@ class TaskPlan:
         """Every process in the order in which it runs; rounds as planned before a pilot has said how many."""
         return [cell for kind in KINDS for cell in self.of_kind(kind)]
 
-    def of_kind(self, kind: Kind) -> list[Cell]:
-        """The processes of one kind, in their order, each with its key."""
+    def of_kind(self, kind: Kind, *, rounds: int | None = None) -> list[Cell]:
+        """The processes of one kind, in their order, each with its key; of as many rounds as are planned, or as are named."""
         if kind not in self.choice.kinds or (kind == "pilot" and self.choice.effect is None):
             return []
         control = control_of(self.choice.arms)
         compared = [arm for arm in self.choice.arms if arm != control]
+        rounds = rounds or self.rounds
+        seed = seed_of_order(self.run, self.name)
         made: Mapping[Kind, Iterable[Cell]] = {
             "parity": (self.cell(arm, kind="parity") for arm in self.choice.arms),
             "pilot": self._rounds("pilot", PILOT_ROUNDS, seed=f"{self.run.id}/{self.name}/pilot"),
             # Drawn anew per task, so that a task's order does not depend on which others are compared.
-            "speed": self._rounds("speed", self.rounds, seed=seed_of_order(self.run, self.name)),
+            "speed": self._rounds("speed", rounds, seed=seed),
             "memory": (self.cell(arm, kind="memory") for arm in compared),
             "quality": (
-                self.cell(arm, kind="quality", seed=seed, energy=self.choice.energy)
-                for seed in range(self.seeds)
+                self.cell(arm, kind="quality", seed=number, energy=self.choice.energy)
+                for number in range(self.seeds)
                 for arm in compared
             ),
-            "inference": self._rounds("inference", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/inference"),
-            "loading": self._rounds("loading", self.rounds, seed=f"{seed_of_order(self.run, self.name)}/loading"),
-            "explain": self._rounds("explain", self.rounds, seed=seed_of_order(self.run, self.name)),
+            "inference": self._rounds("inference", rounds, seed=f"{seed}/inference"),
+            "loading": self._rounds("loading", rounds, seed=f"{seed}/loading"),
+            "explain": self._rounds("explain", rounds, seed=seed),
         }
         return list(made[kind])
 
     @property
     def rounds(self) -> int:
+        return looks.rounds(self.first_rounds, self.look)
+
+    @property
+    def first_rounds(self) -> int:
+        """Those of the first look, which are all where there is one."""
         return self.choice.rounds or self.preset.rounds
+
+    @property
+    def look(self) -> int | None:
+        return self.choice.looks.get(self.name)
 
     @property
     def seeds(self) -> int:
@@ -126,21 +139,22 @@ class TaskPlan:
     def possible(self) -> list[Cell]:
         """Every process that a run can come to: as many rounds as a pilot may ask for, and those in place of disturbed ones."""
         rounds = limits.MOST_ROUNDS if self.choice.effect is not None else self.rounds
-        most = replace(self, choice=replace(self.choice, rounds=rounds + disturbed.spare_rounds(rounds)))
-        return most.cells
+        most = rounds + disturbed.spare_rounds(rounds)
+        return [cell for kind in KINDS for cell in self.of_kind(kind, rounds=most)]
 
     def spare_round(self, kind: Kind, number: int) -> list[Cell]:
         """One more round than planned, in place of a disturbed one."""
-        more = replace(self, choice=replace(self.choice, rounds=number))
-        return [cell for cell in more.of_kind(kind) if cell.round == number]
+        return [cell for cell in self.of_kind(kind, rounds=number) if cell.round == number]
 
     def _rounds(self, kind: Kind, rounds: int, *, seed: str) -> Iterator[Cell]:
         """Randomised complete blocks: every round holds every arm once."""
         for number, drawn in enumerate(islice(orders(self.choice.arms, seed), rounds), start=1):
+            # A round in place of a disturbed one belongs to the look that is on.
+            look = min(looks.of_round(number, self.first_rounds), self.look) if kind == "speed" and self.look else None
             for position, arm in enumerate(drawn, start=1):
                 yield self.cell(
                     arm, kind=kind, round=number, position=position, energy=self.choice.energy,
-                    selftest=self._selftests.get(arm.name) if kind == "speed" else None,
+                    selftest=self._selftests.get(arm.name) if kind == "speed" else None, look=look,
                 )  # fmt: skip
 
     @cached_property

@@ -33,6 +33,9 @@ FOLDERS = ("records", "logs", "corrupt", files.SCRATCH, TRACES)
 MEASURED = "what is measured"
 """The fact of a folder that holds no whole comparison; that of `run` has none."""
 
+BUDGET, SPENT = "--budget", "more rounds where verdicts are open"
+"""The fact of a folder whose rounds were not planned once, and what it says."""
+
 STEP, SPEED = "what a step's time is made of", "speed and memory"
 """What it says: of `explain`, and of a point of `sweep`."""
 
@@ -155,8 +158,10 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
     if tuple(choice.kinds) != COMPARISON:
         names = [name for name, kinds in MEASURES.items() if set(kinds) <= set(choice.kinds)]
         found[MEASURED] = " and ".join(names) or (STEP if "explain" in choice.kinds else SPEED)
+    if choice.looks:
+        found[BUDGET] = SPENT
     for plan in plans:
-        found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.rounds)
+        found[f"--rounds of {plan.name}"] = "auto" if choice.effect is not None else str(plan.first_rounds)
         found[f"--seeds of {plan.name}"] = str(plan.seeds)
         found[f"the spec of {plan.name}"] = plan.template.spec_hash
         found[f"the target of {plan.name}"] = target_text(plan.template)
@@ -295,7 +300,9 @@ def _read(path: Path, cell: Cell, run_id: str, known: Mapping[str, str]) -> Reco
 
 def _asked(cell: Cell) -> bytes:
     """What a process was asked, as it reads from JSON, without what is known only when it starts."""
-    return files.encode(msgspec.structs.replace(cell, ladders=[], block_steps=None, selftest=None, rounds_plan=None))
+    return files.encode(
+        msgspec.structs.replace(cell, ladders=[], block_steps=None, selftest=None, rounds_plan=None, look=None)
+    )
 
 
 def _move_aside(folder: Path, name: str) -> Path:

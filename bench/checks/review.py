@@ -29,6 +29,7 @@ from bench.records.source import harness_hash
 from bench.records.text import printable
 from bench.report import grouping, markdown, sweep, table_csv, words
 from bench.report.grouping import Row, Section
+from bench.stats import looks
 from tasks.spec import Preset, SpecError, describe_task
 
 PERSONAL = re.compile(
@@ -179,6 +180,8 @@ def _facts(record: Record, fixed: resume.Fixed) -> dict[str, str]:
         "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
         "the GPU": f"{run.machine.gpu}, {run.machine.gpu_driver}",
     }
+    if cell.look or (resume.BUDGET in fixed.facts and cell.kind == "speed" and record.outcome.status == "ok"):
+        facts[resume.BUDGET] = resume.SPENT if cell.look else "not what it says"
     if record.outcome.status != "skipped":  # one that could not take part is in no plan
         facts |= {f"{fact} of {arm.name}": value for fact, value in resume.way_texts(arm).items()}
     known = {f"{fact} of {arm.name}": value for fact, value in record.outcome.versions.items()}
@@ -208,6 +211,8 @@ def _complete(fixed: resume.Fixed, records: Sequence[Record]) -> Iterator[Said]:
             least = _count(rounds) or max(
                 (one.cell.rounds_plan.rounds for one in timed if one.cell.rounds_plan), default=1
             )
+            look = max((one.cell.look for one in timed if one.cell.look), default=None)
+            least = looks.rounds(least, look)
             yield from _as_many_rounds(task, least, timed)
             last = max([least, *(one.cell.round for one in timed)])
             wanted += [(kind, number, 0) for number in range(1, last + 1) if kind in kinds]

@@ -205,8 +205,8 @@ def submit(
               help="The relative difference that --rounds auto must be able to detect. Default: 0.05 (5 %).")  # fmt: skip
 @click.option("--control", is_flag=True, help="Time the first arm of every point a second time.")
 @click.option("--budget", "budget_s", type=Duration(),
-              help="Time limit, as in 90s, 20m or 1.5h: a point starts only if the slowest one so far would still fit. "
-                   "Repeat the command to continue.")  # fmt: skip
+              help="Time limit, as in 90s, 20m or 1.5h: a point starts only if the slowest one so far would still fit; then "
+                   "rounds are added where verdicts are open. Repeat the command to continue.")  # fmt: skip
 @click.option("--output", type=FilePath(file_okay=False),
               help="Folder with a run for each point; one of an earlier sweep is continued. "
                    "Default: results/local/<time>.")  # fmt: skip

@@ -5,23 +5,29 @@ import hashlib
 import itertools
 import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import click
 
 import backends
 from bench.campaign import plan
-from bench.campaign.campaign import ESTIMATES_S
+from bench.campaign.campaign import ESTIMATES_S, Campaign
 from bench.campaign.plan import Choice
 from bench.cli import arms, folders, progress, request, running
 from bench.cli.options import UserError
 from bench.process import interpreters, releases
-from bench.records import files, sweep_folder
+from bench.records import digest, files, sweep_folder
+from bench.records.limits import MOST_ROUNDS
 from bench.records.record import Kind, Record
 from bench.records.text import printable
 from bench.report import sweep, sweep_plot
+from bench.stats import looks
+from bench.stats.verdict import MOST_ROUNDS as MOST_WANTED
+from bench.stats.verdict import Verdict
 
 MOST_POINTS = 500
 KINDS: tuple[Kind, ...] = ("parity", "pilot", "speed", "memory")
@@ -121,7 +127,10 @@ def _releases(text: str, numbers: Sequence[str]) -> list[str]:
 
 
 def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float | None) -> tuple[list[Record], bool]:
-    """Measures the points that fit into the budget; the records of all, and whether every point is there and ok."""
+    """Measures the points; the records of all, and whether every point is there and ok.
+
+    With a budget, those that fit into it; what is left of it is for more rounds where verdicts are open.
+    """
     _own(output, vary)
     least_s = min(_least_s(choice) for choice in made)
     if budget_s is not None and budget_s < least_s:
@@ -130,7 +139,8 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
         f"{len(made)} point{'s' if len(made) != 1 else ''} of {len(made[0].arms)} arms, "
         f"{progress.about(sum(map(_least_s, made)), at_least=True)} in all"
     )
-    start, longest_s, whole, left = time.monotonic(), 0.0, True, 0
+    start, longest_s, left = time.monotonic(), 0.0, 0
+    measured: dict[str, Campaign] = {}  # the id of a point's run -> what it became
     for number, choice in enumerate(made, start=1):
         began = time.monotonic()
         if (
@@ -142,15 +152,90 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
             left += 1
             continue
         running.tell(f"point {number} of {len(made)}: {_name(choice)}")
-        done, _ = running.run(choice, output / _folder(choice), retry_failed=False, output=output)
-        # What does not fit into the memory is a finding about a point.
-        whole = whole and all(one.outcome.status in ("ok", "oom") for one in done.records)
+        if budget_s is not None:
+            choice = dataclasses.replace(choice, looks=_looks(output, choice))
+        done = _measure(output, choice)
+        measured[done.run.id] = done
         longest_s = max(longest_s, time.monotonic() - began)
     if left:
         running.tell(
             f"the budget is used: {left} of {len(made)} points are not measured; repeat the command to continue"
         )
+    elif budget_s is not None:
+        _decide(measured, output, until=start + budget_s)
+    # What does not fit into the memory is a finding about a point.
+    whole = all(one.outcome.status in ("ok", "oom") for done in measured.values() for one in done.records)
     return records_of(output), whole and not left
+
+
+class More(NamedTuple):
+    """What another look at the open verdicts of a task at a point takes."""
+
+    hope_s: float  # until the first of them would be decided, if its noise and difference stayed as they are
+    cost_s: float
+    run_id: str
+    choice: Choice
+    rounds: int
+
+
+def _decide(measured: dict[str, Campaign], output: Path, *, until: float) -> None:
+    """Adds rounds where verdicts are open, while one more look fits into the time; tells what is open then."""
+    while True:
+        found = sweep.undecided(sweep.sweeps(records_of(output)))
+        more = [_more(measured, *place, verdicts) for place, verdicts in found.items()]
+        candidates = sorted(filter(None, more), key=lambda one: (one.hope_s, one.run_id))
+        due = next((one for one in candidates if time.monotonic() + one.cost_s <= until), None)
+        if due is None:
+            break
+        running.tell(f"not decided at {_name(due.choice)}: {due.rounds} rounds, {progress.about(due.cost_s)} more")
+        measured[due.run_id] = _measure(output, due.choice)
+    if found:
+        why = "the budget is used" if candidates else f"a point has at most {MOST_ROUNDS} rounds"
+        again = (
+            f"; the next look takes {progress.about(candidates[0].cost_s)}, repeat the command" if candidates else ""
+        )
+        count = sum(map(len, found.values()))
+        running.tell(f"{count} verdict{'s are' if count > 1 else ' is'} not decided: {why}{again}")
+
+
+def _more(measured: Mapping[str, Campaign], run_id: str, task: str, verdicts: Sequence[Verdict]) -> More | None:
+    """The next look at a point; None where it was not measured now, or would have too many rounds."""
+    if run_id not in measured:
+        return None
+    done = measured[run_id]
+    plan = next(plan for plan in done.plans if plan.name == task)
+    timed = [one for one in done.records if (one.cell.task, one.cell.kind) == (task, "speed")]
+    first = next((one.cell.rounds_plan.rounds for one in timed if one.cell.rounds_plan), plan.first_rounds)
+    look = plan.choice.looks[task] + 1
+    rounds = looks.rounds(first, look)
+    if rounds > MOST_ROUNDS:
+        return None
+    round_s = median(_durations(timed))
+    wanted = min(one.rounds_needed or MOST_WANTED for one in verdicts)
+    choice = dataclasses.replace(plan.choice, looks={**plan.choice.looks, task: look})
+    return More(wanted * round_s, (rounds - len(_durations(timed))) * round_s, run_id, choice, rounds)
+
+
+def _durations(timed: Sequence[Record]) -> list[float]:
+    """Seconds that each round took, its arms side by side or one after the other."""
+    rounds: dict[int, list[Record]] = defaultdict(list)
+    for one in timed:
+        rounds[one.cell.round].append(one)
+    return [sum(one.outcome.wall_s / (1 + one.outcome.beside) for one in found) for found in rounds.values()]
+
+
+def _measure(output: Path, choice: Choice) -> Campaign:
+    done, _ = running.run(choice, output / _folder(choice), retry_failed=False, output=output)
+    return done
+
+
+def _looks(output: Path, choice: Choice) -> dict[str, int]:
+    """The look of each task that an earlier command came to at a point."""
+    there, _ = files.read_folder(output / _folder(choice))
+    return {
+        task: max((one.cell.look for one in there if one.cell.task == task and one.cell.look), default=1)
+        for task in choice.tasks
+    }
 
 
 def write(output: Path, records: Sequence[Record]) -> str:
@@ -186,8 +271,11 @@ def _least_s(choice: Choice) -> float:
 
 
 def _is_done(output: Path, choice: Choice) -> bool:
-    """Whether a point was measured to its end: its digest is there, and continuing it costs nothing."""
-    return (output / _folder(choice) / "records.sha256").is_file()
+    """Whether a point was measured to its end, so that continuing it costs nothing."""
+    folder = output / _folder(choice)
+    return (folder / digest.NAME).is_file() and not any(
+        one.outcome.status == "interrupted" for one in files.read_folder(folder)[0]
+    )
 
 
 def _name(choice: Choice) -> str:

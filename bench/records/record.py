@@ -557,6 +557,7 @@ class Cell(Strict, frozen=True, kw_only=True, dict=True):
     ladders: list[Ladder] = []  # that the arm has climbed before this process started
     selftest: SelfTest | None = None  # the latest one of this arm on this machine, when the run began
     rounds_plan: RoundsPlan | None = None  # None where the number of rounds was given
+    look: Place | None = None  # at which its round was added (bench/stats/looks.py); None where rounds are planned once
 
     def __post_init__(self) -> None:
         _bound(self.spec)

@@ -54,6 +54,8 @@ def rounds(section: Section) -> Iterator[Fact]:
     plans = [one.cell.rounds_plan for row in section.rows for one in row.of("speed") if one.cell.rounds_plan]
     if plans:
         yield "Rounds", words.rounds_plan(plans[0])
+    if any(row.look for row in section.rows):
+        yield "Looks", words.looks({row.rounds for row in section.rows})
 
 
 def selftests(section: Section) -> Iterator[Fact]:

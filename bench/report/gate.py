@@ -36,7 +36,9 @@ def _of(section: Section, base: Row, verdicts: Collection[str]) -> list[str]:
     told += [f"{row.name} is not ranked: {row.excluded}" for row in section.rows if row.excluded]
     others = [row for row in section.ranked if row is not base] if not base.excluded else []
     found = verdict.compare_all(
-        {row.name: row.comparable for row in section.ranked}, family=[(row.name, base.name) for row in others]
+        {row.name: row.comparable for row in section.ranked},
+        family=[(row.name, base.name) for row in others],
+        shares={row.name: row.share for row in section.ranked},
     )
     for row in others:
         one = found.get((row.name, base.name))

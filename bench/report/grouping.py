@@ -15,7 +15,7 @@ from statistics import fmean, median
 from bench.records import proof, rules, steadiness
 from bench.records.disturbed import disturbed_rounds
 from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, SelfTest, Timings, control_of
-from bench.stats import equivalence, intervals, verdict
+from bench.stats import equivalence, intervals, looks, verdict
 
 GIB = 2**30
 MOST_OF_RATE = 1.5  # of the rate of matrix products: caches favour a model's smaller ones, never by half
@@ -72,6 +72,16 @@ class Row:
         """The records of the speed processes that count."""
         timed = self.timed
         return [one for one in self.of("speed") if one.cell.round in timed]
+
+    @property
+    def look(self) -> int | None:
+        """The last one for which rounds were measured; None where they were planned once."""
+        return max((one.cell.look for one in self.records if one.cell.look), default=None)
+
+    @property
+    def share(self) -> float:
+        """Of the error, what its verdicts may spend."""
+        return looks.share(self.look)
 
     @property
     def losses(self) -> dict[int, float]:
@@ -258,7 +268,8 @@ class Section:
     def verdicts(self) -> dict[tuple[str, str], verdict.Verdict]:
         """Of the ranked rows, by their names."""
         rounds = {row.name: row.comparable for row in self.ranked}
-        return verdict.compare_all(rounds, family=self.family, adjusted=self.run.measurement > 1)
+        shares = {row.name: row.share for row in self.ranked}
+        return verdict.compare_all(rounds, family=self.family, adjusted=self.run.measurement > 1, shares=shares)
 
     @cached_property
     def family(self) -> list[tuple[str, str]]:

@@ -78,7 +78,8 @@ class History:
         """Of the pairs, in each quantity."""
         cells = {(release, one.name): one.rates(self.rows[release]) for one in QUANTITIES for release in self.fit}
         family = [((one, made.name), (other, made.name)) for made in QUANTITIES for one, other in self.pairs]
-        return verdict.compare_all(cells, family=family)
+        shares = {place: self.rows[place[0]].share for place in cells}
+        return verdict.compare_all(cells, family=family, shares=shares)
 
     def change(self, quantity: Quantity, release: str, other: str) -> Verdict | None:
         return self.verdicts.get(((release, quantity.name), (other, quantity.name)))

@@ -10,6 +10,7 @@ each sweep the same for every point, and its sweep.md and plots. README.md lists
 too, and at the end corrections.md, which is kept by hand.
 """
 
+import math
 import re
 import shlex
 import sys
@@ -322,7 +323,8 @@ def command_of_sweep(found: Sweep) -> str:
     """The command that makes such a sweep."""
     spots = [one for spots in found.points.values() for one in spots.values()]
     first = spots[0].section.first
-    rounds = max(one.cell.round for spot in spots for one in spot.row.records)
+    points = {spot.section.run.id: [one for row in spot.section.rows for one in row.of("speed")] for spot in spots}
+    rounds = max(map(_first_rounds, points.values()))
     words = ["framework-bench", "sweep", "--task", first.task, "--preset", first.preset]
     fixed = {name: value for name, value in first.changes.items() if name not in found.fields}
     words += [word for name, value in fixed.items() for word in ("--set", f"{name}={value}")]
@@ -338,7 +340,17 @@ def command_of_sweep(found: Sweep) -> str:
     words += ["--control"] if any(spot.section.control for spot in spots) else []
     for option, value in (("--rounds", rounds), ("--threads", common.get("threads"))):
         words += [option, str(value)] if value else []
+    if any(spot.row.look for spot in spots):
+        took_s = sum(one.outcome.wall_s / (1 + one.outcome.beside) for spot in spots for one in spot.row.records)
+        words += ["--budget", f"{math.ceil(took_s / 60)}m"]
     return printable(shlex.join(words), " ").replace("`", " ")
+
+
+def _first_rounds(timed: Sequence[Record]) -> int:
+    """How many rounds were planned at a point, before some were added because a verdict was open."""
+    first = [one for one in timed if one.cell.look in (None, 1)]
+    last = max((one.cell.round for one in first), default=0)
+    return disturbed.planned_rounds(last, len(disturbed.disturbed_rounds(first)))
 
 
 def _unvaried(arm: Arm, found: Sweep) -> Arm:

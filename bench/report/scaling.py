@@ -38,7 +38,8 @@ def speed_up(row: Row, one: Row) -> Interval | None:
     """Throughput over that of one process, paired by round; None where no round of both counts."""
     several, alone = row.comparable, one.comparable
     shared = sorted(several.keys() & alone.keys())
-    return intervals.geometric_mean([several[number] / alone[number] for number in shared]) if shared else None
+    ratios = [several[number] / alone[number] for number in shared]
+    return intervals.geometric_mean(ratios, _level(row, one)) if ratios else None
 
 
 def weak(row: Row, one: Row, size: str, alone_size: str) -> str:
@@ -50,12 +51,17 @@ def weak(row: Row, one: Row, size: str, alone_size: str) -> str:
     if cores is None or cores != _cores(one):
         return ""
     before, after = ([math.log(rate) for rate in of.comparable.values()] for of in (one, row))
-    found = welch.ratio(before, after)
+    found = welch.ratio(before, after, _level(row, one))
     return (
         f"weak scaling: {processes} processes of {_counted(cores)} each with {size} train {with_interval(found)} times as fast "
         f"as one of {_counted(cores)} with {alone_size}, an efficiency of {_efficiency(found, processes)} % "
         f"({len(after)} and {len(before)} rounds, which did not take turns)."
     )
+
+
+def _level(row: Row, one: Row) -> float:
+    """Of an interval: wider where rounds were added because a verdict was open."""
+    return 1 - (1 - intervals.LEVEL) * min(row.share, one.share)
 
 
 def _alone(row: Row, one: Row) -> bool:

@@ -97,7 +97,11 @@ def so_far(section: Section) -> str:
     if len(timed) < 2:
         return ""
     fastest, *others = (row.name for row in timed)
-    found = verdict.compare_all({row.name: row.comparable for row in timed}, family=grouping.family(timed))
+    found = verdict.compare_all(
+        {row.name: row.comparable for row in timed},
+        family=grouping.family(timed),
+        shares={row.name: row.share for row in timed},
+    )
     rounds = max(len(row.comparable) for row in timed)
     speed = _speeds(fastest, {name: found.get((fastest, name)) for name in others})
     return f"{section.first.task} after {rounds} rounds: {speed}"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import backends
 from bench.records.limits import MARGIN
 from bench.records.record import Record
-from bench.report import figures, grouping, markdown, scaling, summary
+from bench.report import figures, grouping, markdown, scaling, summary, words
 from bench.report.formats import mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals, verdict
@@ -110,6 +110,7 @@ class Sweep:
         found = verdict.compare_all(
             {keys[place]: row.comparable for place, row in rows.items()},
             family=[(keys[one], keys[other]) for one, other in family],
+            shares={keys[place]: row.share for place, row in rows.items()},
         )
         return {(places[one], places[other]): told for (one, other), told in found.items()}
 
@@ -227,6 +228,18 @@ def sentences(sweep: Sweep) -> list[str]:
             if parts:
                 told.append(f"{f'With {held}: ' if held else ''}{one} and {other}: {'; '.join(parts)}.")
     return [*told, *_weak(sweep)]
+
+
+def undecided(found: Iterable[Sweep]) -> dict[tuple[str, str], list[Verdict]]:
+    """(id of a point's run, task) -> its verdicts that are open."""
+    still_open: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for one in found:
+        for ((point, name), other), told in one.verdicts.items():
+            # Every verdict is there in both directions.
+            if told.decision == "not decided" and (point, name) < other:
+                section = one.points[point][name].section
+                still_open[section.run.id, section.first.task].append(told)
+    return still_open
 
 
 def fitting(sweep: Sweep, limit: int) -> list[str]:
@@ -384,14 +397,16 @@ def verdicts(sweep: Sweep) -> list[str]:
 
 
 def about(sweep: Sweep) -> list[tuple[str, str]]:
-    """What stands below the table: machine and versions."""
+    """What stands below the table: machine, versions, and how rounds were added where they were."""
     spots = [one for spots in sweep.points.values() for one in spots.values()]
     machine = spots[0].section.run.machine
     versions = dict.fromkeys(f"{name} {version}" for one in spots for name, version in sorted(one.row.versions.items()))
-    return [
+    told = [
         ("Machine", _machine(machine.cpu, machine.cores, machine.gpu, machine.os)),
         ("Versions", ", ".join(versions)),
     ]
+    looked = {one.row.rounds for one in spots if one.row.look}
+    return [*told, *([("Rounds of a point", words.looks(looked))] if looked else [])]
 
 
 def render(records: Iterable[Record], *, memory_limit: int | None = None) -> str:

@@ -1,12 +1,14 @@
 """A verdict, a self-test and a plan of rounds in words."""
 
+from collections.abc import Collection
+
 from bench.records.limits import MARGIN, MOST_ROUNDS
 from bench.records.record import RoundsPlan, SelfTest
 from bench.report.formats import significant, with_interval
 from bench.stats import intervals, power
 from bench.stats import selftest as judging
 from bench.stats.intervals import Interval
-from bench.stats.verdict import Verdict
+from bench.stats.verdict import ERROR, Verdict
 
 DEAR = 1.03  # of a step's time alone, that company may cost without a word
 
@@ -20,6 +22,15 @@ def rounds_plan(plan: RoundsPlan) -> str:
         f"{plan.rounds} rounds{most}, from a pilot's noise between processes of at most {100 * plan.noise:.2g} % "
         f"({100 * power.PILOT_CONFIDENCE:.0f} % confidence): equal arms are called a tie within {100 * MARGIN:.0f} % with a "
         f"chance of {_chance(plan.tie)}, a difference of {100 * plan.effect:.3g} % is found with one of {_chance(plan.found)}"
+    )
+
+
+def looks(numbers: Collection[int]) -> str:
+    """How the numbers of rounds of one point, or of several, came to be where they were not planned once."""
+    counted = " to ".join(dict.fromkeys(map(str, (min(numbers), max(numbers)))))
+    return (
+        f"{counted}; more were added where a verdict was open, twice as many for each look, which was fixed before the first "
+        f"one: the first look spends half of the {100 * ERROR:.0f} % for wrong verdicts, each later one half of what is left"
     )
 
 

@@ -6,6 +6,9 @@ the margin; anything else is not decided. Over the pairs of a table's family the
 https://www.jstor.org/stable/4615733), so that the chance of one wrong decision in the whole table stays at 5 %. Where the
 fastest arm, with which the others are compared, is picked from the same rounds, and arms differ by exactly the margin, it was
 up to 12 % in simulation (ten arms, eight of them faster; tests/test_promises.py); of equal arms, below 1 %.
+
+Where rounds were added because a verdict was open, each pair may spend a share of the error only (bench/stats/looks.py): its
+p-value is divided by it.
 """
 
 import math
@@ -42,26 +45,32 @@ def compare_all(
     family: Sequence[tuple[Name, Name]] | None = None,
     margin: float = MARGIN,
     adjusted: bool = True,
+    shares: Mapping[Name, float] | None = None,
 ) -> dict[tuple[Name, Name], Verdict]:
     """A verdict for every pair of a family, by default all pairs of a table, in both directions.
 
     The interval of each ratio is the one that decided: at the level of the pair's step in Holm's procedure, or, from the first
-    step on that is not decided, at that one's. Without `adjusted` each is a 95 % interval of its own.
+    step on that is not decided, at that one's. Without `adjusted` each is a 95 % interval of its own. `shares` says of an
+    arm what share of the error its verdicts may spend, where that is not the whole.
     """
+    shares = shares or {}
     pairs = list(combinations(cells, 2) if family is None else family)
     differences = {pair: _paired(cells[pair[0]], cells[pair[1]]) for pair in pairs}
-    ranked = sorted(pairs, key=lambda pair: _p_value(differences[pair], margin))
+    share = {pair: min(shares.get(name, 1.0) for name in pair) for pair in pairs}
+    p_values = {pair: _p_value(differences[pair], margin) / share[pair] for pair in pairs}
+    ranked = sorted(pairs, key=p_values.__getitem__)
     verdicts: dict[tuple[Name, Name], Verdict] = {}
     deciding, level = True, ERROR / 2
     for rank, pair in enumerate(ranked):
         level = ERROR / 2 / (len(ranked) - rank) if deciding or not adjusted else level
-        deciding = deciding and _p_value(differences[pair], margin) <= level
+        deciding = deciding and p_values[pair] <= level
+        spent = level * share[pair]
         decision = _direction(differences[pair], margin) if deciding else "not decided"
-        needed = None if deciding else _rounds_needed(differences[pair], margin=margin, level=level)
+        needed = None if deciding else _rounds_needed(differences[pair], margin=margin, level=spent)
         for (first, second), told in ((pair, decision), (pair[::-1], _OPPOSITE[decision])):
             ratios = [cells[first][r] / cells[second][r] for r in _common(cells[first], cells[second])]
             if ratios:
-                confidence = 1 - 2 * level if adjusted else intervals.LEVEL
+                confidence = 1 - 2 * spent if adjusted else intervals.LEVEL
                 verdicts[first, second] = Verdict(told, intervals.geometric_mean(ratios, confidence), needed)
     return verdicts
 

@@ -38,11 +38,11 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
     return Difference(centre, error, freedom)
 
 
-def ratio(before: Sequence[float], after: Sequence[float]) -> Interval:
+def ratio(before: Sequence[float], after: Sequence[float], level: float = intervals.LEVEL) -> Interval:
     """What the figures after are to those before, with its interval; the number is that of the fewer."""
     found = difference(before, after)
     n = min(len(before), len(after))
     if not found.error:
         return Interval(math.exp(found.centre), None, None, n)
-    half = found.error * float(stdtrit(found.freedom, (1 + intervals.LEVEL) / 2))
+    half = found.error * float(stdtrit(found.freedom, (1 + level) / 2))
     return Interval(math.exp(found.centre), math.exp(found.centre - half), math.exp(found.centre + half), n)
