@@ -141,6 +141,10 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
     )
     start, longest_s, left = time.monotonic(), 0.0, 0
     measured: dict[str, Campaign] = {}  # the id of a point's run -> what it became
+    # What was begun so has spent a part of the error, and goes on so.
+    with_looks = budget_s is not None or any(
+        one.cell.look for point in sweep_folder.points(output) for one in files.read_folder(point)[0]
+    )
     for number, choice in enumerate(made, start=1):
         began = time.monotonic()
         if (
@@ -152,7 +156,7 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
             left += 1
             continue
         running.tell(f"point {number} of {len(made)}: {_name(choice)}")
-        if budget_s is not None:
+        if with_looks:
             choice = dataclasses.replace(choice, looks=_looks(output, choice))
         done = _measure(output, choice)
         measured[done.run.id] = done
