@@ -220,6 +220,14 @@ class Several(Protocol):
         ...
 
 
+class Exchanges(Protocol):
+    """What a session of several processes may offer beside. Where a framework does not tell, the figure is left out."""
+
+    def exchange_s(self) -> float | None:
+        """Seconds that the exchange of one step's gradients took in this process, waiting included, of a late step."""
+        ...
+
+
 class Explained(Protocol):
     """What a session may offer beside, for `framework-bench explain`. What it lacks, the explanation lacks."""
 

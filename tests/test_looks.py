@@ -117,8 +117,8 @@ def test_a_table_decides_at_what_the_look_may_spend_and_says_so() -> None:
     assert looked.verdicts["jax", "pytorch"].decision == "not decided"
     assert looked.verdicts["jax", "pytorch"].ratio == intervals.geometric_mean(list(one.values()), 1 - ERROR / 4)
     told = markdown.render(with_looks(records, first=3)).replace("\\", "")
-    assert "- Looks: 5; more were added where a verdict was open" in told
-    assert "the first look spends half of the 5 % for wrong verdicts, each later one half of what is left" in told
+    assert "- Looks: 5; where a verdict was open, more were added" in told
+    assert "the first look spends half of the 5 % for wrong verdicts, each later one half of the rest" in told
     assert "- Looks:" not in markdown.render(records)
     assert "not decided" in " ".join(summary.sentences(looked))
 

@@ -329,6 +329,20 @@ def opened(backend: Any, task: Any) -> Outcome:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
+def test_what_a_framework_tells_of_its_exchange_is_a_part_of_a_step(tmp_path: Path, name: str) -> None:
+    arm = an_arm(name, processes=2)
+    (made,) = plan.make(Choice(tasks=["mnist_mlp"], arms=[arm], preset="smoke", run_id="x"))
+    (cell,) = [one for one in made.of_kind("speed") if one.round == 1]
+    outcome = execute.execute(made.run, cell, tmp_path, data_dir=None).outcome
+    assert outcome.status == "ok", outcome.reason
+    assert outcome.timings is not None
+    told = outcome.timings.exchanges_s
+    assert len(told) == (len(outcome.timings.blocks_s) if name == "pytorch" else 0)
+    assert all(0 < seconds < max(outcome.timings.blocks_s) for seconds in told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKENDS_UNDER_TEST)
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGKILL, "killed"), pytest.param(signal.SIGSTOP, "timeout", marks=pytest.mark.exhaustive)],

@@ -10,7 +10,7 @@ import pytest
 
 from bench.records.record import Bytes, Rank, Record
 from bench.report import facts, grouping, markdown, scaling, table_csv, table_json
-from tests.builders import a_row
+from tests.builders import a_row, changed
 
 ONE = [100.0, 102.0, 98.0, 101.0, 99.0]
 TWO = [150.0, 152.0, 148.0, 151.0, 149.0]
@@ -98,3 +98,16 @@ def test_the_figures_of_each_rank_stand_below_the_table() -> None:
     assert told.startswith("two: cores 1, 1; busy ")
     assert told.endswith("; peak memory 300 MiB, 200 MiB")
     assert scaling.ranks(next(row for row in section.rows if row.name == "one")) == ""
+
+
+def test_where_the_framework_tells_the_exchange_of_gradients_stands_beside_the_step() -> None:
+    made = [
+        changed(one, timings=msgspec.structs.replace(one.outcome.timings, exchanges_s=[0.5, 0.002, 0.003]))
+        if one.outcome.timings is not None
+        else one
+        for one in row("two", TWO, threads=1, processes=2)
+    ]
+    section = a_section(row("one", ONE, threads=1), made)
+    told = dict(facts.facts(section))["Of each process, rank by rank"]
+    assert told.startswith("two: exchange of gradients 3.00 ms in a step of ")
+    assert told.endswith("by the framework's own account, waiting for each other and what it does meanwhile included")

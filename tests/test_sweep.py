@@ -204,7 +204,8 @@ def test_with_a_batch_that_grows_with_the_processes_there_is_a_weak_scaling_effi
     assert re.fullmatch(
         r"jax: weak scaling: 2 processes of 1 core each with batch_size 16 train 1[.](59|60)\d* \([^)]+\) times as fast as one "
         r"of 1 core with batch_size 8, an efficiency of (79|80)[.]\d+ \([^)]+\) % "
-        r"\(5 and 5 rounds, which did not take turns\)[.]",
+        r"\(5 and 5 rounds, which did not take turns\); a step on as many rows each takes [^ ]+ [mµ]?s instead of "
+        r"[^ ]+ [mµ]?s, for they exchange gradients, wait for each other and share the machine[.]",
         told[0],
     )
 

@@ -47,7 +47,19 @@ def _interface(host: str) -> str | None:
 
 def wrapped(net: torch.nn.Module, device: torch.device) -> DistributedDataParallel:
     """The module, whose backward pass leaves in the parameters the mean of the processes' gradients."""
-    return DistributedDataParallel(net, device_ids=[device.index or 0] if device.type == "cuda" else None)
+    made = DistributedDataParallel(net, device_ids=[device.index or 0] if device.type == "cuda" else None)
+    made._set_ddp_runtime_logging_sample_rate(1)  # or the latest step that it tells of may be one of the first ten
+    return made
+
+
+def exchange_s(net: torch.nn.Module) -> float | None:
+    """Seconds from the first bucket of gradients that was handed over to the last that was there, by torch's own account.
+
+    Of one step, about the latest. The backward pass goes on meanwhile, and another process may be waited for.
+    """
+    told = net._get_ddp_logging_data() if isinstance(net, DistributedDataParallel) else {}
+    nanoseconds = told.get("backward_comm_time", 0)
+    return nanoseconds / 1e9 if nanoseconds else None
 
 
 def mean(part: Part) -> torch.Tensor:

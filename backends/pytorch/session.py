@@ -194,6 +194,9 @@ class TorchSession:
             torch.cuda.synchronize(self._device)
         # Eager PyTorch on the CPU has finished when the call returns.
 
+    def exchange_s(self) -> float | None:
+        return distributed.exchange_s(self._together)
+
     def params(self) -> Params:
         return self._canonical(dict(self._model.named_parameters()))
 

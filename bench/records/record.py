@@ -157,6 +157,7 @@ class Timings(Strict, frozen=True):
     flops: Count | None = (
         None  # of the model in the window, where batches were cut; else `step_flops` of the cell each step
     )
+    exchanges_s: list[Seconds] = []  # of the gradients between the processes, in a step of each block; where it is told
 
     @property
     def throughput(self) -> float:

@@ -6,8 +6,9 @@ the batch. Where one process had other cores than each of the N, the speed-up sa
 """
 
 import math
+from statistics import median
 
-from bench.report.formats import mebibytes, significant, with_interval
+from bench.report.formats import duration, mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals, welch
 from bench.stats.intervals import Interval
@@ -31,6 +32,12 @@ def ranks(row: Row) -> str:
         told += [f"{what} {', '.join(of_each)}" for what, of_each in (("cores", cores), ("busy", busy)) if of_each]
     peaks = [mebibytes(one.host_peak.bytes) for one in memory if one.host_peak.bytes is not None]
     told += [f"peak memory {', '.join(peaks)}"] if peaks else []
+    exchanges = [median(timings.exchanges_s) for timings in row.timed.values() if timings.exchanges_s]
+    if exchanges and row.step_s:
+        told += [
+            f"exchange of gradients {duration(median(exchanges))} in a step of {duration(row.step_s)}, by the framework's own "
+            "account, waiting for each other and what it does meanwhile included"
+        ]
     return "; ".join(told)
 
 
@@ -55,7 +62,9 @@ def weak(row: Row, one: Row, size: str, alone_size: str) -> str:
     return (
         f"weak scaling: {processes} processes of {_counted(cores)} each with {size} train {with_interval(found)} times as fast "
         f"as one of {_counted(cores)} with {alone_size}, an efficiency of {_efficiency(found, processes)} % "
-        f"({len(after)} and {len(before)} rounds, which did not take turns)."
+        f"({len(after)} and {len(before)} rounds, which did not take turns); a step on as many rows each takes "
+        f"{duration(row.step_s or 0)} instead of {duration(one.step_s or 0)}, for they exchange gradients, wait for each other "
+        "and share the machine."
     )
 
 

@@ -29,8 +29,8 @@ def looks(numbers: Collection[int]) -> str:
     """How the numbers of rounds of one point, or of several, came to be where they were not planned once."""
     counted = " to ".join(dict.fromkeys(map(str, (min(numbers), max(numbers)))))
     return (
-        f"{counted}; more were added where a verdict was open, twice as many for each look, which was fixed before the first "
-        f"one: the first look spends half of the {100 * ERROR:.0f} % for wrong verdicts, each later one half of what is left"
+        f"{counted}; where a verdict was open, more were added, twice as many for each look. The looks were fixed before the "
+        f"first one: the first look spends half of the {100 * ERROR:.0f} % for wrong verdicts, each later one half of the rest"
     )
 
 

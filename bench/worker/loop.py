@@ -48,6 +48,7 @@ class Window:
     compilations: int | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)  # number of an update, loss of its batch
     flops: int | None = None
+    exchanges_s: list[float] = field(default_factory=list)  # of a step of each block
 
     @property
     def window_s(self) -> float:
@@ -58,6 +59,7 @@ class Window:
         """What was timed so far becomes a part of the warm-up."""
         self.warmup_s += self.window_s
         self.blocks_s, self.items, self.tokens, self.flops = [], 0, None, None
+        self.exchanges_s = []
 
 
 class Blocks(Protocol):
@@ -157,6 +159,7 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
 
     phases.enter("window")
     compiled = session.compilations()
+    tell_exchange: Callable[[], float | None] = getattr(session, "exchange_s", lambda: None)
     while turns.next(window):
         coming = list(islice(upcoming, window.block_steps))
         with turns.block():
@@ -169,6 +172,8 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
                 window.flops = (window.flops or 0) + one.flops or None
             session.wait()
             window.blocks_s.append(clock() - block_start)
+        if (exchange_s := tell_exchange()) is not None:
+            window.exchanges_s.append(exchange_s)
     if compiled is not None:
         window.compilations = (session.compilations() or 0) - compiled
     window.losses = losses.fetched(session)

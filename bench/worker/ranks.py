@@ -457,6 +457,10 @@ class Ranked(Numbered):
     def settings(self) -> Settings:
         return self._session.settings()
 
+    def exchange_s(self) -> float | None:
+        tell: Callable[[], float | None] | None = getattr(self._session, "exchange_s", None)
+        return tell() if tell is not None else None
+
     def _stepped(self, own: Any) -> Any:
         return self._session.train_step(self._session.put(own))
 
