@@ -1,10 +1,11 @@
 """Several processes that train one model: `jax.distributed`, and batches whose rows lie on the devices of all processes.
 
-https://docs.jax.dev/en/latest/multi_process.html. The step is the same program as in one process: XLA partitions it by where
-its arguments lie, and puts in the sums over the processes (gloo's on a CPU, NCCL's on GPUs). Dropout masks are those of the
-whole batch, of which each process makes its rows.
+https://docs.jax.dev/en/latest/multi_process.html. Each process takes the gradient of its rows' loss, and one sum over the
+processes (gloo's on a CPU, NCCL's on GPUs) makes that of the batch: https://docs.jax.dev/en/latest/notebooks/shard_map.html.
+Left to itself, XLA would put a sum into every iteration of a loop over time, 40 to a step of the language model.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,33 @@ def places(platform: str) -> Places:
     """Over the devices of all processes."""
     mesh = Mesh(np.array(jax.devices(platform)), ("rows",))
     return Places(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("rows")))
+
+
+def summed(gradient: Callable[..., Any], places: Places) -> Callable[..., Any]:
+    """`value_and_grad` of a loss of (weights, rest, state, batch) that sums over a batch's rows, here those of all processes.
+
+    The rest has the dropout keys: each process folds its rank into them, for masks of its own, and leaves them as they were.
+    """
+    rows, copies = places.rows.spec, places.copies.spec
+
+    def of_own_rows(weights: Any, rest: list[jax.Array], state: Any, batch: Any) -> Any:
+        is_key = [jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in rest]
+        rank = jax.lax.axis_index("rows")
+        own = [jax.random.fold_in(leaf, rank) if key else leaf for leaf, key in zip(rest, is_key, strict=True)]
+        (loss, (after, state)), gradients = gradient(weights, own, state, batch)
+        kept = [leaf if key else new for leaf, new, key in zip(rest, after, is_key, strict=True)]
+        return jax.lax.psum(loss, "rows"), kept, state, jax.lax.psum(gradients, "rows")
+
+    mapped = jax.shard_map(
+        of_own_rows, mesh=places.rows.mesh, in_specs=(copies, copies, rows, rows), out_specs=(copies, copies, rows, copies),
+        check_vma=False,
+    )  # fmt: skip
+
+    def of_batch(weights: Any, rest: Any, state: Any, batch: Any) -> Any:
+        loss, rest, state, gradients = mapped(weights, rest, state, batch)
+        return (loss, (rest, state)), gradients
+
+    return of_batch
 
 
 def of_rows(tree: Any, places: Places) -> Any:

@@ -107,10 +107,12 @@ class Programs:
         _, self._rest_structure = jax.tree.flatten(rest)
         self.initial_state = shapes.initial_state
         self.transform = _transform(optimizer, flat=flat)
-        trained, differentiated, copies = None, None, None  # where results lie: with the arguments
+        self._gradient = jax.value_and_grad(self._loss, has_aux=True)
+        trained, copies = None, None  # where results lie: with the arguments
         if places is not None:
             copies, rows = places
-            trained, differentiated = (copies, copies, copies, copies, rows), (copies, (copies, rows))
+            trained = (copies, copies, copies, copies, rows)
+            self._gradient = distributed.summed(self._gradient, places)
         self.rest = jax.jit(lambda key: jax.tree.leaves(nnx.state(new(key), nnx.Not(nnx.Param))))
         self.copied = jax.jit(lambda tree: tree, out_shardings=copies)
         self.train = jax.jit(self._train, donate_argnums=(0, 1, 2, 3), out_shardings=trained)
@@ -118,7 +120,7 @@ class Programs:
         self.several_traced = False
         self.evaluate = jax.jit(self._evaluate)
         self.predict = jax.jit(self._predict)
-        self.differentiate = jax.jit(jax.grad(self._loss, has_aux=True), out_shardings=differentiated)
+        self.differentiate = jax.jit(lambda *arguments: self._gradient(*arguments)[1])
         self.forward = jax.jit(self._loss)
         self.forward_and_backward = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
@@ -144,8 +146,7 @@ class Programs:
     def _train(
         self, weights: list[jax.Array], optimizer: Any, rest: list[jax.Array], state: State, batch: DeviceBatch
     ) -> tuple[jax.Array, list[jax.Array], Any, list[jax.Array], State]:
-        compute = jax.value_and_grad(self._loss, has_aux=True)
-        (loss, (rest, state)), gradients = compute(weights, rest, state, batch)
+        (loss, (rest, state)), gradients = self._gradient(weights, rest, state, batch)
         weights, optimizer = self._updated(weights, optimizer, gradients)
         return loss, weights, optimizer, rest, state
 
@@ -263,7 +264,7 @@ class JaxSession:
         return self.fetch(self._programs.predict(*self._alone(), on_host))
 
     def gradients(self, batch: DeviceBatch) -> Params:
-        gradients, _ = self._programs.differentiate(self._weights, self._rest, self._zero_state(batch), batch)
+        gradients = self._programs.differentiate(self._weights, self._rest, self._zero_state(batch), batch)
         return self._canonical(gradients)
 
     # Both go on from the dropout keys that the last call left: calls that hang on nothing JAX would run at once.

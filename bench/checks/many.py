@@ -1,10 +1,10 @@
 """What many records cost: copies a run until there are thousands, and asks each command for its time and memory.
 
-    python -m bench.checks.many results/2026-11-26-gru_lm-standard-cpu --records 10000
-    python -m bench.checks.many results/2026-11-26-gru_lm-standard-cpu --records 10000 --each 10
+    python -m bench.checks.many results/2026-11-26-gru_lm-standard-cpu --records 10000 --each 10 > docs/many.md
 
 A benchmark, not a test. Every copy is a run of its own, under another id, so that the commands see as many tables as runs; with
-`--each`, it has the first arms of the run, up to so many records, and a machine of its own. What it prints is Markdown.
+`--each`, it has the first arms of the run, up to so many records, and a machine of its own. What it prints is the page of the
+docs.
 """
 
 import json
@@ -25,6 +25,29 @@ from bench.report import markdown
 from bench.report.formats import mebibytes, significant
 
 FORMATS = ("csv", "json", "markdown", "html")
+SITE = "the site"
+PAGE = """# Many machines, many records
+
+What {runs:,} machines mean that each leave a run of {each} records a day: {stored} of files, of which git keeps every byte, and
+a site of {site}. On {cpu}, {cores} cores, each command needs for one such day
+
+{table}
+
+Made by `python -m bench.checks.many RUN --records {records} --each {each}`, from copies of a published run under other ids and
+machines.
+
+## Where it stops
+
+Everything here grows with the number of records: a record is read, checked against the rules and shown by itself, and runs are
+compared within themselves only.
+
+- `report`, `check` and `submit --gather` need the times above for {records:,} records. A year of such days is {year} of files:
+  then results belong in folders of their own, a month each, say, and no command needs more than the folders that it is given.
+- The site stops first. It takes {a_run} of processor time for each run, because every run has a page with its plots and an
+  archive of its records. All of them are made anew each time, and held in memory until the last one is done, so that nobody
+  ever sees half of a site. After {days} such days it takes longer than an hour. Beyond that, make a site of the latest results:
+  it is made of the folder that is named.
+"""
 
 
 class Cost(NamedTuple):
@@ -52,18 +75,18 @@ def main(run: Path, records: int, each: int | None) -> None:
         asked = {f"report --format {form}": ["-m", "bench", "report", *paths, "--format", form] for form in FORMATS}
         asked["check"] = ["-m", "bench", "check", *paths]
         asked["submit --gather"] = ["-m", "bench", "submit", "--gather", "--output", str(results)]
-        asked["the site"] = ["-m", "bench.report.site", str(results), str(site)]
-        lines = []
-        for what, arguments in asked.items():
-            cost = measured(arguments)
-            lines.append([what, f"{significant(cost.cpu_s)} s", mebibytes(cost.peak_bytes)])
+        asked[SITE] = ["-m", "bench.report.site", str(results), str(site)]
+        costs = {what: measured(arguments) for what, arguments in asked.items()}
         machine = json.loads(subprocess.check_output([sys.executable, "-m", "bench", "info", "--json"]))["machine"]
-        click.echo(f"On {machine['cpu']}, {machine['cores']} cores.\n")
-        click.echo(
-            f"{len(folders) * len(found):,} records in {len(folders):,} runs of {len(found)} hold "
-            f"{mebibytes(stored(results))}, and their site {mebibytes(stored(site))}:\n"
-        )
-        click.echo(markdown.table(["command", "CPU", "memory"], lines))
+        lines = [[what, f"{significant(cost.cpu_s)} s", mebibytes(cost.peak_bytes)] for what, cost in costs.items()]
+        a_run_s = costs[SITE].cpu_s / len(folders)
+        told = PAGE.format(
+            runs=len(folders), each=len(found), records=len(folders) * len(found), cpu=machine["cpu"], cores=machine["cores"],
+            table=markdown.table(["command", "CPU", "memory"], lines), stored=mebibytes(stored(results)),
+            year=mebibytes(365 * stored(results)), site=mebibytes(stored(site)), a_run=f"{significant(a_run_s, 2)} s",
+            days=max(1, round(3600 / costs[SITE].cpu_s)),
+        )  # fmt: skip
+        click.echo(told, nl=False)
 
 
 def first_arms(found: Sequence[Record], most: int) -> list[Record]:
