@@ -418,3 +418,20 @@ def test_windows_without_losses_are_objected_to_where_they_count_and_not_where_a
     busy = msgspec.structs.replace(QUIET, others_share=0.5, disturbed="others had half of the cores")
     disturbed = [changed(one, disturbance=busy) if one.cell.kind == "speed" else one for one in counted]
     assert objections(disturbed) == []
+
+
+def test_a_data_set_is_read_once_for_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand runs of a task would read it for a quarter of an hour."""
+    loaded = []
+    load = review.tasks.load
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        loaded.append(arguments)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(review.tasks, "load", counting)
+    review._declared.cache_clear()
+    for name in ("a", "b"):
+        records = a_run({"alpha": [100.0]}, id=name)
+        assert any("is not that of the preset" in text for _, text, _ in review._tasks(records, None))
+    assert loaded == [("mnist_mlp", "quick")]

@@ -6,6 +6,7 @@ that no speed is beyond what the machine's own matrix products reach; that the t
 person or a place. A finding is an objection. A gap is what could not be looked at, because an older run did not leave it.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -30,7 +31,7 @@ from bench.records.text import printable
 from bench.report import grouping, markdown, sweep, table_csv, words
 from bench.report.grouping import Row, Section
 from bench.stats import looks
-from tasks.spec import Preset, SpecError, describe_task
+from tasks.spec import SpecError, describe_task
 
 PERSONAL = re.compile(
     r"(?<![\w.])(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+"
@@ -262,8 +263,7 @@ def _tasks(records: Sequence[Record], data_dir: Path | None) -> Iterator[Said]:
             yield "task", f"{name}: whether it is this project's, which takes {needs} to see (--data-dir)", True
             continue
         try:
-            preset = tasks.load(cell.task, cell.preset, data_dir=data_dir, changes=cell.changes)
-            declared = _declared(preset)
+            declared = _declared(cell.task, cell.preset, tuple(sorted(cell.changes.items())), data_dir)
         except SpecError as error:
             yield "task", f"{name}: {error}", False
             continue
@@ -275,8 +275,10 @@ def _tasks(records: Sequence[Record], data_dir: Path | None) -> Iterator[Said]:
                 yield "task", f"{name}: its {field} is not that of the preset{newer}", not is_same
 
 
-def _declared(preset: Preset) -> dict[str, Any]:
+@functools.lru_cache(maxsize=64)  # a thousand runs of a task read its data set once
+def _declared(task: str, name: str, changes: tuple[tuple[str, str], ...], data_dir: Path | None) -> dict[str, Any]:
     """What a record tells of a preset's task, as it reads from JSON."""
+    preset = tasks.load(task, name, data_dir=data_dir, changes=dict(changes))
     wanted = preset.target
     target = {
         "metric": wanted.metric, "at_least": wanted.at_least, "at_most": wanted.at_most, "margin": wanted.margin
