@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from bench.cli import options, sweeping
@@ -216,7 +217,16 @@ def test_without_the_same_cores_or_the_grown_batch_there_is_none() -> None:
         changed(one, settings={**one.outcome.settings, "cores": 2}) if one.cell.arm.processes == 1 else one
         for one in growing()
     ]
-    for records in (small, others):
+    unsteady = [
+        changed(
+            one,
+            timings=msgspec.structs.replace(one.outcome.timings, blocks_s=[0.001] * 5 + [0.002] * 5, window_s=0.015),
+        )
+        if one.cell.arm.processes == 2 and one.outcome.timings is not None
+        else one
+        for one in growing()
+    ]
+    for records in (small, others, unsteady):
         (found,) = sweep.sweeps(records)
         assert not any("weak" in text for text in sweep.sentences(found))
 

@@ -185,7 +185,10 @@ class More(NamedTuple):
 def _decide(measured: dict[str, Campaign], output: Path, *, until: float) -> None:
     """Adds rounds where verdicts are open, while one more look fits into the time; tells what is open then."""
     while True:
-        found = sweep.undecided(sweep.sweeps(records_of(output)))
+        told = sweep.undecided(sweep.sweeps(records_of(output)))
+        found = {
+            place: verdicts for place, verdicts in told.items() if place[0] in measured
+        }  # of this command's points
         more = [_more(measured, *place, verdicts) for place, verdicts in found.items()]
         candidates = sorted(filter(None, more), key=lambda one: (one.hope_s, one.run_id))
         due = next((one for one in candidates if time.monotonic() + one.cost_s <= until), None)
@@ -203,9 +206,7 @@ def _decide(measured: dict[str, Campaign], output: Path, *, until: float) -> Non
 
 
 def _more(measured: Mapping[str, Campaign], run_id: str, task: str, verdicts: Sequence[Verdict]) -> More | None:
-    """The next look at a point; None where it was not measured now, or would have too many rounds."""
-    if run_id not in measured:
-        return None
+    """The next look at a point; None where it would have too many rounds."""
     done = measured[run_id]
     plan = next(plan for plan in done.plans if plan.name == task)
     timed = [one for one in done.records if (one.cell.task, one.cell.kind) == (task, "speed")]

@@ -58,12 +58,14 @@ def weak(row: Row, one: Row, size: str, alone_size: str) -> str:
     if cores is None or cores != _cores(one):
         return ""
     before, after = ([math.log(rate) for rate in of.comparable.values()] for of in (one, row))
+    if not before or not after or row.step_s is None or one.step_s is None:
+        return ""  # no window of theirs was steady
     found = welch.ratio(before, after, _level(row, one))
     return (
         f"weak scaling: {processes} processes of {_counted(cores)} each with {size} train {with_interval(found)} times as fast "
         f"as one of {_counted(cores)} with {alone_size}, an efficiency of {_efficiency(found, processes)} % "
         f"({len(after)} and {len(before)} rounds, which did not take turns); a step on as many rows each takes "
-        f"{duration(row.step_s or 0)} instead of {duration(one.step_s or 0)}, for they exchange gradients, wait for each other "
+        f"{duration(row.step_s)} instead of {duration(one.step_s)}, for they exchange gradients, wait for each other "
         "and share the machine."
     )
 
