@@ -153,7 +153,9 @@ def read_config(fields: Mapping[str, Any], *, origin: str) -> BertConfig:
             )
     for architecture in fields.get("architectures") or ():
         if not str(architecture).startswith("Bert"):
-            raise SpecError(f"{origin}: architectures has {architecture!r}; use a checkpoint whose class is a Bert one")
+            raise SpecError(
+                f"{origin}: architectures has {architecture!r}; use a checkpoint of one of the Bert classes"
+            )
 
     def size(name: str, default: int | None = None, smallest: int = 1) -> int:
         value = fields.get(name, default)
@@ -178,7 +180,7 @@ def read_config(fields: Mapping[str, Any], *, origin: str) -> BertConfig:
     if hidden % heads:
         raise SpecError(
             f"{origin}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}; "
-            "the file is damaged or not BERT's"
+            "the file is damaged or does not describe a BERT"
         )
     return BertConfig(
         vocabulary=vocabulary,

@@ -7,7 +7,7 @@ layer-norm scales; the learning rate rises linearly and then falls linearly to 0
 Sentences become WordPiece tokens once, before any clock starts. They are cut to `max_length` and padded to it, so that every
 step has the same shapes.
 
-Sentences of the user's own are called that, and held-out ones that also stand in their training set are counted; of SST-2's
+Sentences of the user's own are called that, and held-out ones that also appear in their training set are counted; of SST-2's
 872, none is among its 67,349 training phrases.
 
 `smoke` and `quick` generate their reviews (tasks/reviews.py) and start from random weights: nothing is downloaded. `standard`
@@ -138,7 +138,7 @@ class BertSentiment:
         counts = f"{len(examples.train_labels):,} training and {len(examples.test_labels):,} held-out sentences"
         if own and (repeated := _repeated(*(sentences for sentences, _ in splits))):
             counts += (
-                f"; {repeated:,} of {len(examples.test_labels):,} held-out sentences also stand in the training set"
+                f"; {repeated:,} of {len(examples.test_labels):,} held-out sentences also appear in the training set"
             )
         start = f"starting from {self.checkpoint.name}" if self.checkpoint else "starting from random weights"
         return examples, Data(name=name, description=f"{kind}; {counts}; {start}", sha256=hash_arrays(*examples))
@@ -262,7 +262,7 @@ def _check_fit(model: BertConfig, source: Checkpoint) -> None:
 
 
 def _repeated(train: list[str], held_out: list[str]) -> int:
-    """How many held-out sentences also stand in the training set, letter by letter."""
+    """How many held-out sentences also appear in the training set, letter by letter."""
     seen = set(train)
     return sum(sentence in seen for sentence in held_out)
 

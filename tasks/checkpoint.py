@@ -117,14 +117,14 @@ def open_folder(folder: Path, *, sha256: str | None = None) -> tuple[Checkpoint,
     if sha256 is not None and found != sha256:
         raise SpecError(
             f"{folder / WEIGHTS}: sha256 {found[:12]}..., expected {sha256[:12]}...; the file is damaged or another "
-            f"edition: remove it and install or download it again, or set {BERT_VARIABLE} to use your own"
+            f"version: remove it and install or download it again, or set {BERT_VARIABLE} to use your own"
         )
     config = read_config(_read_json(folder / CONFIG), origin=str(folder / CONFIG))
     vocabulary = read_vocabulary(folder / VOCABULARY)
     if len(vocabulary) > config.vocabulary:
         raise SpecError(
             f"{folder / VOCABULARY}: {len(vocabulary):,} pieces, but {CONFIG} says vocab_size {config.vocabulary:,}; "
-            "the two are not of one checkpoint"
+            "the two do not belong to the same checkpoint"
         )
     settings = _read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     # A checkpoint that does not say: BERT's cased vocabularies have pieces with capitals, the others only [UNK] and the like.
@@ -197,7 +197,7 @@ def load(checkpoint: Checkpoint, config: BertConfig, *, seed: int) -> dict[str, 
                 f"{kind} {_listed(names)}" for kind, names in (("no", missing), ("unexpected", unexpected)) if names
             ]
             raise SpecError(
-                f"{path}: {'; '.join(found)}; {CONFIG} and the weights must be of one BERT encoder with a pooler"
+                f"{path}: {'; '.join(found)}; {CONFIG} and the weights must belong to one BERT encoder with a pooler"
             )
         for tensor, name in wanted.items():
             part = file.get_slice(stored[tensor])
@@ -208,7 +208,7 @@ def load(checkpoint: Checkpoint, config: BertConfig, *, seed: int) -> dict[str, 
             if tuple(part.get_shape()) != expected:
                 raise SpecError(
                     f"{path}: {stored[tensor]} is {list(part.get_shape())}, {CONFIG} makes it {list(expected)}; "
-                    "the two are not of one checkpoint"
+                    "the two do not belong to the same checkpoint"
                 )
             value = np.asarray(part[:], np.float32)
             if not np.isfinite(value).all():
@@ -276,7 +276,7 @@ def _from_hub(model: HubModel) -> Path:
         if isinstance(cached, str):
             paths[name] = Path(cached)
         elif offline and name != TOKENIZER_CONFIG:
-            raise SpecError(f"{where}: {name} is not in the cache and downloads are switched off; {other_ways}")
+            raise SpecError(f"{where}: {name} is not in the cache and downloads are disabled; {other_ways}")
         elif not offline:
             try:
                 paths[name] = _download(model, name)
@@ -304,7 +304,9 @@ def _download(model: HubModel, name: str) -> Path:
 
 def _hash_file(path: Path, limit: int) -> str:
     if path.stat().st_size > limit:
-        raise SpecError(f"{path}: {path.stat().st_size:,} bytes, at most {limit:,} are accepted; it is not a BERT's")
+        raise SpecError(
+            f"{path}: {path.stat().st_size:,} bytes, at most {limit:,} are accepted; it is not part of a BERT checkpoint"
+        )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -10,7 +10,7 @@
                      domain). Every character is a token; the first nine tenths train, as in nanoGPT.
 
 A text is called by its published name only where the content of its files has the published sha256; another one is the user's
-own, and the held-out lines of MIN_LINE or more characters that also stand in its training text are counted. (Shorter ones are
+own, and the held-out lines of MIN_LINE or more characters that also appear in its training text are counted. (Shorter ones are
 headings and names, which any text repeats. Of the published texts, WikiText-2 has 1 such line of 1,785, the heading
 "Taxonomy , phylogeny , and naming", and tiny Shakespeare none.)
 
@@ -144,7 +144,7 @@ def number(text: Text, *, vocabulary: int, limit: tuple[int, int] | None = None)
 
 
 def repeated_lines(text: Text, *, limit: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(held-out lines that also stand in the training text, held-out lines); lines of MIN_LINE or more characters."""
+    """(held-out lines that also appear in the training text, held-out lines); lines of MIN_LINE or more characters."""
     keep_train, keep_held_out = limit or (None, None)
     seen = set(_long_lines(text, islice(text.train(), keep_train)))
     found = [line in seen for line in _long_lines(text, islice(text.held_out(), keep_held_out))]
@@ -176,7 +176,7 @@ def check_ids(ids: Array, vocabulary: int) -> None:
     if wrong.size:
         raise SpecError(
             f"token id {ids[wrong[0]]} at position {wrong[0]:,}: expected ids in 0..{vocabulary - 1}; "
-            f"number the text with the vocabulary of the model"
+            f"encode the text with the vocabulary of the model"
         )
 
 
@@ -185,7 +185,7 @@ def check_length(ids: Array, *, split: str, batch_size: int, window: int) -> Non
     if len(ids) < batch_size * window:
         raise SpecError(
             f"the {split} text has {len(ids):,} tokens: expected at least {batch_size * window:,}, one window of "
-            f"{window} for each of {batch_size} streams; give a longer text or make the batch or the window smaller"
+            f"{window} for each of {batch_size} streams; give a longer text or reduce the batch size or the window"
         )
 
 
@@ -200,7 +200,7 @@ def lines(path: Path) -> Iterator[str]:
         byte = error.object[error.start]
         raise DataError(
             f"{path}: line {number:,} is not UTF-8 (byte 0x{byte:02x}): expected UTF-8 text; convert the file or "
-            f"replace it by an intact copy"
+            f"replace it with an intact copy"
         ) from error
 
 

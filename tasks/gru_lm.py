@@ -147,7 +147,7 @@ class GruLm:
         if self.text.is_own:
             repeated, held_out = corpus.repeated_lines(self.text, limit=self.limit)
             if repeated:
-                description += f"; {repeated:,} of {held_out:,} held-out lines also stand in the training text"
+                description += f"; {repeated:,} of {held_out:,} held-out lines also appear in the training text"
         return Data(name=self.text.name, description=description, sha256=self.corpus.sha256)
 
     def init_params(self, seed: int) -> Params:

@@ -159,4 +159,4 @@ def _content_sha256(values: Array) -> str:
 
 
 def _error(path: Path, *, expected: str, found: str) -> DataError:
-    return DataError(f"{path}: expected {expected}, found {found}; replace the file by an intact copy")
+    return DataError(f"{path}: expected {expected}, found {found}; replace the file with an intact copy")

@@ -9,7 +9,7 @@ Kernels start from U(-s, s), s = sqrt(6 / (in + out)) (Glorot & Bengio, 2010), b
 Keras beginners' tutorial (https://www.tensorflow.org/tutorials/quickstart/beginner), without its dropout.
 
 Data: MNIST (LeCun, Cortes & Burges; 60,000 training and 10,000 test images; CC BY-SA 3.0) in `standard` and `full`. Files of
-the same form but of other content are called the user's own, and test images that also stand in their training set are
+the same form but of other content are called the user's own, and test images that also appear in their training set are
 counted; MNIST has none, and no image twice.
 `smoke` and `quick` need no download: they use the 1,797 digits of the UCI "Optical Recognition of Handwritten Digits" test
 set that scikit-learn carries, each of the 8x8 pixels drawn as a 3x3 square inside a border of 2, which gives 28x28.
@@ -115,7 +115,7 @@ class MnistMlp:
         check_batch(self.batch_size, train, "images")
         description = f"{kind}; {train:,} training and {test:,} test images"
         if own and (repeated := _repeated(examples)):
-            description += f"; {repeated:,} of {test:,} test images also stand in the training set"
+            description += f"; {repeated:,} of {test:,} test images also appear in the training set"
         return examples, Data(name=name, description=description, sha256=hash_arrays(*examples))
 
     @property
@@ -230,7 +230,7 @@ def _mnist(data_dir: Path | None) -> tuple[_Examples, bool]:
 
 
 def _repeated(examples: _Examples) -> int:
-    """How many test images also stand in the training set, pixel by pixel."""
+    """How many test images also appear in the training set, pixel by pixel."""
     seen = {image.tobytes() for image in examples.train_images}
     return sum(image.tobytes() in seen for image in examples.test_images)
 

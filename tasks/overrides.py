@@ -101,13 +101,15 @@ def _value(name: str, text: str, known: Mapping[str, _Field]) -> Any:
         raise SpecError(f"{typed}: {_unknown(name, known)}")
     field = known[name]
     if not field.settable:
-        raise SpecError(f"{typed}: {name} is given by the task and its preset; {_there_are('', known)}")
+        raise SpecError(f"{typed}: {name} is fixed by the task and its preset; {_there_are('', known)}")
     try:
         if len(text) > LONGEST:
             raise ValueError  # before a number of a million digits is parsed
         return _parsed(text, field.type)
     except ValueError as error:
-        raise SpecError(f"{typed}: expected {_expected(field.type)}; now it is {_text(field.value)}") from error
+        raise SpecError(
+            f"{typed}: expected {_expected(field.type)}; its current value is {_text(field.value)}"
+        ) from error
 
 
 def _unknown(name: str, known: Mapping[str, _Field]) -> str:
@@ -218,6 +220,6 @@ def _check_warm_up(task: Task, changes: Mapping[str, str]) -> None:
     warm_up = task.optimizer.warmup_steps if "optimizer.warmup_steps" in changes else 0
     if warm_up and warm_up > task.train_steps:
         raise SpecError(
-            f"warmup_steps is {warm_up:,}, but the training has {task.train_steps:,} updates: the learning rate would "
+            f"warmup_steps is {warm_up:,}, but the training has {task.train_steps:,} updates: the full learning rate would "
             "never be reached; set a shorter warm-up or a longer training"
         )

@@ -89,14 +89,14 @@ def parse(content: bytes, *, origin: str) -> tuple[list[str], Array]:
         cells = line.split("\t")
         if len(cells) != 2:
             raise DataError(
-                f"{origin}: line {number} has {len(cells)} columns, expected sentence and label with one tab between; mend it"
+                f"{origin}: line {number} has {len(cells)} columns, expected sentence and label with one tab between; fix it"
             )
         sentence, label = cells[0].strip(), cells[1].strip()
         if not sentence:
             raise DataError(f"{origin}: line {number} has an empty sentence; remove the line or give it one")
         if label not in ("0", "1"):
             raise DataError(
-                f"{origin}: line {number} has the label {label[:40]!r}, expected 0 (negative) or 1 (positive); mend it"
+                f"{origin}: line {number} has the label {label[:40]!r}, expected 0 (negative) or 1 (positive); fix it"
             )
         sentences.append(sentence)
         labels[number - 2] = int(label)

@@ -25,7 +25,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class DataError(SpecError):
-    """A data file is missing, damaged or cannot be had. One line: the file, what was expected and found, what to do."""
+    """A data file is missing, damaged or unavailable. One line: the file, what was expected and found, what to do."""
 
 
 class _MirrorError(Exception):
@@ -65,7 +65,7 @@ def locate(
     except OSError as error:  # the disk's: a mirror's errors are collected as _MirrorError
         why = error.strerror or error
         raise DataError(
-            f"{path}: the cache cannot be used: {why}; make room or give write permission there, or {HINT}"
+            f"{path}: the cache cannot be used: {why}; free some space or grant write permission there, or {HINT}"
         ) from error
     return path
 
@@ -83,7 +83,7 @@ def _in_folder(folder: Path, *, origin: str, dataset: str, name: str) -> Path:
     also = " (nor uncompressed, without .gz)" if name.endswith(".gz") else ""
     raise DataError(
         f"{name} of {dataset} is not in the folder given by {origin}: "
-        f"neither {places[0]} nor {places[1]} is a file{also}; put it there, or leave {origin} out to download it"
+        f"neither {places[0]} nor {places[1]} is a file{also}; put it there, or omit {origin} to download it"
     )
 
 

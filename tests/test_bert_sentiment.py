@@ -729,7 +729,7 @@ def test_held_out_sentences_that_stand_in_the_training_set_are_counted(tmp_path:
     start = "; starting from random weights"
     assert own_sentences(tmp_path, train=GOOD, dev=fresh) == counts + start
     one = own_sentences(tmp_path, train=GOOD, dev=fresh.replace(b"film\t1", b" a good film .\t0"))
-    assert one == f"{counts}; 1 of 2 held-out sentences also stand in the training set{start}"
+    assert one == f"{counts}; 1 of 2 held-out sentences also appear in the training set{start}"
     assert "2 of 2 held-out" in own_sentences(tmp_path, train=GOOD, dev=GOOD)
 
 

@@ -149,15 +149,15 @@ def outcome(tmp_path: Path, arm: Any = FAKE, deadlines: Deadlines | None = None,
             "settings() has a set as 'odd': expected a text, a number or",
         ),
         ("exits with a path", "failed", "the process exited with code 4: cannot open …/file"),
-        ("exits without a record", "failed", "the process exited with code 0 and left no record"),
+        ("exits without a record", "failed", "the process exited with code 0 but left no record"),
         ("kills itself", "killed", "the process was ended by SIGKILL"),
         ("segfaults", "killed", "the process was ended by SIGSEGV"),
         ("runs out of host memory", "oom", "out of memory: Unable to allocate 3 TiB"),
         ("runs out of device memory", "oom", "out of memory: RESOURCE_EXHAUSTED: failed to allocate 3 TiB"),
         ("does not wait", "invalid", "the barrier does not wait"),
         ("compiles in every step", "invalid", "compilations inside the timed window"),
-        ("wrong device", "invalid", "device cpu was asked for, tpu was in force"),
-        ("wrong precision", "invalid", "precision float32 was asked for, bfloat16 was in force"),
+        ("wrong device", "invalid", "device cpu was requested, but tpu was in force"),
+        ("wrong precision", "invalid", "precision float32 was requested, but bfloat16 was in force"),
         ("writes rubbish", "failed", "the process left no readable record: "),
         ("writes half a record", "failed", "the process left no readable record: "),
         ("writes a record of another cell", "failed", "the process left no readable record: "),
@@ -183,7 +183,7 @@ def test_a_mode_that_is_not_in_force_makes_a_record_invalid(tmp_path: Path, misb
     assert outcome(tmp_path, arm=fast).status == "ok"
     misbehave("ignores its mode")
     done = outcome(tmp_path, arm=fast)
-    assert (done.status, done.reason) == ("invalid", "mode fast was asked for, default was in force")
+    assert (done.status, done.reason) == ("invalid", "mode fast was requested, but default was in force")
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_a_daemon_is_ended_and_told_and_costs_no_time(tmp_path: Path, misbehave:
     misbehave("leaves a daemon")
     done = outcome(tmp_path, deadlines=Deadlines(60, process.PHASES_S, grace_s=30.0))
     assert (done.status, done.reason) == ("ok", None)
-    assert done.remarks == ["1 process that it had started ran on after its end: ended"]
+    assert done.remarks == ["1 process that it had started outlived it and had to be killed"]
     assert done.wall_s < 30
     (log,) = (tmp_path / "logs").iterdir()
     assert_gone(*(int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("grandchild")))

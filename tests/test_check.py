@@ -365,7 +365,7 @@ def test_a_task_of_another_version_or_with_other_data_is_a_gap(tmp_path: Path) -
 
     ((told, is_gap),) = declared(tmp_path, older)
     assert is_gap
-    assert told.endswith("in this version of framework-bench, which is not that of the run")
+    assert told.endswith("in this version of framework-bench, which is not the run's")
 
 
 def test_changes_that_no_task_takes_are_a_finding(tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_a_record_that_was_edited_is_measured_again(folder: Path, bench: Callabl
     path.write_bytes(path.read_bytes().replace(b'"barrier_s"', b' "barrier_s"'))
     done = bench("run", *FAKE, "--arm", f"{NAME}:fast", "--rounds", 3, "--seeds", 1, "--output", folder)
     assert done.code == 0, done.error
-    assert "it was changed after the run had ended (records.sha256); moved to " in done.error
+    assert "it was changed after the run ended (records.sha256); moved to " in done.error
     assert about(folder) == set()
 
 
@@ -404,7 +404,7 @@ def test_a_report_names_what_was_changed_after_the_run(folder: Path, bench: Call
     path.write_bytes(path.read_bytes() + b"\n")
     done = bench("report", folder)
     assert done.code == 1
-    assert "it was changed after the run had ended (records.sha256)" in done.error
+    assert "it was changed after the run ended (records.sha256)" in done.error
     assert "not ranked: 2 of 3 rounds" in done.out
 
 

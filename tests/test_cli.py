@@ -733,7 +733,7 @@ def test_a_report_leaves_out_what_is_not_as_the_journal_says(bench: Callable[...
     files.write_digest(folder)
     done = bench("report", "one")
     assert done.code == 1
-    assert f"{name}: not a record: it was changed after the run had ended (journal.jsonl)\n" in done.error
+    assert f"{name}: not a record: it was changed after the run ended (journal.jsonl)\n" in done.error
     assert "not ranked: 1 of 2 rounds" in done.out
 
 

@@ -108,7 +108,7 @@ def test_threads_that_were_not_in_force_make_a_record_invalid(tmp_path: Path) ->
     count = len(cores.usable())
     done = run_worker(tmp_path, an_arm(threads=count + 1), pinned=[])
     assert done.status == "invalid"
-    assert done.reason == f"cores {count + 1} was asked for, {count} was in force"
+    assert done.reason == f"cores {count + 1} was requested, but {count} was in force"
 
 
 @pytest.mark.slow

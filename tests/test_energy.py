@@ -72,7 +72,7 @@ def test_a_counter_that_starts_again_goes_on_from_its_range(tmp_path: Path) -> N
 def test_a_counter_that_starts_again_at_nobody_knows_what_is_no_figure(tmp_path: Path) -> None:
     zone = a_zone(tmp_path, "intel-rapl:0", "package-0", microjoules=990 * SECOND, limit=None)
     found = measured(tmp_path, lambda: (zone / "energy_uj").write_text(str(30 * SECOND)))
-    assert (found.joules, found.reason) == (None, "the counter started again in the window")
+    assert (found.joules, found.reason) == (None, "the counter restarted during the window")
 
 
 def test_a_counter_that_does_not_move_is_no_figure(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_backend_that_offers_nothing_has_its_step_explained_as_far_as_that_goe
     clock = Clock()
     found = explained(RecordingSession(clock), clock, tmp_path)
     assert set(found.parts) == {"step"}
-    assert (found.denormals, found.no_profile) == (None, "the backend offers none")
+    assert (found.denormals, found.no_profile) == (None, "the backend has none")
 
 
 # The time line.
@@ -302,8 +302,11 @@ def test_explanations_change_nothing_in_a_comparison_beside_them() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"parts": {"forward": [1.0]}}, "the parts of a step were not timed in as many turns"),
-        ({"parts": {"step": [1.0, 1.0], "forward": [1.0]}}, "the parts of a step were not timed in as many turns"),
+        ({"parts": {"forward": [1.0]}}, "the parts of a step were not timed in the same number of turns"),
+        (
+            {"parts": {"step": [1.0, 1.0], "forward": [1.0]}},
+            "the parts of a step were not timed in the same number of turns",
+        ),
         (
             {"profile": Profile(1, 0.01, {"elementwise": 0.02}, 1.0, [])},
             "the operations of a profile took longer than the steps that it watched",
@@ -336,7 +339,7 @@ def test_explain_proves_explains_and_can_be_reported_and_checked(bench: Callable
     done = bench("explain", *FAKE, "--preset", "smoke", "--rounds", 2, "--output", folder)
     assert (done.code, done.error.count("explain round")) == (0, 2), done.error
     assert "Where a step's time goes" in done.out
-    assert f"No profile of {NAME}: the backend offers none." in done.out
+    assert f"No profile of {NAME}: the backend has none." in done.out
     assert bench("report", folder).out == (folder / "table.md").read_text()
     assert "0 findings" in bench("check", folder).out
     assert bench("report", folder, "--plots", tmp_path / "plots").code == 0

@@ -356,7 +356,7 @@ def test_held_out_lines_that_stand_in_the_training_text_are_counted(tmp_path: Pa
     train = f"{LONG}\n= Heading =\nand another line of at least forty characters\n" + WORDS * 10
     valid = f"{LONG}\n= Heading =\nthis line is new and has more than forty characters\n" + WORDS * 5
     description = wikitext(tmp_path, train=train, valid=valid).data.description
-    assert description.endswith("; 1 of 2 held-out lines also stand in the training text")
+    assert description.endswith("; 1 of 2 held-out lines also appear in the training text")
     assert str(tmp_path) not in description
     one = wikitext(tmp_path, train=f"{LONG}\n{LONG} again\n" * 9, valid=f"{LONG}\n{LONG} again\n" * 3)
     assert corpus.repeated_lines(one.text) == (6, 6)

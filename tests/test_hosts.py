@@ -154,7 +154,7 @@ def test_what_ssh_and_srun_need_reaches_the_process_that_calls_them_only(monkeyp
 
 
 def test_a_name_that_is_not_this_machines_is_said_to_be_none() -> None:
-    with pytest.raises(RuntimeError, match="the name of this machine is none that it can listen at"):
+    with pytest.raises(RuntimeError, match="the name of this machine is not an address that it can listen on"):
         ranks.free_addresses(1, host="192.0.2.1")  # of documentation, RFC 5737
 
 

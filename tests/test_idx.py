@@ -232,7 +232,7 @@ def test_the_data_and_not_its_place_is_in_the_hash(tmp_path: Path) -> None:
 def test_test_images_that_stand_in_the_training_set_are_counted_whatever_their_labels(tmp_path: Path) -> None:
     test_images = np.concatenate([IMAGES[1:], IMAGES[:1, ::-1], IMAGES[1:2]])
     data = own_folder(tmp_path, idx.Mnist(IMAGES[:2], LABELS[:2], test_images, np.array([1, 2, 3, 4], np.uint8))).data
-    assert data.description.endswith("2 training and 4 test images; 2 of 4 test images also stand in the training set")
+    assert data.description.endswith("2 training and 4 test images; 2 of 4 test images also appear in the training set")
     assert str(tmp_path) not in data.description
 
 
@@ -257,7 +257,7 @@ def test_the_real_images_changed_are_not_called_mnist(tmp_path: Path, changed: s
     data = own_folder(tmp_path, mnist).data
     assert data.name == "own images"
     assert data.description.startswith("your own IDX files; 60,000 training")
-    whole = "60,000 of 60,000 test images also stand in the training set"
+    whole = "60,000 of 60,000 test images also appear in the training set"
     assert (whole in data.description) == (changed == "tested on the training images")
 
 

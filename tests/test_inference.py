@@ -218,11 +218,11 @@ def a_good_record(**changes: Any) -> Record:
         ({"compilations": 2}, "2 compilations inside the timed window"),
         (
             {"calls": [an_inference(1.0).calls[0], Calls(4, 0.5, 1, [1.0], 4, 1.0, 1.0, 1.0)]},
-            "as many blocks as the others",
+            "do not all have the same number of blocks",
         ),
-        ({"calls": [Calls(1, 0.5, 10, [1.0], 10, 0.2, 0.1, 0.3)]}, "not in their order"),
+        ({"calls": [Calls(1, 0.5, 10, [1.0], 10, 0.2, 0.1, 0.3)]}, "out of order"),
         ({"calls": [Calls(1, 0.5, 1000, [0.1], 1000, 1e-3, 2e-3, 3e-3)]}, "1,000 calls of 0.001 s and more in 0.1 s"),
-        ({"calls": [an_inference(1.0).calls[0]] * 2}, "a size of batch was called twice over"),
+        ({"calls": [an_inference(1.0).calls[0]] * 2}, "a batch size appears twice"),
         ({"calls": [Calls(4, 0.5, 100, [1.0], 401, 0.01, 0.01, 0.01)]}, "401 images in 100 calls of at most 4"),
     ],
 )
@@ -233,8 +233,8 @@ def test_predictions_that_contradict_themselves_are_refused(changes: dict[str, A
 
 def test_predictions_without_probe_or_watch_or_in_another_precision_are_refused() -> None:
     good = a_good_record()
-    assert "without their probe" in "; ".join(rules.invalid(changed(good, probe=None)))
-    assert "without their account of disturbances" in "; ".join(rules.invalid(changed(good, disturbance=None)))
+    assert "without a probe of their precision" in "; ".join(rules.invalid(changed(good, probe=None)))
+    assert "without a record of disturbances" in "; ".join(rules.invalid(changed(good, disturbance=None)))
     assert "a matrix product was off by 1.0e-03" in "; ".join(
         rules.invalid(changed(good, probe=Probe(1e-3, 1024, 5e10)))
     )

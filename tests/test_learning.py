@@ -90,8 +90,8 @@ def test_a_training_that_is_only_evaluated_at_its_end_has_its_whole_time_to_the_
 @pytest.mark.parametrize(
     ("points", "why"),
     [
-        ([(50, 0.5, 0.2), (50, 0.6, 0.3)], "not in their order"),
-        ([(50, 0.5, 0.2), (60, 0.4, 0.3)], "not in their order"),
+        ([(50, 0.5, 0.2), (50, 0.6, 0.3)], "out of order"),
+        ([(50, 0.5, 0.2), (60, 0.4, 0.3)], "out of order"),
         ([(100, 0.5, 0.2)], "comes after its end"),
         ([(50, 5.0, 0.2)], "comes after its end"),
     ],
@@ -154,9 +154,9 @@ def test_without_a_counter_the_energy_is_not_measured_and_the_reason_is_told() -
     ("energy", "why"),
     [
         (joules(1.0, 3.0, 2.0, 4.0), "used less energy the longer it went on"),
-        (joules(1.0, 2.0, 3.0, 4.0)[1:], "not read where it was evaluated"),
-        (joules(1.0, 2.0, 3.0, 4.0)[::-1], "not read where it was evaluated"),
-        (joules(1.0, 2.0, 3.0, 4.0)[:3], "not read where it was evaluated"),
+        (joules(1.0, 2.0, 3.0, 4.0)[1:], "not read at its evaluations"),
+        (joules(1.0, 2.0, 3.0, 4.0)[::-1], "not read at its evaluations"),
+        (joules(1.0, 2.0, 3.0, 4.0)[:3], "not read at its evaluations"),
     ],
 )
 def test_energy_that_contradicts_the_training_is_refused(energy: list[tuple[int, Energy]], why: str) -> None:

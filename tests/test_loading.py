@@ -158,21 +158,21 @@ def shorter_last(batch: Batch) -> Batch:
 @pytest.mark.parametrize(
     ("order", "batch", "why"),
     [
-        (lambda rng: rng.permutation(ROWS)[:80], None, "lacks 10 of 90 examples, and has 0 too many"),
-        (lambda rng: np.append(rng.permutation(ROWS)[:-1], 0), None, "lacks 1 of 90 examples, and has 1 too many"),
-        (lambda rng: rng.integers(0, ROWS, ROWS), None, "of 90 examples, and has"),  # with replacement
-        (lambda rng: np.append(rng.permutation(ROWS), 0), None, "lacks 0 of 90 examples, and has 1 too many"),
+        (lambda rng: rng.permutation(ROWS)[:80], None, "is missing 10 of 90 examples and has 0 too many"),
+        (lambda rng: np.append(rng.permutation(ROWS)[:-1], 0), None, "is missing 1 of 90 examples and has 1 too many"),
+        (lambda rng: rng.integers(0, ROWS, ROWS), None, "of 90 examples and has"),  # with replacement
+        (lambda rng: np.append(rng.permutation(ROWS), 0), None, "is missing 0 of 90 examples and has 1 too many"),
         (lambda rng: np.arange(ROWS), None, "pass 1 is not shuffled: its correlation with that of the data set is 1.00"),
         (lambda rng: np.arange(ROWS)[::-1], None, "its correlation with that of the data set is -1.00"),
         (small_buffer, None, "pass 1 is not shuffled: its correlation with that of the data set is 0."),
         (lambda rng: np.random.default_rng(0).permutation(ROWS), None,
          "pass 2 is not shuffled: its correlation with that of pass 1 is 1.00"),
-        (shuffled, swapped_labels, "of 90 examples, and has"),
+        (shuffled, swapped_labels, "of 90 examples and has"),
         (shuffled, shorter_last, r"labels int32\[10\], labels|x float32\[10, 3\], labels int32\[10\]"),
         (shuffled, lambda batch: batch._replace(inputs={"x": batch.inputs["x"].astype(np.float64)}), r"x float64\[16, 3\]"),
         (shuffled, lambda batch: batch._replace(inputs={"y": batch.inputs["x"]}), r"y float32\[16, 3\]"),
-        (shuffled, lambda batch: batch._replace(weights=batch.weights / 2), "batch 1 of the loader has other weights"),
-        (shuffled, lambda batch: batch._replace(weights=batch.weights.astype(np.float64)), "other weights of its images"),
+        (shuffled, lambda batch: batch._replace(weights=batch.weights / 2), "batch 1 of the loader weights its images"),
+        (shuffled, lambda batch: batch._replace(weights=batch.weights.astype(np.float64)), "weights its images differently"),
     ],
 )  # fmt: skip
 def test_a_loader_that_is_none_is_caught_and_named(order: Any, batch: Any, why: str) -> None:
@@ -182,7 +182,7 @@ def test_a_loader_that_is_none_is_caught_and_named(order: Any, batch: Any, why: 
 
 
 def test_a_sequence_that_is_shuffled_is_caught() -> None:
-    with pytest.raises(worker.LoaderFault, match="another order than the task's"):
+    with pytest.raises(worker.LoaderFault, match="a different order from the task's"):
         proven(Faulty(examples_of(shuffled=False), shuffled), in_order=True)
 
 
@@ -201,7 +201,7 @@ def test_a_fault_in_the_second_pass_alone_is_caught() -> None:
     def order(rng: np.random.Generator) -> Any:
         return rng.permutation(ROWS)[: ROWS - 1 if next(passes) else ROWS]
 
-    with pytest.raises(worker.LoaderFault, match="lacks 1 of 90"):
+    with pytest.raises(worker.LoaderFault, match="is missing 1 of 90"):
         proven(Faulty(examples_of(), order))
 
 
@@ -394,10 +394,10 @@ def test_a_pass_that_grows_shorter_later_is_no_pass() -> None:
 
 def test_what_offers_no_loader_or_no_arrays_or_cuts_its_batches_says_so() -> None:
     no_loader: Any = Plain()
-    with pytest.raises(Unsupported, match="this backend offers no loader of its own"):
+    with pytest.raises(Unsupported, match="this backend has no loader of its own"):
         measured(no_loader)
     preset: Any = SimpleNamespace(task=SimpleNamespace(name="a task"))
-    with pytest.raises(Unsupported, match="a task hands over no arrays"):
+    with pytest.raises(Unsupported, match="a task provides no arrays"):
         worker.measure(no_loader, preset, turns=Alone(1, 0.1))
     with pytest.raises(Unsupported, match=r"trim: .* not cut"):
         Trimmed(no_loader, lambda batch: batch).loader(examples_of(), seed=0)
@@ -462,11 +462,11 @@ def test_cores_busy_are_those_of_the_turns_and_unknown_without_their_time(
     ("changes", "why"),
     [
         ({"compilations": 2}, "2 compilations inside the timed window"),
-        ({"fed": Feed(10, [0.1] * 9, 900)}, "not every part has as many blocks as the others"),
+        ({"fed": Feed(10, [0.1] * 9, 900)}, "the parts do not all have the same number of blocks"),
         ({"fed": Feed(10, [0.1] * 10, 99_999)}, "99,999 images in blocks of at most 10,000 (fed)"),
         ({"pass_items": 1_001}, "1,001 images in a pass of at most 1,000"),
         ({"turns_s": 2.0}, "turns of 2 s with blocks of 3 s"),
-        ({"cpu_s": 20.0, "turns_s": 4.0}, "5.0 cores were busy in its turns, which may use 2"),
+        ({"cpu_s": 20.0, "turns_s": 4.0}, "5.0 cores were busy in the turns of a process that may use only 2"),
     ],
 )
 def test_figures_that_contradict_themselves_are_refused(changes: dict[str, Any], why: str) -> None:
@@ -475,8 +475,8 @@ def test_figures_that_contradict_themselves_are_refused(changes: dict[str, Any],
 
 
 def test_batches_without_probe_or_watch_are_refused() -> None:
-    assert "without their probe" in "; ".join(rules.invalid(changed(a_good_record(), probe=None)))
-    assert "without their account" in "; ".join(rules.invalid(changed(a_good_record(), disturbance=None)))
+    assert "without a probe of their precision" in "; ".join(rules.invalid(changed(a_good_record(), probe=None)))
+    assert "without a record of disturbances" in "; ".join(rules.invalid(changed(a_good_record(), disturbance=None)))
 
 
 # What is told.
@@ -558,12 +558,12 @@ def test_a_report_has_loaders_apart_from_training_in_every_format() -> None:
 def test_no_loader_is_shown_of_an_arm_that_is_not_proven_or_fails_in_a_round() -> None:
     records = a_loaded_run({"one": FREE, "fails": WAITS})
     records[-1] = changed(
-        records[-1], status="invalid", reason="a pass of the loader lacks 1 of 9 examples", loading=None
+        records[-1], status="invalid", reason="a pass of the loader is missing 1 of 9 examples", loading=None
     )
     records += a_loaded_run({"unproven": FREE}, proven=False)
     (group,) = loading.groups(records)
     assert [row.arm.name for row in group.rows] == ["one"]
-    assert "fails, loading, round 3: invalid: a pass of the loader lacks 1 of 9 examples" in group.failures
+    assert "fails, loading, round 3: invalid: a pass of the loader is missing 1 of 9 examples" in group.failures
     assert "unproven, loading, round 1: parity was not checked" in group.failures
 
 
@@ -618,8 +618,8 @@ def test_loaders_alone_are_proven_measured_reported_continued_and_checked(
     ("misbehaviour", "why"),
     [
         ("never shuffles", "the order of pass 1 is not shuffled"),
-        ("repeats an example", "lacks 1 of 90 examples, and has 1 too many"),
-        ("drops the last batch", "lacks 10 of 90 examples, and has 0 too many"),
+        ("repeats an example", "is missing 1 of 90 examples and has 1 too many"),
+        ("drops the last batch", "is missing 10 of 90 examples and has 0 too many"),
     ],
 )
 def test_a_loader_that_cheats_is_shut_out_with_the_reason(

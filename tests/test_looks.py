@@ -300,7 +300,7 @@ def of_the_first_look(plain: Any) -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (without_looks, "--budget is not what it says, and was more rounds"),
+        (without_looks, "--budget is not what it says, but was more rounds"),
         (of_the_first_look, " rounds, where 1 were planned"),
     ],
 )  # fmt: skip

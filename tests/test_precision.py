@@ -94,7 +94,7 @@ def test_a_backend_that_declines_a_precision_has_not_fallen():
 
 @pytest.mark.parametrize(
     ("misbehaviour", "reason"),
-    [("ok", None), ("computes in float32", "bfloat16 was asked for, but a matrix product was off by")],
+    [("ok", None), ("computes in float32", "bfloat16 was requested, but a matrix product was off by")],
 )
 def test_a_process_is_probed_for_the_precision_that_was_asked(misbehave, tmp_path, misbehaviour, reason):
     misbehave(misbehaviour)

@@ -76,18 +76,19 @@ def test_a_sweep_stands_in_the_results_with_its_table_plots_sentences_and_comman
     assert publish.tables(results) == made
 
 
-def test_the_command_of_a_sweep_over_the_arms_names_them_without_the_values() -> None:
+@pytest.mark.parametrize("field", ["threads", "processes"])
+def test_the_command_of_a_sweep_over_the_arms_names_them_without_the_values(field: str) -> None:
     common = {"id": "r", "spec": {"task": "mnist_mlp"}, "changes": {"model.widths": "784,10"}}
     made = [
         one
-        for name, threads in (("jax", 1), ("jax", 2), ("pytorch", 1), ("pytorch", 2))
+        for name, value in (("jax", 1), ("jax", 2), ("pytorch", 1), ("pytorch", 2))
         for one in a_run(
-            {name: noise(100)}, name=f"{name}:compile,threads={threads}", mode="compile", threads=threads, **common
+            {name: noise(100)}, name=f"{name}:compile,{field}={value}", mode="compile", **{field: value}, **common
         )
     ]
     (found,) = sweep.sweeps(made)
     assert publish.command_of_sweep(found) == (
-        "framework-bench sweep --task mnist_mlp --preset quick --set model.widths=784,10 --vary threads=1,2 --device cpu "
+        f"framework-bench sweep --task mnist_mlp --preset quick --set model.widths=784,10 --vary {field}=1,2 --device cpu "
         "--precision float32 --arm jax:compile --arm pytorch:compile --rounds 5"
     )
 
@@ -258,14 +259,14 @@ def edited(swept: Path) -> None:
 @pytest.mark.parametrize(
     ("forge", "said"),
     [
-        (of_another_point, "are of one run"),
+        (of_another_point, "belong to the same run"),
         (of_other_values, "the point batch_size=8 was not asked for by sweep.json"),
-        (with_another_sentence, "sweep.md is not what is made of the records"),
+        (with_another_sentence, "sweep.md is not what the records give"),
         (with_an_address, "sweep.json has 'someone@example.org'"),
         (of_no_json, "sweep.json: "),
         (of_endless_values, "sweep.json has more than 500 points"),
         (without_records, "records: there are none"),
-        (edited, "it is gone since the run ended"),
+        (edited, "it has been deleted since the run ended"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

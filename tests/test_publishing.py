@@ -65,7 +65,7 @@ def test_what_check_objects_to_is_not_published(bench: Callable[..., Done], resu
     before = sorted(results.rglob("*"))
     done = bench("publish", run, "--results", results)
     assert done.code == 1
-    assert "it is gone since the run ended" in done.error
+    assert "it has been deleted since the run ended" in done.error
     assert f"see framework-bench check {run}" in done.error
     assert sorted(results.rglob("*")) == before
 

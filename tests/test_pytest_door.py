@@ -333,7 +333,7 @@ def test_import_tells_what_breaks_a_rule(
     with pytest.raises(SystemExit, match="1"):
         command("import", "bad.json", "--output", "made")
     said = capsys.readouterr()
-    assert f"{GOOD[-1].cell.file_name}: its unit is another than that of the others of its run\n" in said.err
+    assert f"{GOOD[-1].cell.file_name}: its unit differs from that of the others of its run\n" in said.err
     assert said.out.startswith(f"{len(GOOD)} records")
 
 

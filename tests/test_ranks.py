@@ -173,8 +173,8 @@ def test_the_memory_of_an_arm_is_that_of_all_its_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"ranks": []}, "figures of 0 ranks, where there are 2"),
-        ({"settings": {}}, "processes 2 was asked for, None was in force"),
+        ({"ranks": []}, "figures of 0 ranks, expected 2"),
+        ({"settings": {}}, "processes 2 was requested, but None was in force"),
     ],
 )
 @pytest.mark.slow
@@ -229,7 +229,7 @@ ENDS = [
     ("runs out of memory in warm-up", "oom", "rank 1 of 2: out of memory: Unable to allocate 3 TiB"),
     ("exits in warm-up", "failed", "rank 1 of 2: exited with code 3"),
     ("killed in warm-up", "killed", "rank 1 of 2: ended by SIGKILL"),
-    ("stopped in warm-up", "timeout", "the deadline of the phase 'warm-up'; 1 of its processes stood still (SIGSTOP)"),
+    ("stopped in warm-up", "timeout", "the deadline of the phase 'warm-up'; 1 of its processes were stopped (SIGSTOP)"),
     ("killed in its turn", "killed", "rank 1 of 2: ended by SIGKILL"),
     ("stopped in its turn", "timeout", "the deadline of the phase 'turn'"),
     ("killed in its sleep", "killed", "rank 1 of 2: ended by SIGKILL"),
@@ -377,7 +377,7 @@ def test_a_rank_of_a_framework_that_fails_is_one_record(tmp_path: Path, name: st
         assert "UnavailableError" in reason
     else:
         assert found[0].status == status, reason
-        assert ("ended by SIGKILL" if status == "killed" else "1 of its processes stood still (SIGSTOP)") in reason
+        assert ("ended by SIGKILL" if status == "killed" else "1 of its processes were stopped (SIGSTOP)") in reason
     assert no_process_is_left()
 
 

@@ -353,14 +353,14 @@ def test_a_record_has_the_hash_of_the_journal_and_that_of_the_digest(folder: Fol
     folder.run()
     forge(folder, "speed-round01-a.a", made_faster, in_journal=False)
     (line,) = folder.run().aside
-    assert "it was changed after the run had ended (journal.jsonl)" in line
+    assert "it was changed after the run ended (journal.jsonl)" in line
     assert sorted(map(which, folder.ran)) == [("a.a", "speed", 1, 0), ("b.b", "speed", 1, 0)]
     files.write_digest(folder.path)
     path = folder.file("memory-round01-a.a")
     path.write_bytes(path.read_bytes() + b"\n")
     (folder.path / "journal.jsonl").write_bytes(b"")
     (line,) = folder.run().aside
-    assert "it was changed after the run had ended (records.sha256)" in line
+    assert "it was changed after the run ended (records.sha256)" in line
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_what_breaks_a_rule_beside_the_others_is_made_again(folder: Folder) -> N
     forge(folder, "quality-seed0-b.b", lambda plain: plain["run"]["machine"].update(cpu="Another CPU"))
     (line,) = folder.run().aside
     assert "quality-seed0-b.b" in line
-    assert "its machine is another than that of the others of its run; moved to " in line
+    assert "its machine differs from that of the others of its run; moved to " in line
     assert [which(cell) for cell in folder.ran] == [("b.b", "quality", 1, 0)]
     assert folder.run().aside == folder.ran == []
 

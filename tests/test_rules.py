@@ -49,26 +49,26 @@ TWICE = Ladder("float32", "cpu", [a_ladder().rungs[0]] * 7)
 BROKEN: Sequence[tuple[Record, str]] = [
     (timed(window_s=0.1), "the window of 0.1 s is not its blocks of 1 s together"),
     (timed(items=10_000), "10,000 images in 50 steps of at most 20"),
-    (timed(cpu_s=170.0), "170.0 cores were busy for this process, which may use 2"),
+    (timed(cpu_s=170.0), "170.0 cores were busy in a process that may use only 2"),
     (timed(compilations=7), "7 compilations inside the timed window"),
     (timed(unfinished_s=0.1), "the barrier does not wait"),
-    (timed(losses=[(20, 1.0), (10, 2.0)]), "losses of the window are not in the order"),
+    (timed(losses=[(20, 1.0), (10, 2.0)]), "losses of the window are not in order"),
     (a_record(probe=msgspec.structs.replace(a_record().outcome.probe, error=0.01)), "a matrix product was off by 1.0e-02"),  # type: ignore[type-var]
     (a_record(disturbance=Disturbance(0.1, 0.5, 0.0, 0, 0, None)),
-     "its window is not called disturbed, which its figures deny"),
+     "its window is not marked as disturbed, but its figures contradict that"),
     (a_record(disturbance=Disturbance(0.1, 0.0, 0.0, 0, 0, None, disturbed="no")),
-     "its window is called disturbed, which its figures deny"),
-    (a_record(probe=None), "a speed without its probe of the precision"),
-    (a_record(disturbance=None), "a speed without its account of disturbances"),
+     "its window is marked as disturbed, but its figures contradict that"),
+    (a_record(probe=None), "a speed without a probe of its precision"),
+    (a_record(disturbance=None), "a speed without a record of disturbances"),
     (a_record(settings={"device": "gpu", "precision": "bfloat16", "mode": "default"}),
-     "device cpu was asked for, gpu was in force; precision float32 was asked for, bfloat16 was in force"),
-    (a_record(settings={}), "mode default was asked for, None was in force"),
+     "device cpu was requested, but gpu was in force; precision float32 was requested, but bfloat16 was in force"),
+    (a_record(settings={}), "mode default was requested, but None was in force"),
     (a_record(threads=1, settings={"device": "cpu", "precision": "float32", "mode": "default", "cores": 2}),
-     "cores 1 was asked for, 2 was in force"),
-    (trained(steps=1, curve=[(1, 1.0, 0.1)]), "1 training steps, where the task has 100"),
+     "cores 1 was requested, but 2 was in force"),
+    (trained(steps=1, curve=[(1, 1.0, 0.1)]), "1 training steps, but the task has 100"),
     (trained(curve=[(1, 1.0, 0.1)]), "the curve of the training does not lead to its last step"),
-    (trained(metrics={"loss": 1.0}), "no accuracy, by which quality is judged"),
-    (trained(metrics={"accuracy": 95.0}), "accuracy 95 is no share"),
+    (trained(metrics={"loss": 1.0}), "no accuracy, the metric that quality is judged by"),
+    (trained(metrics={"accuracy": 95.0}), "accuracy 95 is not a share between 0 and 1"),
     (trained(train_s=0.0), "a training that took no time"),
     (a_record(kind="parity", ladders=[a_ladder()]), "parity was not checked in float64 on the cpu"),
     (a_record(kind="parity", ladders=[a_ladder(precision="float64")]), "parity was not checked in float32 on the cpu"),
@@ -77,18 +77,18 @@ BROKEN: Sequence[tuple[Record, str]] = [
     (a_record(kind="memory", memory=a_memory(peak=Bytes(2**60))), "more than the machine has"),
     (a_record(kind="memory", memory=a_memory(imported=Bytes(2**30))), "host import is more than host peak"),
     (trained(metrics={"accuracy": 0.9, "confusion_00": 5.0, "confusion_01": 5.0, "confusion_10": 0.0, "confusion_11": 90.0}),
-     "an accuracy of 0.9000, where 95 of 100 were right"),
+     "an accuracy of 0.9000, but 95 of 100 were right"),
     (told(precision="FP32"), "there is no precision 'FP32'"),
-    (told(spec={"data": {"name": "mnist"}}), "its data set is another than that of its spec"),
+    (told(spec={"data": {"name": "mnist"}}), "its data set is not the one in its spec"),
     (told(wall_s=1.5), "what it did took 2.85 s, in a process of 1.5 s"),
     (told(timings=msgspec.structs.replace(a_timing(1000), cpu_s=0.0)), "no processor time in a window of 1 s"),
     (told(kind="quality", wall_s=0.05), "what it did took 1.1 s, in a process of 0.05 s"),
     (told(kind="parity", ladders=[with_rungs(ladder, ladder.rungs[:7], height=7) for ladder in WHOLE]),
-     "its ladder in float64 has not the 10 rungs that there are"),
+     "its ladder in float64 does not have the 10 rungs of the ladder"),
     (told(kind="parity", ladders=[with_rungs(ladder, [*ladder.rungs[:3], LOOSE, *ladder.rungs[4:]]) for ladder in WHOLE]),
      "a tolerance of 1 on rung 4 in float64, never above 1e-05"),
     (a_record(measurement=1, disturbance=Disturbance(0.1, 0.0, 0.0, 0, 0, None, disturbed="busy")),
-     "its window is called disturbed, which its figures deny"),
+     "its window is marked as disturbed, but its figures contradict that"),
     (a_record(status="killed", reason=""), "status killed without a reason"),
     (a_record(kind="quality", quality=None), "status ok without figures of quality"),
 ]  # fmt: skip
@@ -143,7 +143,7 @@ APART = [
 @pytest.mark.parametrize(("made", "what"), APART, ids=[what for _, what in APART])
 def test_a_record_that_is_not_like_the_others_takes_part_in_nothing(made: list[Record], what: str) -> None:
     judged, (problem,) = rules.judged(made)
-    assert f"its {what} is another than that of the others" in problem
+    assert f"its {what} differs from that of the others" in problem
     assert [one.outcome.status for one in judged].count("invalid") == 1
     assert table_of(made)["fast"]["relative to the fastest"].startswith("not ranked: ")
     assert problem.partition(": ")[2] in markdown.render(made)
@@ -167,13 +167,13 @@ def test_a_cell_that_stands_twice_counts_for_neither() -> None:
 def test_what_the_others_say_may_not_be_left_out_of_an_older_record(name: str) -> None:
     made = [changed(one, measurement=1) for one in with_one(**{name: None})]
     _, (problem,) = rules.judged(made)
-    assert f"it has no {name}, which the others of its run have" in problem
+    assert f"it has no {name}, but the others of its run do" in problem
 
 
 def test_fewer_items_in_the_same_steps_are_told() -> None:
     made = with_one(timings=msgspec.structs.replace(a_timing(200.0), items=950))
     _, (problem,) = rules.judged(made)
-    assert "19 items in a step, where the others of its run have 20" in problem
+    assert "19 items in a step, but the others of its run have 20" in problem
     one_padded_batch = with_one(timings=msgspec.structs.replace(a_timing(200.0), items=981))
     assert rules.judged(one_padded_batch)[1] == []
 
@@ -188,7 +188,7 @@ def test_a_ladder_that_the_arm_did_not_climb_is_no_proof() -> None:
     made = with_one(ladders=WHOLE)
     assert rules.judged(made)[1] == []
     made = with_one(ladders=[a_ladder()])
-    assert "it carries a ladder that its arm did not climb" in rules.judged(made)[1][0]
+    assert "it has a ladder that its arm did not climb" in rules.judged(made)[1][0]
 
 
 @pytest.mark.parametrize("without", [[a_ladder()], [a_ladder(precision="float64")], []])
@@ -216,7 +216,7 @@ def test_a_file_under_another_records_name_is_told(tmp_path: Path) -> None:
     one, other = sorted((tmp_path / "records").glob("*speed*"))[:2]
     one.rename(other)
     _, (problem,) = files.read_folder(tmp_path)
-    assert f"{other}: not the record that its name says, but " in problem
+    assert f"{other}: its name does not match its content, which is " in problem
 
 
 def edited(tmp_path: Path, name: str, edit: Callable[[dict[str, Any]], object]) -> str:
@@ -254,7 +254,7 @@ def set_to(*keys: Any) -> Callable[[dict[str, Any]], object]:
         ("speed", set_to("spec_hash", "0" * 64), "spec_hash is not the hash"),
         ("quality", set_to("quality", "steps", 1), "1 training steps"),
         ("quality", set_to("quality", "metrics", "accuracy", 0.1), ""),  # below the target, whatever it says it reached
-        ("parity", set_to("parity", 0, "rungs", 3, "difference", 5.0), "was not passed as it says"),
+        ("parity", set_to("parity", 0, "rungs", 3, "difference", 5.0), "contradicts its own figures"),
     ],
 )
 def test_an_edited_published_record_is_told(
@@ -341,7 +341,7 @@ def test_other_rungs_than_those_of_the_other_arms_are_told() -> None:
     at = first_of(made, "parity")
     low = [msgspec.structs.replace(one, rungs=one.rungs[:1], height=1) for one in WHOLE]
     made[at] = changed(made[at], ladders=low)
-    assert "its ladder is another than that of the other arms" in rules.judged(made)[1][0]
+    assert "its ladder differs from that of the other arms" in rules.judged(made)[1][0]
 
 
 def test_a_round_that_did_other_work_than_the_others_of_its_arm_is_told() -> None:

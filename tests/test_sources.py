@@ -282,7 +282,7 @@ def test_a_cache_that_cannot_be_made(mirrors: Mirrors, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder is expected")
     message = error_of(mirrors.url("ok"))
     assert "the cache cannot be used: " in message
-    assert "give write permission there, or give --data-dir DIR" in message
+    assert "grant write permission there, or give --data-dir DIR" in message
     assert mirrors.requests == []
 
 
@@ -294,7 +294,7 @@ def test_a_folder_under_the_name_of_a_cached_file(mirrors: Mirrors, cache: Path)
 def test_a_full_disk_ends_the_search_and_leaves_nothing(mirrors: Mirrors, cache: Path) -> None:
     with largest_file(100_000):
         message = error_of(mirrors.url("ok"), mirrors.url("ok"))
-    assert "the cache cannot be used: File too large; make room or " in message
+    assert "the cache cannot be used: File too large; free some space or " in message
     assert mirrors.requests == ["ok"]
     assert files_in(cache) == {}
 
@@ -342,7 +342,7 @@ def test_a_folder_without_the_file_is_an_error(mirrors: Mirrors, cache: Path, tm
     assert message == (
         f"digits.gz of letters is not in the folder given by --data-dir: neither {tmp_path / 'letters' / NAME} nor "
         f"{tmp_path / NAME} is a file (nor uncompressed, without .gz); "
-        "put it there, or leave --data-dir out to download it"
+        "put it there, or omit --data-dir to download it"
     )
     assert mirrors.requests == ["ok"]
 

@@ -93,7 +93,7 @@ def _sweep(folder: Path) -> Iterator[Said]:
     names: dict[str, str] = {}
     for place, run in {(place, one.run.id) for place, found in points.items() for one in found}:
         if names.setdefault(run, place.name) != place.name:
-            yield "records", f"the points {names[run]} and {place.name} are of one run", False
+            yield "records", f"the points {names[run]} and {place.name} belong to the same run", False
     yield from _copies(records)
     yield from _table(folder / "sweep.md", sweep.render(rules.judged(records)[0]), records)
     yield from _personal(folder, [folder / name for name in ("sweep.md", sweep_folder.NAME)])
@@ -133,7 +133,7 @@ def _digest(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     if digest.stored(folder) is None:
         yield (
             "digest",
-            f"there is no {digest.NAME}: the run did not come to its end, or is older than digests",
+            f"there is no {digest.NAME}: the run did not finish, or is older than digests",
             _old(folder, records),
         )
 
@@ -154,16 +154,16 @@ def _plan(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
         yield "plan", f"it {error}", False
         return
     if fixed is None:
-        yield "plan", "there is no plan.json: what was asked for is not known", _old(folder, records)
+        yield "plan", "there is no plan.json: what was requested is unknown", _old(folder, records)
         return
     for one in records:
         name, run = one.cell.file_name, one.run
         if run.id != fixed.run_id:
-            yield "plan", f"{name} is of the run {run.id}, and plan.json of {fixed.run_id}", False
+            yield "plan", f"{name} belongs to run {run.id}, but plan.json to {fixed.run_id}", False
         for fact, value in _facts(one, fixed).items():
             if fixed.facts.get(fact) != value:
                 was = fixed.facts.get(fact, "not known")
-                yield "plan", f"{name}: {fact} is {value}, and was {was} at the start", False
+                yield "plan", f"{name}: {fact} is {value}, but was {was} at the start", False
     yield from _complete(fixed, records)
 
 
@@ -241,7 +241,7 @@ def _as_many_rounds(task: str, least: int, speeds: Sequence[Record]) -> Iterator
     lost = len(disturbed.disturbed_rounds(speeds))
     last = max((one.cell.round for one in speeds), default=least)
     if disturbed.planned_rounds(last, lost) > least:
-        yield "plan", f"{task}: {last} rounds, where {least} were planned and {lost} disturbed", False
+        yield "plan", f"{task}: {last} rounds, but {least} were planned and {lost} disturbed", False
 
 
 def _count(told: str) -> int:
@@ -256,11 +256,11 @@ def _tasks(records: Sequence[Record], data_dir: Path | None) -> Iterator[Said]:
         cell = one.cell
         name = f"{cell.task}, preset {cell.preset}"
         if cell.task not in tasks.TASKS or cell.preset not in tasks.PRESETS:
-            yield "task", f"{name}: it is not one of framework-bench's own", True
+            yield "task", f"{name}: it is not one of framework-bench's own tasks", True
             continue
         needs = tasks.DATA_SETS.get((cell.task, cell.preset))
         if needs is not None and data_dir is None:
-            yield "task", f"{name}: whether it is this project's, which takes {needs} to see (--data-dir)", True
+            yield "task", f"{name}: its data set was not compared, which needs {needs} (--data-dir)", True
             continue
         try:
             declared = _declared(cell.task, cell.preset, tuple(sorted(cell.changes.items())), data_dir)
@@ -269,7 +269,7 @@ def _tasks(records: Sequence[Record], data_dir: Path | None) -> Iterator[Said]:
             continue
         told = {**cell.spec, "unit": cell.unit, "target": msgspec.to_builtins(cell.target)}
         is_same = one.run.source == harness_hash()
-        newer = "" if is_same else " in this version of framework-bench, which is not that of the run"
+        newer = "" if is_same else " in this version of framework-bench, which is not the run's"
         for field in sorted(declared.keys() | told.keys()):
             if told.get(field) != declared.get(field):
                 yield "task", f"{name}: its {field} is not that of the preset{newer}", not is_same
@@ -295,7 +295,7 @@ def _copies(records: Sequence[Record]) -> Iterator[Said]:
         timings, quality = one.outcome.timings, one.outcome.quality
         took = repr((timings.blocks_s, timings.first_step_s)) if timings else repr(quality.curve) if quality else ""
         if took and (other := seen.setdefault(took, one.cell.file_name)) != one.cell.file_name:
-            yield "records", f"{one.cell.file_name} has the times of {other}", False
+            yield "records", f"{one.cell.file_name} has the same times as {other}", False
 
 
 def _order(records: Sequence[Record]) -> Iterator[Said]:
@@ -306,15 +306,15 @@ def _order(records: Sequence[Record]) -> Iterator[Said]:
     for one in speeds:
         taken = placed[one.run.id, one.cell.task, one.cell.round]
         if one.cell.position in taken:
-            yield "order", f"{one.cell.task}, round {one.cell.round}: two arms are at place {one.cell.position}", False
+            yield "order", f"{one.cell.task}, round {one.cell.round}: two arms have place {one.cell.position}", False
         taken[one.cell.position] = one.cell.arm.name
     for run, task in {(one.run.id, one.cell.task): (one.run, one.cell.task) for one in speeds}.values():
         orders = {number: taken for (id_, name, number), taken in placed.items() if (id_, name) == (run.id, task)}
         if missing := sorted(set(range(1, max(orders) + 1)) - set(orders)):
-            yield "order", f"{task}: there is nothing of round {missing[0]}", False
+            yield "order", f"{task}: round {missing[0]} is missing", False
         arms = max(len(taken) for taken in orders.values())
         if any(sorted(taken) != list(range(1, arms + 1)) for taken in orders.values()):
-            yield "order", f"{task}: not every round has an arm at each of the {arms} places", False
+            yield "order", f"{task}: a round does not have an arm at each of the {arms} places", False
             continue
         if run.measurement == 1:
             continue  # drawn in another way
@@ -332,7 +332,11 @@ def _times(folder: Path, records: Sequence[Record]) -> Iterator[Said]:
     journal = Journal(folder)
     ran = [one for one in records if one.outcome.status not in ("skipped", "interrupted") and not _recalled(one)]
     if not journal.lines():
-        yield "times", "there is no journal.jsonl: the times of the processes are not confirmed", _old(folder, records)
+        yield (
+            "times",
+            "there is no journal.jsonl: the times of the processes cannot be confirmed",
+            _old(folder, records),
+        )
     else:
         yield from _left(folder, records, journal.ended())
         yield from _confirmed(ran, journal)
@@ -346,11 +350,11 @@ def _left(folder: Path, records: Sequence[Record], ended: Mapping[str, Line]) ->
     there = {one.cell.file_name: one for one in records}
     for name, line in ended.items():
         if name not in there:
-            yield "records", f"{name}: the journal says that its process ended, and there is no record of it", False
+            yield "records", f"{name}: the journal says that its process ended, but there is no record of it", False
         elif line.sha256 and line.sha256 != digest.of((folder / "records" / name).read_bytes()):
-            yield "records", f"{name}: it is not what the journal says that its process left", False
+            yield "records", f"{name}: it differs from what its process left, according to the journal", False
         elif line.key != there[name].cell.key:
-            yield "records", f"{name}: its key is another than in the journal", False
+            yield "records", f"{name}: its key differs from the one in the journal", False
 
 
 def _in_turn(lines: Sequence[Line], *, digested: bool) -> Iterator[Said]:
@@ -360,16 +364,16 @@ def _in_turn(lines: Sequence[Line], *, digested: bool) -> Iterator[Said]:
     for line in lines:
         at = _seconds(line.at)
         if at is None or at + SLACK_S < latest:
-            yield "times", f"the journal has a line of {line.at} after a later one", False
+            yield "times", f"the journal has a line from {line.at} after a later one", False
         latest = max(latest, at or 0.0)
         if line.event == "start":
             running.add(line.cell)
         elif line.event in ("end", "crash") and line.cell in running:
             running.remove(line.cell)
         elif line.event in ("end", "crash") and line.status not in ("skipped", "interrupted"):  # which never began
-            yield "times", f"{line.cell}: the journal has an end of it that no start precedes", False
+            yield "times", f"{line.cell}: the journal has its end, but no start", False
         if line.event == "end" and digested and line.status == "ok" and not line.sha256:
-            yield "times", f"{line.cell}: the journal has no hash of what its process left", False
+            yield "times", f"{line.cell}: the journal has no hash of its record", False
 
 
 def _confirmed(ran: Sequence[Record], journal: Journal) -> Iterator[Said]:
@@ -379,12 +383,12 @@ def _confirmed(ran: Sequence[Record], journal: Journal) -> Iterator[Said]:
     for one in ran:
         name, at, wall_s = one.cell.file_name, _seconds(one.outcome.started_utc), one.outcome.wall_s
         if name not in started or name not in ended:
-            yield "times", f"{name}: the journal has no start and end of it", False
+            yield "times", f"{name}: the journal lacks its start or its end", False
         elif at is None or not _lies_between(at, wall_s, started[name], ended[name]):
             told = f"{wall_s:.0f} s from {one.outcome.started_utc} on"
-            yield "times", f"{name}: {told}, which is not what the journal says", False
+            yield "times", f"{name}: {told}, but the journal says otherwise", False
         elif ended[name].status != one.outcome.status:
-            yield "times", f"{name}: {one.outcome.status}, where the journal says {ended[name].status}", False
+            yield "times", f"{name}: {one.outcome.status}, but the journal says {ended[name].status}", False
 
 
 def _round_by_round(speeds: Sequence[Record]) -> Iterator[Said]:
@@ -403,7 +407,7 @@ def _round_by_round(speeds: Sequence[Record]) -> Iterator[Said]:
     ]
     for first, second in itertools.pairwise(sorted(whole)):
         if first[2] == second[2] and second[0] + SLACK_S < first[1]:
-            told = f"{second[3]}, round {second[4]} began before round {first[4]} of {first[3]} had ended"
+            told = f"{second[3]}, round {second[4]} began before round {first[4]} of {first[3]} ended"
             yield "times", told, False
 
 
@@ -454,7 +458,7 @@ def _sections(judged: Sequence[Record]) -> Iterator[Said]:
 def _control(section: Section) -> Iterator[Said]:
     verdict = section.control_verdict
     if section.control is None:
-        yield "control", f"{section.first.task}: there was no arm that was timed twice (run --control)", True
+        yield "control", f"{section.first.task}: no arm was timed twice (run --control)", True
     elif verdict is None or verdict.decision in ("faster", "slower"):
         told = verdict.decision if verdict else "not measured"
         yield "control", f"{section.first.task}: the same program against itself: {told}", False
@@ -465,7 +469,7 @@ def _proven(section: Section, row: Row) -> Iterator[Said]:
     if why := rules.parity_fault(row.arm, row.ladders):
         yield "parity", f": {why}", False
     elif row.apart:
-        yield "losses", f" did other work than it was proven to do: {row.apart}", False
+        yield "losses", f" did not do the work that it was proven to do: {row.apart}", False
     elif row.excluded:
         yield "ranking", f" is not ranked: {row.excluded}", True
     known = backends.BACKENDS.get(row.arm.backend)
@@ -478,7 +482,7 @@ def _proven(section: Section, row: Row) -> Iterator[Said]:
 def _tested(row: Row) -> Iterator[Said]:
     tests = {files.encode(test): test for one in row.of("speed") if (test := one.cell.selftest) is not None}
     if not tests:
-        yield "self-test", ": there was none on this machine when the run began", True
+        yield "self-test", ": none on this machine when the run began", True
     for test in tests.values():
         yield from (("self-test", f": {fault}", False) for fault in words.selftest_faults(test))
 
@@ -488,7 +492,7 @@ def _limits(section: Section, row: Row) -> Iterator[Said]:
     if row.beyond:
         yield "limits", f": {row.beyond}", False
     if row.arm.device == "gpu" and section.run.machine.gpu is None:
-        yield "limits", ": it ran on the GPU of a machine that has none", False
+        yield "limits", ": it ran on the GPU of a machine without one", False
     shortest = min((seconds for timings in row.timed.values() for seconds in timings.blocks_s), default=LEAST_BLOCK_S)
     if shortest < LEAST_BLOCK_S:
         yield "limits", f": a block of {shortest:.3g} s is too short to be timed", False
@@ -505,8 +509,8 @@ def _table(path: Path, made: str, records: Sequence[Record]) -> Iterator[Said]:
         yield "tables", f"there is no {path.name}", True
     elif _start_of(path) != made.encode():
         here = all(one.run.source == harness_hash() for one in records)
-        newer = "" if here else ", by this version of framework-bench, which is another one than that of the run"
-        yield "tables", f"{path.name} is not what is made of the records{newer}", False
+        newer = "" if here else ", in this version of framework-bench, which is not the run's"
+        yield "tables", f"{path.name} is not what the records give{newer}", False
 
 
 def _start_of(path: Path) -> bytes:

@@ -178,7 +178,7 @@ class Process:
         remarks = done.outcome.remarks
         if ending.left:
             many = "es" if ending.left > 1 else ""
-            remarks = [*remarks, f"{ending.left} process{many} that it had started ran on after its end: ended"]
+            remarks = [*remarks, f"{ending.left} process{many} that it had started outlived it and had to be killed"]
         outcome = msgspec.structs.replace(
             done.outcome, started_utc=self.started_utc, wall_s=ending.wall_s, beside=beside, remarks=remarks
         )
@@ -203,7 +203,7 @@ def _outcome(ending: launch.Ending, answer_path: Path) -> Outcome:
     if ending.status != "ok":
         return Outcome(status=ending.status, reason=one_line(str(ending.reason)))
     if not os.path.lexists(answer_path):
-        return Outcome(status="failed", reason="the process exited with code 0 and left no record")
+        return Outcome(status="failed", reason="the process exited with code 0 but left no record")
     try:
         return files.read_outcome(answer_path)
     except RecordError as error:

@@ -276,7 +276,7 @@ def _stopped(group: int) -> str:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             count += os.getpgid(process.pid) == group and process.status() == psutil.STATUS_STOPPED
-    return f"; {count} of its processes stood still (SIGSTOP)" if count else ""
+    return f"; {count} of its processes were stopped (SIGSTOP)" if count else ""
 
 
 def _signal_group(pid: int, number: int) -> None:

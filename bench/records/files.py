@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ SCRATCH = ".framework-bench-scratch"
 
 SHAPE, LONG = bytes.maketrans(b"123456789:,[-\n\r\t", b"000000000       "), b" " + 19 * b"0"
 """What makes of any number its length, and what may be an integer of more than 64 bits."""
+
+SPACED = re.compile(rb'"\s+:')
+"""A key that its colon does not follow at once."""
 
 TEMPORARY = re.compile(r"\.framework-bench-[0-9a-f]{16}\.tmp")
 
@@ -76,16 +80,17 @@ def _quickly(content: bytes, kind: type[Any]) -> Any | None:
     """The value where nothing is to be said about the JSON, by a decoder that is fast and sees no key that stands twice; None
     where the careful one is to read it.
 
-    Nothing is escaped, so that every second part between quotation marks is a text, and a colon in the others has a key
+    Nothing is escaped, so that every second part between quotation marks is a text, and a colon right after one has a key
     before it. As many keys in the content as in what is made of it: none stands twice.
     """
     parts = content.split(b'"')
-    between = b" ".join(parts[::2])
-    if b"\\" in content or LONG in between.translate(SHAPE) or max(map(len, parts[1::2]), default=0) > MAX_NAME:
+    if b"\\" in content or SPACED.search(content) or LONG in content.translate(SHAPE):
+        return None
+    if max(map(len, parts[1::2]), default=0) > MAX_NAME:
         return None
     try:
         plain = msgspec.json.decode(content)
-        if between.count(b":") != msgspec.json.encode(plain).count(b'":'):
+        if content.count(b'":') != msgspec.json.encode(plain).count(b'":'):
             return None
         if kind is Record and plain.get("schema") != SCHEMA:
             return None
@@ -122,17 +127,26 @@ def read_outcome(path: Path) -> Outcome:
 def read_as(path: Path, kind: type[Any], *, what: str, known: Mapping[str, str] | None = None) -> Any:
     """The value of type `kind` in a file, whose content has the `known` hashes; RecordError names the file."""
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for somebody who writes
-            raise RecordError("no regular file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = _content(path)
         for place, sha256 in (known or {}).items():
             if digest.of(content) != sha256:
-                raise RecordError(f"it was changed after the run had ended ({place})")
+                raise RecordError(f"it was changed after the run ended ({place})")
         return decode(content, kind)
     except (OSError, RecordError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise RecordError(printable(f"{path}: not {what}: {why}")) from None
+
+
+def _content(path: Path) -> bytes:
+    """Of a regular file, no more than a byte beyond what is accepted; RecordError for anything else, OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # to open a pipe would wait for somebody who writes
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise RecordError("not a regular file")
+        return os.read(descriptor, min(found.st_size, MAX_BYTES) + 1)
+    finally:
+        os.close(descriptor)
 
 
 def read_folder(folder: Path, *, more: Mapping[str, Mapping[str, str]] | None = None) -> tuple[list[Record], list[str]]:
@@ -146,14 +160,18 @@ def read_folder(folder: Path, *, more: Mapping[str, Mapping[str, str]] | None = 
     hashes = {digest.NAME: known or {}, **(more or {})}
     paths = sorted((folder / "records").glob("*.json"))
     for name in sorted(set(known or ()) - {path.name for path in paths}):
-        problems.append(printable(f"{folder / 'records' / name}: it is gone since the run ended ({digest.NAME})"))
+        problems.append(
+            printable(f"{folder / 'records' / name}: it has been deleted since the run ended ({digest.NAME})")
+        )
     for path in paths:
         try:
             if known is not None and path.name not in known:
-                raise RecordError(printable(f"{path}: it was added after the run had ended ({digest.NAME})"))
+                raise RecordError(printable(f"{path}: it was added after the run ended ({digest.NAME})"))
             found = read(path, known=of_file(path.name, hashes))
             if path.name not in found.cell.file_names:
-                raise RecordError(printable(f"{path}: not the record that its name says, but {found.cell.file_name}"))
+                raise RecordError(
+                    printable(f"{path}: its name does not match its content, which is {found.cell.file_name}")
+                )
             records.append(found)
         except RecordError as error:
             problems.append(str(error))

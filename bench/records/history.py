@@ -53,7 +53,7 @@ def upgraded(plain: dict[str, Any], schema: int) -> dict[str, Any]:
         if schema in (1, 2):
             plain = _third(plain, schema)
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"a part of it has another form than schema {schema} gives it") from None
+        raise ValueError(f"a part of it does not have the form of schema {schema}") from None
     return plain
 
 
@@ -110,7 +110,7 @@ def _target(plain: dict[str, Any]) -> dict[str, Any]:
     for bound in bounds.split(" and "):
         match = BOUND.fullmatch(bound)
         if not match:
-            raise ValueError(f"{bound!r} is no bound of a target")
+            raise ValueError(f"{bound!r} is not a bound of a target")
         found["at_least" if match[1] == ">=" else "at_most"] = float(match[2])
     return found
 
@@ -125,7 +125,7 @@ def _ladders(plain: Any) -> Any:
         for rung in ladder["rungs"]:
             difference, tolerance = rung["difference"], rung["tolerance"]
             if rung["passed"] != (difference is not None and difference <= tolerance):
-                raise ValueError(f"rung {rung['number']} was not passed as it says")
+                raise ValueError(f"rung {rung['number']} contradicts its own figures")
             rungs.append({name: value for name, value in rung.items() if name != "passed"})
         ladders.append({**ladder, "rungs": rungs})
     return ladders

@@ -75,8 +75,11 @@ def _hashed(value: Any) -> str:
         return hash_json(msgspec.to_builtins(value))
 
 
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a record: immutable, unknown fields refused."""
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A part of a record: immutable, unknown fields refused.
+
+    Nothing that is read from JSON refers to what holds it, so that the garbage collector need not look at thousands of records.
+    """
 
 
 class Data(Strict, frozen=True):
@@ -465,7 +468,7 @@ class Machine(Strict, frozen=True):
     cpu_quota: Window | None = None  # cores' time that a control group grants, 1.5 for example; None: no quota
 
 
-class Arm(Strict, frozen=True, dict=True):  # with room for what is computed once
+class Arm(Strict, frozen=True, dict=True, gc=True):  # with room for what is computed once
     """One backend in one declared way of using it: what a row of a table is a row of.
 
     Everything that may differ between two rows is in it, and nothing else is.
@@ -536,7 +539,7 @@ class Run(Strict, frozen=True):
     measurement: Count = MEASUREMENT
 
 
-class Cell(Strict, frozen=True, kw_only=True, dict=True):
+class Cell(Strict, frozen=True, kw_only=True, dict=True, gc=True):
     """What one process is asked."""
 
     kind: Kind

@@ -81,7 +81,7 @@ def invalid(record: Record) -> list[str]:
     if not figures[record.cell.kind]:
         return [f"status ok without figures of {record.cell.kind}"]
     if record.run.measurement > MEASUREMENT or (record.run.source and record.run.measurement == 1):
-        return [f"there is no measurement version {record.run.measurement} that it could be of"]
+        return [f"there is no measurement version {record.run.measurement} that it could belong to"]
     looks = (_asked, _settings, _ranks, _parity, _speed, _memory, _quality, _explanation, _inference, _loading)
     return [why for look in looks for why in look(record)]
 
@@ -101,7 +101,7 @@ def timing_faults(timings: Timings) -> Iterator[str]:
 def probe_fault(precision: str, error: float) -> str | None:
     """Why a matrix product's error is not that of a precision."""
     low, high = PROBE_BOUNDS.get(precision, (0.0, math.inf))
-    return None if low <= error <= high else f"{precision} was asked for, but a matrix product was off by {error:.1e}"
+    return None if low <= error <= high else f"{precision} was requested, but a matrix product was off by {error:.1e}"
 
 
 def cores_fault(timings: Timings, allowed: int) -> str | None:
@@ -109,7 +109,7 @@ def cores_fault(timings: Timings, allowed: int) -> str | None:
     cpu_s = timings.cpu_s
     if cpu_s is None or cpu_s <= MOST_CPU * allowed * timings.window_s + HICCUP_S:
         return None
-    return f"{cpu_s / timings.window_s:.1f} cores were busy for this process, which may use {allowed}"
+    return f"{cpu_s / timings.window_s:.1f} cores were busy in a process that may use only {allowed}"
 
 
 def settings_faults(arm: Arm, settings: Mapping[str, object], names: Iterable[str] = SETTINGS) -> Iterator[str]:
@@ -121,7 +121,7 @@ def settings_faults(arm: Arm, settings: Mapping[str, object], names: Iterable[st
         wanted["processes"] = arm.processes
     for name, value in wanted.items():
         if settings.get(name) != value:
-            yield f"{name} {value} was asked for, {settings.get(name)} was in force"
+            yield f"{name} {value} was requested, but {settings.get(name)} was in force"
 
 
 def parity_fault(arm: Arm, ladders: Sequence[Ladder]) -> str | None:
@@ -142,7 +142,7 @@ def _ranks(record: Record) -> Iterator[str]:
     ranks, processes = record.outcome.ranks, record.cell.arm.processes
     wanted = processes if processes > 1 and record.cell.kind != "parity" else 0
     if len(ranks) != wanted:
-        yield f"figures of {len(ranks)} ranks, where there are {wanted}"
+        yield f"figures of {len(ranks)} ranks, expected {wanted}"
     timings = record.outcome.timings
     if ranks and timings is not None and timings.cpu_s is not None:
         used_s = sum(one.cpu_s or 0.0 for one in ranks)
@@ -161,7 +161,7 @@ def _asked(record: Record) -> Iterator[str]:
     if isinstance(data, dict) and any(
         data.get(name) != value for name, value in msgspec.to_builtins(cell.data).items()
     ):
-        yield "its data set is another than that of its spec"
+        yield "its data set is not the one in its spec"
 
 
 def _settings(record: Record) -> Iterator[str]:
@@ -184,7 +184,7 @@ def _parity(record: Record) -> Iterator[str]:
         if ladder.height != len(RUNGS) or any(
             rung.name != RUNGS[rung.number - 1] for rung in ladder.rungs[: len(RUNGS)]
         ):
-            yield f"its ladder in {ladder.precision} has not the {len(RUNGS)} rungs that there are"
+            yield f"its ladder in {ladder.precision} does not have the {len(RUNGS)} rungs of the ladder"
         for rung in ladder.rungs:
             if rung.name != "dropout" and rung.tolerance > (most := LOOSEST.get(ladder.precision, 0.0)):
                 yield f"a tolerance of {rung.tolerance:g} on rung {rung.number} in {ladder.precision}, never above {most:g}"
@@ -205,7 +205,7 @@ def _explanation(record: Record) -> Iterator[str]:
     if found is None:
         return
     if "step" not in found.parts or any(len(turns) != len(found.parts["step"]) for turns in found.parts.values()):
-        yield f"the parts of a step were not timed in as many turns as the step: {', '.join(sorted(found.parts))}"
+        yield f"the parts of a step were not timed in the same number of turns as the step: {', '.join(sorted(found.parts))}"
     if found.profile is not None and sum(found.profile.kinds.values()) > (1 + ROUNDING) * found.profile.step_s:
         yield "the operations of a profile took longer than the steps that it watched"
 
@@ -217,7 +217,7 @@ def _inference(record: Record) -> Iterator[str]:
     yield from inference_faults(found)
     yield from _too_long(record, found.import_s + found.build_s + found.warmup_s + sum(found.blocks_s))
     if len({calls.batch_size for calls in found.calls}) < len(found.calls):
-        yield "a size of batch was called twice over"
+        yield "a batch size appears twice"
     length = cell.spec.get("window", 1)
     for calls in found.calls:
         most = calls.batch_size * length if isinstance(length, int) else None
@@ -229,11 +229,11 @@ def _inference(record: Record) -> Iterator[str]:
 def _watched(record: Record, what: str) -> Iterator[str]:
     """Whether figures that are no training's have what a speed must have beside it."""
     if record.outcome.probe is None:
-        yield f"{what} without their probe of the precision"
+        yield f"{what} without a probe of their precision"
     elif why := probe_fault(record.cell.arm.precision, record.outcome.probe.error):
         yield why
     if record.outcome.disturbance is None:
-        yield f"{what} without their account of disturbances"
+        yield f"{what} without a record of disturbances"
 
 
 def inference_faults(found: Inference) -> Iterator[str]:
@@ -241,10 +241,10 @@ def inference_faults(found: Inference) -> Iterator[str]:
     if found.compilations:
         yield f"{found.compilations} compilations inside the timed window: a batch of another shape?"
     if len({len(calls.blocks_s) for calls in found.calls}) > 1:
-        yield "not every size of batch has as many blocks as the others"
+        yield "the batch sizes do not all have the same number of blocks"
     for calls in found.calls:
         if not calls.p50_s <= calls.p90_s <= calls.p99_s:
-            yield f"the percentiles of batch size {calls.batch_size} are not in their order"
+            yield f"the percentiles of batch size {calls.batch_size} are out of order"
         least_s = calls.count * (
             0.4 * calls.p50_s + 0.09 * calls.p90_s
         )  # those above, less one call each that is between
@@ -262,7 +262,7 @@ def _loading(record: Record) -> Iterator[str]:
     if found.turns_s is not None and found.turns_s + HICCUP_S < blocks_s:
         yield f"turns of {found.turns_s:.4g} s with blocks of {blocks_s:.4g} s"
     if found.turns_s and isinstance(cores, int) and (found.cpu_s or 0.0) > MOST_CPU * cores * found.turns_s + HICCUP_S:
-        yield f"{(found.cpu_s or 0.0) / found.turns_s:.1f} cores were busy in its turns, which may use {cores}"
+        yield f"{(found.cpu_s or 0.0) / found.turns_s:.1f} cores were busy in the turns of a process that may use only {cores}"
     if (most := most_items(cell)) is not None:
         for name, feed in found.feeds.items():
             if feed.items > (at_most := most * feed.block_batches * len(feed.blocks_s)):
@@ -277,7 +277,7 @@ def loading_faults(found: Loading) -> Iterator[str]:
     if found.compilations:
         yield f"{found.compilations} compilations inside the timed window: a batch of another shape?"
     if len({len(feed.blocks_s) for feed in found.feeds.values()}) > 1:
-        yield "not every part has as many blocks as the others"
+        yield "the parts do not all have the same number of blocks"
 
 
 def _too_long(record: Record, parts_s: float) -> Iterator[str]:
@@ -290,7 +290,7 @@ def _too_long(record: Record, parts_s: float) -> Iterator[str]:
 def _work(cell: Cell, timings: Timings) -> Iterator[str]:
     """Whether a window can hold what it says that it does."""
     if cell.block_steps is not None and timings.block_steps != cell.block_steps:
-        yield f"blocks of {timings.block_steps:,} steps, where {cell.block_steps:,} were asked for"
+        yield f"blocks of {timings.block_steps:,} steps, but {cell.block_steps:,} were requested"
     steps = timings.block_steps * len(timings.blocks_s)
     if (most := most_items(cell)) is not None and timings.items > most * steps:
         yield f"{timings.items:,} {cell.unit} in {steps:,} steps of at most {most:,}"
@@ -301,7 +301,7 @@ def _work(cell: Cell, timings: Timings) -> Iterator[str]:
         yield f"{timings.tokens:,} tokens in {timings.items:,} {cell.unit} of at most {length}"
     updates = [update for update, _ in timings.losses]
     if updates != sorted(set(updates)):
-        yield "the losses of the window are not in the order of their updates"
+        yield "the losses of the window are not in order of their updates"
     if updates and updates[-1] + LOSS_EVERY <= min(LAST_LOSS, steps):
         yield f"losses up to update {updates[-1]}, and {steps:,} steps in the window alone"
 
@@ -316,9 +316,9 @@ def _way(record: Record, timings: Timings) -> Iterator[str]:
     if outcome.probe is not None and (why := probe_fault(arm.precision, outcome.probe.error)):
         yield why
     if outcome.probe is None and recorded:
-        yield "a speed without its probe of the precision"
+        yield "a speed without a probe of its precision"
     if outcome.disturbance is None and recorded:
-        yield "a speed without its account of disturbances"
+        yield "a speed without a record of disturbances"
     counts = record.run.source is not None and arm.device == "cpu" and timings.window_s > LEAST_COUNTED_S
     if counts and timings.cpu_s == 0:
         yield f"no processor time in a window of {timings.window_s:.4g} s"
@@ -332,7 +332,7 @@ def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
     shares = {name: getattr(found, name) for name in SHARES}
     why = disturbed.judge(**shares, own_share=None, gpu=found.gpu)
     if (why is None) != (found.disturbed is None):
-        yield f"its window is {'not ' if found.disturbed is None else ''}called disturbed, which its figures deny"
+        yield f"its window is {'not ' if found.disturbed is None else ''}marked as disturbed, but its figures contradict that"
     if found.others_share and found.others_share + own_share > MOST_CPU:
         yield f"others had {100 * found.others_share:.0f} % of the cores' time, and the process itself {100 * own_share:.0f} %"
 
@@ -340,7 +340,7 @@ def _disturbance(found: Disturbance, own_share: float) -> Iterator[str]:
 def _disturbed_once(found: Disturbance) -> Iterator[str]:
     """The same where the limit was another one: something must have been lost at least."""
     if found.disturbed and found.gpu is None and not any(getattr(found, name) for name in SHARES):
-        yield "its window is called disturbed, which its figures deny"
+        yield "its window is marked as disturbed, but its figures contradict that"
 
 
 def most_items(cell: Cell) -> int | None:
@@ -372,23 +372,23 @@ def _quality(record: Record) -> Iterator[str]:
         return
     wanted = cell.spec.get("train_steps")
     if isinstance(wanted, int) and quality.steps != wanted:
-        yield f"{quality.steps:,} training steps, where the task has {wanted:,}"
+        yield f"{quality.steps:,} training steps, but the task has {wanted:,}"
     steps = [step for step, *_ in quality.curve]
     if steps != sorted(set(steps)) or (steps and steps[-1] != quality.steps) or not steps:
         yield "the curve of the training does not lead to its last step"
     points = [(step, seconds) for step, seconds, _ in quality.validation]
     if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(points)):
-        yield "the evaluations of the training are not in their order"
+        yield "the evaluations of the training are out of order"
     if points and (points[-1][0] >= quality.steps or points[-1][1] > quality.train_s):
         yield "an evaluation of the training comes after its end"
     yield from _training_energy(quality)
     metric = cell.target.metric
     if metric not in quality.metrics:
-        yield f"no {metric}, by which quality is judged"
+        yield f"no {metric}, the metric that quality is judged by"
     for name, value in quality.metrics.items():
         known = METRICS.get(name)
         if known is not None and known.percent and not 0 <= value <= 1:
-            yield f"{name} {value:g} is no share"
+            yield f"{name} {value:g} is not a share between 0 and 1"
     if quality.train_s <= 0 or quality.evaluate_s < 0:
         yield "a training that took no time"
     yield from _too_long(record, quality.train_s + quality.evaluate_s)
@@ -400,7 +400,7 @@ def _training_energy(quality: Quality) -> Iterator[str]:
     steps = [step for step, _ in quality.energy]
     points = {step for step, *_ in quality.validation} | {quality.steps}
     if steps and (steps != sorted(set(steps)) or not points <= set(steps)):
-        yield "the energy of the training was not read where it was evaluated"
+        yield "the energy of the training was not read at its evaluations"
     joules = [energy.joules for _, energy in quality.energy if energy.joules is not None]
     if joules != sorted(joules):
         yield "a training used less energy the longer it went on"
@@ -415,7 +415,7 @@ def _counted(metrics: Mapping[str, float]) -> Iterator[str]:
         return
     right = (counts[0, 0] or 0.0) + (counts[1, 1] or 0.0)
     if abs(right / sum(known) - accuracy) > ROUNDING:
-        yield f"an accuracy of {accuracy:.4f}, where {right:g} of {sum(known):g} were right"
+        yield f"an accuracy of {accuracy:.4f}, but {right:g} of {sum(known):g} were right"
 
 
 # Records that lie together.
@@ -490,7 +490,7 @@ def _as_climbed(records: Sequence[Record]) -> dict[int, str]:
         for at in group:
             carried = records[at].cell.ladders
             if climbed and carried and carried not in climbed:
-                found[at] = "it carries a ladder that its arm did not climb"
+                found[at] = "it has a ladder that its arm did not climb"
     return found
 
 
@@ -501,12 +501,12 @@ def _as_complete(records: Sequence[Record]) -> dict[int, str]:
         for name in ("probe", "disturbance", "settings"):
             without = [at for at in group if records[at].outcome.timings and not getattr(records[at].outcome, name)]
             if 2 * len(without) < len(group):
-                found |= dict.fromkeys(without, f"it has no {name}, which the others of its run have")
+                found |= dict.fromkeys(without, f"it has no {name}, but the others of its run do")
         for name in (*SHARES, *TIMES):
             told = {at: _told(records[at], name) for at in group if _is_counted(records[at])}
             without = [at for at, share in told.items() if share is None]
             if 2 * len(without) < len(told):
-                found = dict.fromkeys(without, f"it has no {name}, which the others of its run have") | found
+                found = dict.fromkeys(without, f"it has no {name}, but the others of its run do") | found
     return found
 
 
@@ -548,7 +548,7 @@ def _as_many_items(records: Sequence[Record]) -> dict[int, str]:
             most = usual * max(FEW_ITEMS, PADDED_BATCHES / min(steps.values()))
             if abs(timings.items / steps[at] - usual) > most:
                 found[at] = (
-                    f"{timings.items / steps[at]:.4g} items in a step, where the others of its run have {usual:.4g}"
+                    f"{timings.items / steps[at]:.4g} items in a step, but the others of its run have {usual:.4g}"
                 )
     return found
 
@@ -570,7 +570,7 @@ def _minorities(
             usual = next((value for value, times in counted.items() if 2 * times > len(group)), None)
             for at, value in values.items():
                 if value != usual:
-                    found.setdefault(at, f"its {name} is another than that of {whom}")
+                    found.setdefault(at, f"its {name} differs from that of {whom}")
     return found
 
 

@@ -38,9 +38,17 @@ class Row:
         return self.arm.name
 
     def of(self, kind: str, status: str = "ok") -> list[Record]:
-        return [one for one in self.records if one.cell.kind == kind and one.outcome.status == status]
+        return self._sorted.get((kind, status), [])
 
-    @property
+    @cached_property
+    def _sorted(self) -> dict[tuple[str, str], list[Record]]:
+        """Kind and status -> records: asked for many times, when all are there."""
+        found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for one in self.records:
+            found[one.cell.kind, one.outcome.status].append(one)
+        return dict(found)
+
+    @cached_property
     def versions(self) -> dict[str, str]:
         return next((one.outcome.versions for one in self.records if one.outcome.versions), {})
 
@@ -53,12 +61,12 @@ class Row:
     def settings(self) -> dict[str, object]:
         return next((dict(one.outcome.settings) for one in self.of("speed")), {})
 
-    @property
+    @cached_property
     def ladders(self) -> list[Ladder]:
         """Those that its process of parity climbed."""
         return next((one.outcome.ladders for one in self.records if one.cell.kind == "parity"), [])
 
-    @property
+    @cached_property
     def timed(self) -> dict[int, Timings]:
         """Round -> timings of the speed processes that count: without the disturbed and the unfinished rounds."""
         return {
@@ -88,18 +96,18 @@ class Row:
         """Number of an update -> training loss, of the first process that counts."""
         return next((dict(timings.losses) for timings in self.timed.values() if timings.losses), {})
 
-    @property
+    @cached_property
     def throughputs(self) -> dict[int, float]:
         """Round -> items per second."""
         return {number: timings.throughput for number, timings in self.timed.items()}
 
-    @property
+    @cached_property
     def comparable(self) -> dict[int, float]:
         """Round -> items per second where the window was steady: no verdict rests on another one."""
         unsteady = self.unsteady
         return {number: value for number, value in self.throughputs.items() if number not in unsteady}
 
-    @property
+    @cached_property
     def unsteady(self) -> dict[int, float]:
         """Round -> by what share the window's second half took longer than its first, where that is no steady speed."""
         judged = self.timed if all(one.run.measurement > 1 for one in self.records) else {}

@@ -356,8 +356,9 @@ def _first_rounds(timed: Sequence[Record]) -> int:
 def _unvaried(arm: Arm, found: Sweep) -> Arm:
     """The arm without the values of the fields that vary, by which it was named."""
     fields = found.fields[len(found.fields) - found.of_arms :]
-    usual = {"threads": None, "precision": "float32", "mode": "default", sweep.RELEASE: None}
-    changes = {{sweep.RELEASE: "python"}.get(field, field): usual[field] for field in fields}
+    usual = Arm(name=arm.name, backend=arm.backend)
+    names = {"python" if field == sweep.RELEASE else field for field in fields}
+    changes = {name: getattr(usual, name) for name in names}
     return msgspec.structs.replace(arm, **changes, name=f"{arm.backend}:" if fields else arm.name)
 
 

@@ -18,7 +18,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import chdtri, ndtr, stdtrit
 
 from bench.records.limits import LEAST_ROUNDS, MARGIN, MOST_ROUNDS
@@ -76,6 +75,7 @@ def _found(log_effect: float, noise: float, rounds: int, pairs: int) -> float:
 @cache
 def smallest_effect(noise: float, *, rounds: int, pairs: int) -> float | None:
     """The effect that is called faster with the chance FOUND_WANTED; 0.05 is 5 %. None beyond a factor of MOST_EFFECT."""
+    from scipy.optimize import brentq  # a third of a second, which most reports do without
 
     def missing(log_effect: float) -> float:
         return _found(log_effect, noise, rounds, pairs) - FOUND_WANTED

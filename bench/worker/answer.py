@@ -485,7 +485,7 @@ def classify(error: Exception) -> tuple[Status, str]:
     if isinstance(error, MemoryError) or re.search("out of memory|RESOURCE_EXHAUSTED", str(error)):
         return "oom", f"out of memory: {message}"
     if isinstance(error, StopIteration):
-        return "failed", "train_batches() gave fewer batches than are needed"
+        return "failed", "train_batches() yielded fewer batches than needed"
     if isinstance(error, SpecError | loop.Diverged):
         return "failed", message
     return "failed", f"{type(error).__name__}: {message}"

@@ -22,7 +22,7 @@ POWERCAP = Path("/sys/class/powercap")
 NO_CARD = "no NVIDIA driver answers"
 NO_CARD_COUNTER = "the card has no energy counter"
 NO_RAPL = "the processor or the kernel has no energy counter (RAPL)"
-RAPL_LOCKED = "the energy counter (RAPL) is there, and only root may read it"
+RAPL_LOCKED = "the energy counter (RAPL) exists, but only root may read it"
 
 Joules = dict[str, float]
 """Counter -> its value."""
@@ -82,10 +82,10 @@ class Meter:
         if self.missing:
             return Energy(None, reason=self.missing)
         if self._seconds < MIN_WINDOW_S:
-            why = f"the window lasted {self._seconds:.1f} s, and the counters are too coarse below {MIN_WINDOW_S:g} s"
+            why = f"the window lasted {self._seconds:.1f} s, and the counters are too coarse for less than {MIN_WINDOW_S:g} s"
             return Energy(None, reason=why)
         if self._lost:
-            return Energy(None, reason="the counter started again in the window")
+            return Energy(None, reason="the counter restarted during the window")
         if self._joules <= 0:
             return Energy(None, reason="the counter did not move")
         return Energy(self._joules, source=self.source)

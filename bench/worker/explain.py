@@ -63,7 +63,7 @@ def explain(
     parts, cpu_s, page_faults = _timed(session, calls, batches, size, clock=clock)
     values = _state(session)
     phases.enter("profile")
-    profile, why_not = None, "the backend offers none"
+    profile, why_not = None, "the backend has none"
     watch: Profiler | None = getattr(session, "profile", None)
     if watch is not None and traces is not None:
         count = max(1, min(MOST_PROFILED, round(PROFILED_S / min(parts["step"]))))

@@ -153,9 +153,9 @@ def measure(session: Session, preset: Preset, *, turns: Turns, clock: Clock = ti
     """
     task, window = preset.task, Window()
     if not hasattr(task, "training_examples"):
-        raise Unsupported(f"{task.name} hands over no arrays that a loader could read (tasks.spec.Examples)")
+        raise Unsupported(f"{task.name} provides no arrays that a loader could read (tasks.spec.Examples)")
     if not hasattr(session, "loader"):
-        raise Unsupported("this backend offers no loader of its own (backends.api.Loads)")
+        raise Unsupported("this backend has no loader of its own (backends.api.Loads)")
     examples: Examples = task.training_examples()
     phases.enter("checks")
     start = clock()
@@ -265,7 +265,9 @@ def prove(session: Session, task: Task, examples: Examples, loader: Iterable[Any
     if examples.shuffled:
         _check_shuffled([[places[row] for row in found.rows] for found in passes])
     elif any(found.rows != wanted.rows for found in passes):
-        raise LoaderFault("the loader's batches come in another order than the task's, whose examples are a sequence")
+        raise LoaderFault(
+            "the loader's batches come in a different order from the task's, whose examples form a sequence"
+        )
     return [batch.items for batch in own]
 
 
@@ -291,7 +293,7 @@ def _check_content(found: _Pass, wanted: _Pass, *, unit: str) -> None:
     there, due = Counter(found.rows), Counter(wanted.rows)
     if there != due:
         raise LoaderFault(
-            f"a pass of the loader lacks {(due - there).total():,} of {due.total():,} examples, and has "
+            f"a pass of the loader is missing {(due - there).total():,} of {due.total():,} examples and has "
             f"{(there - due).total():,} too many"
         )
     if len(found.weights) != len(wanted.weights):
@@ -300,7 +302,7 @@ def _check_content(found: _Pass, wanted: _Pass, *, unit: str) -> None:
         )
     for number, (weights, own) in enumerate(zip(found.weights, wanted.weights, strict=True), start=1):
         if weights.dtype != own.dtype or not np.array_equal(weights, own):
-            raise LoaderFault(f"batch {number:,} of the loader has other weights of its {unit} than the task's")
+            raise LoaderFault(f"batch {number:,} of the loader weights its {unit} differently from the task")
 
 
 def _check_shuffled(passes: Sequence[Sequence[int]]) -> None:

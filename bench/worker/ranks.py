@@ -153,7 +153,7 @@ class Ranks:
         for rank, about in enumerate(self.replies(), start=1):
             versions = about.versions
             if installation and about.installation and (what := _apart(installation, about.installation)):
-                raise RuntimeError(f"rank {rank} is on a machine with another {what}, than rank 0")
+                raise RuntimeError(f"rank {rank} is on a machine whose {what} differs from rank 0's")
             if apart := {name for name, own in backend.versions().items() if versions.get(name) != own}:
                 name = sorted(apart)[0]
                 own, other = backend.versions()[name], versions.get(name)
@@ -304,7 +304,7 @@ class _Other:
         try:
             code = self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
-            return Failure("failed", "it has closed its connection")
+            return Failure("failed", "it closed its connection")
         if code >= 0:
             return Failure("failed", f"exited with code {code}")
         name = signal.Signals(-code).name
@@ -527,7 +527,7 @@ def free_addresses(count: int, *, host: str = LOOPBACK) -> list[str]:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise RuntimeError(
-                        f"the name of this machine is none that it can listen at: {error.strerror}"
+                        f"the name of this machine is not an address that it can listen on: {error.strerror}"
                     ) from error
             if len(found) == count:
                 return found
