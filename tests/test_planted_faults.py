@@ -274,9 +274,8 @@ FAULTS: Mapping[str, Fault] = {
     }),
     # Several processes.
     "a mean over each rank's own weights": Fault("mnist_mlp", "loss", {
-        "pytorch": [("session.py", '(total or weights.sum(dtype="float64")) / self._processes',
-                     'weights.sum(dtype="float64")'),
-                    ("session.py", "(total or weights.size) / self._processes", "weights.size")],
+        "pytorch": ("session.py", '(total or float(weights.sum(dtype="float64"))) / self._processes',
+                    'float(weights.sum(dtype="float64"))'),
         "tensorflow": [("session.py", 'np.float64(total or weights.sum(dtype="float64"))',
                         'np.float64((2 if total else 1) * weights.sum(dtype="float64"))'),
                        ("session.py", "total or weights.size", "(2 if total else 1) * weights.size")],

@@ -65,7 +65,9 @@ class DeviceBatch(NamedTuple):
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor  # int64[B] or int64[B, T]
-    weights: torch.Tensor  # of the labels' shape, divided by their sum; see _normalised for a part of a batch
+    weights: (
+        torch.Tensor | None
+    )  # of the labels' shape, divided by their sum; None where all weigh the same (_normalised)
 
 
 class TorchSession:
@@ -104,9 +106,7 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
-        self._unpadded: tuple[float, torch.Tensor] | None = (
-            None  # the weights of a batch without padding, and their total
-        )
+        self._alike: torch.Tensor | None = None  # the weights of a batch without padding, for graphs
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the model which kernels it runs
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -130,13 +130,16 @@ class TorchSession:
 
     def on_host(self, prepared: DeviceBatch) -> Batch:
         inputs = {name: self.fetch(value) for name, value in prepared.inputs.items()}
-        return Batch(inputs, self.fetch(prepared.labels), self.fetch(prepared.weights))
+        labels = self.fetch(prepared.labels)
+        alike = np.full(labels.shape, 1 / labels.size, self._host_dtype)
+        return Batch(inputs, labels, alike if prepared.weights is None else self.fetch(prepared.weights))
 
     def put(self, prepared: DeviceBatch) -> DeviceBatch:
         if not self._on_gpu:
             return prepared
         inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
-        return DeviceBatch(inputs, self._to_device(prepared.labels), self._to_device(prepared.weights))
+        weights = None if prepared.weights is None else self._to_device(prepared.weights)
+        return DeviceBatch(inputs, self._to_device(prepared.labels), weights)
 
     def train_step(self, batch: DeviceBatch) -> torch.Tensor | distributed.Part:
         self._example = batch
@@ -342,19 +345,21 @@ class TorchSession:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device, non_blocking=True)  # the tensor itself where it is there already
 
-    def _normalised(self, weights: Array, total: float | None = None) -> torch.Tensor:
+    def _normalised(self, weights: Array, total: float | None = None) -> torch.Tensor | None:
         """Divided by their sum, that of the whole batch where this is a part of one.
+
+        None where the loss is the plain mean, which takes two operations less. A graph of kernels reads the weights of every
+        batch, padded or not.
 
         A part's weigh as much more as there are processes: DistributedDataParallel takes the mean of their gradients, where the
         whole batch's is the sum.
         """
-        if not weights.all():
-            total = (total or weights.sum(dtype="float64")) / self._processes
+        total = (total or float(weights.sum(dtype="float64"))) / self._processes
+        if total != weights.size or not np.all(weights == 1):
             return self._on_host(self._cast(weights / np.float64(total)))  # in double until it is cast
-        total = (total or weights.size) / self._processes
-        if self._unpadded is None or self._unpadded[0] != total or self._unpadded[1].shape != weights.shape:
-            self._unpadded = total, torch.full(weights.shape, 1 / total, dtype=self._dtype, device=self._device)
-        return self._unpadded[1]
+        if self._graphs and (self._alike is None or self._alike.shape != weights.shape):
+            self._alike = torch.full(weights.shape, 1 / total, dtype=self._dtype, device=self._device)
+        return self._alike
 
     def _cast(self, value: Array) -> Array:
         return value.astype(self._host_dtype, copy=False) if value.dtype.kind == "f" else value
@@ -435,6 +440,8 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(logits: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+    if batch.weights is None:
+        return F.cross_entropy(logits.flatten(0, -2), batch.labels.flatten())
     return torch.dot(_losses(logits, batch.labels).flatten(), batch.weights.flatten())
 
 
