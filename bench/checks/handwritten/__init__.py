@@ -1,12 +1,12 @@
-"""Bare training loops, one per framework, to hold the harness against.
+"""Public implementations, a program each, to hold the backends against.
 
-Each module is the loop that a user of that framework would write for the preset's model, batch and optimizer, without
-weights, without a session, without a clock per block: it uses neither a backend's session nor `bench.loop`. Each prints one
-number, the seconds per step over its blocks. Keras and Flax have no BERT: there the loop trains the backend's
-model. `--variant compiled` is another public way to write one.
+Each module is the loop that a user of that framework, or of a library in it, would write for the preset's model, batch and
+optimizer, without weights, without a session, without a clock per block: it uses neither a backend's session nor `bench.loop`.
+Each prints one number, the seconds per step over its blocks. `loops.py` lists them, and says where one computes another
+function than the task. Flax and Keras have no BERT: beside KerasHub's, a loop of their users trains the backend's model.
 
-    python -m bench.checks.handwritten --task mnist_mlp --preset standard --data-dir DIR --rounds 8
+    python -m bench.checks.handwritten --task mnist_mlp --preset standard --data-dir DIR --output mnist_mlp.json
 
-lets them take turns with the harness's own processes, block by block, as the arms of a round do, and prints the ratio of the
-steps.
+lets them take turns with our own processes, block by block, as the arms of a round do; docs/implementations.md is made of what
+it leaves.
 """

@@ -4,13 +4,16 @@ import torch
 import transformers
 
 from backends.pytorch.bert import transformers_config
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 spec = preset.task.optimizer
 torch.manual_seed(0)
 model = transformers.BertForSequenceClassification(transformers_config(preset.task.model)).train()
-optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
 schedule = transformers.get_linear_schedule_with_warmup(optimizer, spec.warmup_steps, spec.decay_steps)
 compiled = torch.compile(model)
 
@@ -25,4 +28,4 @@ def step(batch: tuple) -> None:
 
 
 examples = [(batch.inputs["tokens"], batch.inputs["mask"], batch.labels.astype("int64")) for batch in batches]
-print_step_seconds(step, examples, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: None)
+print_step_seconds(step, examples, preset=preset, wait=lambda: None)

@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from backends.jax.bert import build
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 spec = preset.task.optimizer
@@ -49,7 +49,6 @@ examples = [(batch.inputs["tokens"], batch.inputs["mask"], batch.labels) for bat
 print_step_seconds(
     step,
     examples,
-    warmup=preset.warmup_steps,
-    block=BLOCK_STEPS,
+    preset=preset,
     wait=lambda: jax.block_until_ready(nnx.state(model)),
 )

@@ -4,7 +4,7 @@ import torch
 import transformers
 
 from backends.pytorch.bert import transformers_config
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 spec = preset.task.optimizer
@@ -27,4 +27,4 @@ def step(batch: tuple) -> None:
 
 
 examples = [(batch.inputs["tokens"], batch.inputs["mask"], batch.labels.astype("int64")) for batch in batches]
-print_step_seconds(step, examples, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: None)
+print_step_seconds(step, examples, preset=preset, wait=lambda: None)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from backends.tensorflow.bert import build
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 spec = preset.task.optimizer
@@ -37,6 +37,4 @@ def step(batch: tuple) -> None:
 
 
 examples = [(batch.inputs["tokens"], batch.inputs["mask"] == 1, batch.labels) for batch in batches]
-print_step_seconds(
-    step, examples, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=tf.test.experimental.sync_devices
-)
+print_step_seconds(step, examples, preset=preset, wait=tf.test.experimental.sync_devices)

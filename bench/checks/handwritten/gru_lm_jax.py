@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 sizes, batch_size = preset.task.model, batches[0].labels.shape[0]
@@ -59,7 +59,6 @@ pairs = [(batch.inputs["tokens"], batch.labels) for batch in batches]
 print_step_seconds(
     step,
     pairs,
-    warmup=preset.warmup_steps,
-    block=BLOCK_STEPS,
+    preset=preset,
     wait=lambda: jax.block_until_ready(nnx.state(model)),
 )

@@ -6,7 +6,7 @@ Not compiled with XLA, which takes longer for this step on a CPU and cannot cont
 import keras
 import tensorflow as tf
 
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 sizes, (batch_size, window) = preset.task.model, batches[0].labels.shape
@@ -36,4 +36,4 @@ def step(batch: tuple) -> None:
 
 
 pairs = [(batch.inputs["tokens"], batch.labels) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=tf.test.experimental.sync_devices)
+print_step_seconds(step, pairs, preset=preset, wait=tf.test.experimental.sync_devices)

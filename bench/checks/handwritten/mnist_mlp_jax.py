@@ -5,7 +5,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 
@@ -44,6 +44,4 @@ def step(batch: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 pairs = [(batch.inputs["image"], batch.labels) for batch in batches]
-print_step_seconds(
-    step, pairs, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: jax.block_until_ready(state)
-)
+print_step_seconds(step, pairs, preset=preset, wait=lambda: jax.block_until_ready(state))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 torch.manual_seed(0)
@@ -21,4 +21,4 @@ def step(batch: tuple) -> None:
 
 
 pairs = [(batch.inputs["image"], batch.labels.astype("int64")) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: None)
+print_step_seconds(step, pairs, preset=preset, wait=lambda: None)

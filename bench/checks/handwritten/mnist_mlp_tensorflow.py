@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 keras.utils.set_random_seed(0)
@@ -26,4 +26,4 @@ def step(batch: tuple) -> None:
 
 
 pairs = [(batch.inputs["image"], batch.labels) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=tf.test.experimental.sync_devices)
+print_step_seconds(step, pairs, preset=preset, wait=tf.test.experimental.sync_devices)

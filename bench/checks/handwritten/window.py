@@ -11,8 +11,6 @@ import tasks
 from bench.process import phases
 from tasks.spec import Batch, Preset
 
-BLOCK_STEPS = 10
-
 
 def preset_and_batches() -> tuple[Preset, list[Batch]]:
     """From the command line: task, preset and, where given, the folder of data sets."""
@@ -22,26 +20,28 @@ def preset_and_batches() -> tuple[Preset, list[Batch]]:
 
 
 def print_step_seconds(
-    step: Callable[[Any], object], batches: list[Any], *, warmup: int, block: int, wait: Callable[[], object]
+    step: Callable[[Any], object], batches: list[Any], *, preset: Preset, wait: Callable[[], object]
 ) -> None:
     """Runs the loop for a warm-up, and then blocks whenever its parent gives it a turn; prints the seconds per step.
 
-    A block lasts about as long as the harness's own (`Preset.block_s`), in whole multiples of `block` steps.
+    Warm-up and blocks last as long as the harness's own (`warmup_steps`, `warmup_s` and `block_s` of the preset).
     """
     phases.attach()
     phases.enter("warm-up")
-    preset, _ = preset_and_batches()
     upcoming = cycle(batches)
-    start, steps = time.perf_counter(), 0
-    while steps < warmup or time.perf_counter() - start < preset.warmup_s:
-        step(next(upcoming))
-        steps += 1
-    wait()
-    start = time.perf_counter()
-    for batch in islice(upcoming, block):
-        step(batch)
-    wait()
-    size = block * max(1, round(preset.block_s / (time.perf_counter() - start)))
+
+    def seconds_of(count: int, *, least_s: float = 0.0) -> tuple[float, int]:
+        """Runs at least so many steps, for at least so long."""
+        start, steps = time.perf_counter(), 0
+        while steps < count or time.perf_counter() - start < least_s:
+            step(next(upcoming))
+            steps += 1
+        wait()
+        return time.perf_counter() - start, steps
+
+    seconds_of(preset.warmup_steps, least_s=preset.warmup_s)
+    took_s, steps = seconds_of(3, least_s=preset.block_s)
+    size = max(1, round(preset.block_s / took_s * steps))
     blocks_s: list[float] = []
     while (word := phases.next_word(repr(blocks_s[-1]) if blocks_s else "")) != phases.END:
         if word == phases.AGAIN:

@@ -1,8 +1,11 @@
-"""The GRU language model's training loop with Keras's own recurrent layers, compiled by Keras as `fit` compiles it."""
+"""The GRU language model with Keras's own recurrent layers under `compile`, on the backend that KERAS_BACKEND names.
+
+`train_on_batch` makes the step that `fit` makes, a batch at a time, and waits for its loss.
+"""
 
 import keras
 
-from bench.checks.handwritten.window import BLOCK_STEPS, preset_and_batches, print_step_seconds
+from bench.checks.handwritten.window import preset_and_batches, print_step_seconds
 
 preset, batches = preset_and_batches()
 sizes, (batch_size, window) = preset.task.model, batches[0].labels.shape
@@ -25,4 +28,4 @@ def step(batch: tuple) -> None:
 
 
 pairs = [(batch.inputs["tokens"], batch.labels) for batch in batches]
-print_step_seconds(step, pairs, warmup=preset.warmup_steps, block=BLOCK_STEPS, wait=lambda: None)
+print_step_seconds(step, pairs, preset=preset, wait=lambda: None)
