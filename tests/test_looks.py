@@ -301,7 +301,7 @@ def of_the_first_look(plain: Any) -> None:
     ("edit", "said"),
     [
         (without_looks, "--budget is not what it says, but was more rounds"),
-        (of_the_first_look, " rounds, where 1 were planned"),
+        (of_the_first_look, " rounds, but 1 were planned"),
     ],
 )  # fmt: skip
 def test_records_that_hide_their_looks_are_found(

@@ -106,7 +106,8 @@ class TorchSession:
             else None
         )
         self._state: State | None = None
-        self._alike: torch.Tensor | None = None  # the weights of a batch without padding, for graphs
+        self._weighted = on_graph  # it reads the weights of every batch, padded or not
+        self._alike: torch.Tensor | None = None  # those of a batch without padding
         self._example: DeviceBatch | None = None  # the last one trained on, to ask the model which kernels it runs
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -348,8 +349,7 @@ class TorchSession:
     def _normalised(self, weights: Array, total: float | None = None) -> torch.Tensor | None:
         """Divided by their sum, that of the whole batch where this is a part of one.
 
-        None where the loss is the plain mean, which takes two operations less. A graph of kernels reads the weights of every
-        batch, padded or not.
+        None where the loss is the plain mean, which takes two operations less.
 
         A part's weigh as much more as there are processes: DistributedDataParallel takes the mean of their gradients, where the
         whole batch's is the sum.
@@ -357,7 +357,7 @@ class TorchSession:
         total = (total or float(weights.sum(dtype="float64"))) / self._processes
         if total != weights.size or not np.all(weights == 1):
             return self._on_host(self._cast(weights / np.float64(total)))  # in double until it is cast
-        if self._graphs and (self._alike is None or self._alike.shape != weights.shape):
+        if self._weighted and (self._alike is None or self._alike.shape != weights.shape):
             self._alike = torch.full(weights.shape, 1 / total, dtype=self._dtype, device=self._device)
         return self._alike
 
