@@ -139,7 +139,7 @@ FAULTS: Mapping[str, Fault] = {
     # The evaluation.
     "a last batch dropped": Fault("mnist_mlp", "evaluation", {
         "pytorch": ("session.py", "return _losses(logits, batch.labels), logits.argmax(-1)",
-                    "return _losses(logits, batch.labels) * bool(batch.weights.all()), logits.argmax(-1)"),
+                    "return _losses(logits, batch.labels) * (batch.weights is None), logits.argmax(-1)"),
         "tensorflow": ("session.py", "        return losses, predictions\n",
                        "        return losses * tf.cast(tf.reduce_all(batch[-1] > 0), losses.dtype), predictions\n"),
         "jax": ("session.py", "        return losses, predictions\n",
