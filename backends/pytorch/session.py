@@ -65,9 +65,7 @@ class DeviceBatch(NamedTuple):
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor  # int64[B] or int64[B, T]
-    weights: (
-        torch.Tensor | None
-    )  # of the labels' shape, divided by their sum; None where all weigh the same (_normalised)
+    weights: torch.Tensor | None  # of the labels' shape, divided by their sum (_normalised); None: the plain mean
 
 
 class TorchSession:

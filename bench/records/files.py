@@ -80,8 +80,8 @@ def _quickly(content: bytes, kind: type[Any]) -> Any | None:
     """The value where nothing is to be said about the JSON, by a decoder that is fast and sees no key that stands twice; None
     where the careful one is to read it.
 
-    Nothing is escaped, so that every second part between quotation marks is a text, and a colon right after one has a key
-    before it. As many keys in the content as in what is made of it: none stands twice.
+    Nothing is escaped, so that every second part between quotation marks is a text, and a colon right after a quotation
+    mark has a key before it or begins a text. As many in the content as in what is made of it: none stands twice.
     """
     parts = content.split(b'"')
     if b"\\" in content or SPACED.search(content) or LONG in content.translate(SHAPE):
@@ -144,7 +144,9 @@ def _content(path: Path) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise RecordError("not a regular file")
-        return os.read(descriptor, min(found.st_size, MAX_BYTES) + 1)
+        # A file object: it reads on where the system gives less than it was asked for.
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(min(found.st_size, MAX_BYTES) + 1)
     finally:
         os.close(descriptor)
 

@@ -19,8 +19,9 @@ Is a backend here slower than what its framework's users have? Each one takes tu
 model on the same batches, block by block, in processes that are alive together: programs as a library's documentation writes
 them, with no session, no harness and no clock of ours inside ([their sources](../bench/checks/handwritten)). A ratio is the
 speed of our row over the speed of that program, the geometric mean over rounds with its 95 % interval; above 1, ours is faster.
-These programs climb no ladder of parity. Where one computes another function, its line says how, and its ratio tells only how
-far apart the two are.
+These programs climb no ladder of parity, and our rows are only timed here: [published tables](tables.md) have their proof,
+settings and verdicts, and no ranking is made of this page. Where a program computes another function, its line says how, and
+its ratio tells only how far apart the two are.
 
 `python -m bench.checks.handwritten --task TASK --preset standard` measures; this page is made of what it left.
 """
