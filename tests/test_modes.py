@@ -268,6 +268,41 @@ def test_a_step_that_is_replayed_is_the_step_for_every_shape_and_state_and_is_ca
     assert said == 3 * ["default default eager None 0", "cuda-graph cuda-graph eager, CUDA graph 2 2", "True"]
 
 
+CAPTURED = """
+import contextlib, gc, weakref
+import torch
+from backends.pytorch.graphed import captured
+
+class Graph:
+    replay = staticmethod(lambda: print("replayed"))
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+torch.cuda.CUDAGraph = Graph
+torch.cuda.graph = lambda graph: contextlib.nullcontext()
+older = weakref.ref(Cycle())
+before = older() is not None
+captured(lambda: print(before, older() is None, gc.isenabled()))()
+try:
+    captured(lambda: 1 / 0)
+except ZeroDivisionError:
+    print(gc.isenabled())
+gc.disable()
+captured(lambda: None)
+print(gc.isenabled())
+"""
+
+
+@pytest.mark.skipif("pytorch" not in BACKENDS_UNDER_TEST, reason="PyTorch is not under test")
+@pytest.mark.slow
+def test_no_older_graph_is_collected_while_another_is_captured():
+    # One that is destroyed meanwhile makes the capture invalid, as BERT's ladder found on a GPU: its sessions are cycles.
+    said = in_child("pytorch", "-c", CAPTURED).stdout.splitlines()[-4:]
+    assert said == ["True True False", "replayed", "True", "False"]
+
+
 KERNELS = """
 import tasks, backends
 from dataclasses import replace

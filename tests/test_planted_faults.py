@@ -100,7 +100,8 @@ FAULTS: Mapping[str, Fault] = {
     }),
     # The optimizer.
     "eps before the bias correction": Fault("bert_sentiment", "one update", {
-        "tensorflow": ("session.py", "optimizer = AdamWithCorrectedEpsilon(", "optimizer = keras.optimizers.AdamW("),
+        "tensorflow": ("session.py", "(FusedAdam if fused else AdamWithCorrectedEpsilon)(",
+                       "keras.optimizers.AdamW("),
         "jax": ("session.py", "eps=spec.eps", "eps=0.0, eps_root=spec.eps"),
     }),
     "an optimizer's default weight decay": Fault("mnist_mlp", "one update", {

@@ -4,6 +4,7 @@ Whole-network capture, as in https://docs.pytorch.org/docs/stable/notes/cuda.htm
 writes the same memory whenever it is replayed: batch and recurrent state are copied there, and the loss is copied out.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +24,20 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 def captured(run: Callable[[], None]) -> Callable[[], None]:
-    """What starts anew the kernels that `run` starts; they do not run yet."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+    """What starts anew the kernels that `run` starts; they do not run yet.
+
+    Python's garbage collector rests meanwhile: an older graph that it destroyed would break off the capture of this one
+    (https://github.com/pytorch/pytorch/pull/161037).
+    """
+    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    finally:
+        if collects:
+            gc.enable()
     replay: Callable[[], None] = graph.replay
     return replay
 

@@ -26,13 +26,17 @@ MODES: Mapping[str, str] = {
         "tf.function(jit_compile=False) for every model: TensorFlow's own kernels "
         "(https://www.tensorflow.org/api_docs/python/tf/function)"
     ),
+    "fused-adam": (
+        "a variable and its two moments updated by one operation instead of a dozen "
+        "(https://www.tensorflow.org/api_docs/python/tf/raw_ops/ResourceApplyAdam)"
+    ),
     "steps-per-execution": (
         "eight training steps in one call of a tf.function, as `compile(steps_per_execution=8)` has them "
         "(https://keras.io/api/models/model_training_apis/#compile-method)"
     ),
 }
 
-TRAINING_ONLY = ("steps-per-execution",)
-"""Modes of the training step: `predict` is the same without them."""
+TRAINING_ONLY = ("fused-adam", "steps-per-execution")
+"""Modes of the optimizer and the training step: `predict` is the same without them."""
 
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim", "mnist_mlp": "steps-per-execution"}}

@@ -62,19 +62,44 @@ class AdamWithCorrectedEpsilon(keras.optimizers.AdamW):
     """Keras's AdamW with eps added after the bias correction of the second moment, as tasks.spec.AdamW has it."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._get_variable_index(variable)
-        first, second = self._momentums[index], self._velocities[index]
+        first, second = self._moments(variable)
         self.assign_add(first, (gradient - first) * (1 - self.beta_1))
         self.assign_add(second, (tf.square(gradient) - second) * (1 - self.beta_2))
-        # Scalars first: a division of every element costs more than a multiplication.
-        rate = learning_rate * self._inverse_correction(self.beta_1, variable.dtype)
-        second_hat = second * self._inverse_correction(self.beta_2, variable.dtype)
-        self.assign_sub(variable, rate * first / (tf.sqrt(second_hat) + self.epsilon))
+        rate, epsilon = self._corrected(learning_rate, variable.dtype, self.beta_1, self.beta_2)
+        self.assign_sub(variable, rate * first / (tf.sqrt(second) + epsilon))
 
-    def _inverse_correction(self, beta: float, dtype: Any) -> tf.Tensor:
-        # A scalar in double, as PyTorch has it: in single precision 1 - 0.999^t has lost half its digits at t = 1.
+    def _moments(self, variable: Any) -> tuple[Any, Any]:
+        index = self._get_variable_index(variable)
+        return self._momentums[index], self._velocities[index]
+
+    def _corrected(self, learning_rate: Any, dtype: Any, beta_1: float, beta_2: float) -> tuple[tf.Tensor, tf.Tensor]:
+        """Learning rate and eps that have both corrections in them, which are then made of scalars and not of every element.
+
+        Kingma and Ba, 2015, the end of section 2 (https://arxiv.org/abs/1412.6980), with eps where the algorithm there has it.
+        """
+        # In double, as PyTorch has them: in single precision 1 - 0.999^t has lost half its digits at t = 1.
         update = tf.cast(self.iterations + 1, tf.float64)
-        return tf.cast(1 / (1 - tf.pow(tf.constant(beta, tf.float64), update)), dtype)
+        first, second = (1 - tf.pow(tf.constant(beta, tf.float64), update) for beta in (beta_1, beta_2))
+        rate = tf.cast(learning_rate, tf.float64) * tf.sqrt(second) / first
+        return tf.cast(rate, dtype), tf.cast(self.epsilon * tf.sqrt(second), dtype)
+
+
+class FusedAdam(AdamWithCorrectedEpsilon):
+    """The same update in one operation: https://www.tensorflow.org/api_docs/python/tf/raw_ops/ResourceApplyAdam."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        handles = [
+            (one if isinstance(one, tf.Variable) else one.value).handle for one in (variable, *self._moments(variable))
+        ]
+        dtype = tf.as_dtype(variable.dtype)
+        # As the operation has them, which takes 1 - beta of what it is given.
+        betas = [dtype.as_numpy_dtype(beta) for beta in (self.beta_1, self.beta_2)]
+        rate, epsilon = self._corrected(learning_rate, dtype, *map(float, betas))
+        corrected = tf.zeros((), dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=handles[0], m=handles[1], v=handles[2], beta1_power=corrected, beta2_power=corrected, lr=rate, beta1=betas[0],
+            beta2=betas[1], epsilon=epsilon, grad=gradient,
+        )  # fmt: skip
 
 
 class WarmupAndDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -111,11 +136,13 @@ class TensorFlowSession:
         self._dtype = np.dtype(keras.config.floatx())
         on = switches(options.mode, MODES)
         self.steps_per_call = STEPS_PER_CALL if "steps-per-execution" in on else 1
-        self._asked = mode_of(on - {"steps-per-execution"}, MODES)  # which compiler
+        self._asked = mode_of(on & {"xla", "no-xla"}, MODES)  # which compiler
         self._model = build(task.model, self._asked)
         self._variables = self._model.keras.trainable_variables
         self._load(params)
-        self._optimizer = _optimizer(task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params))
+        self._optimizer = _optimizer(
+            task.optimizer, self._variables, undecayed=self._undecayed(task.optimizer, params), fused="fused-adam" in on
+        )
         self._inputs: tuple[str, ...] = ()
         self._state: State | None = None
         self._unpadded: tuple[float, tf.Tensor] | None = None  # the weights of a batch without padding, and their total
@@ -249,7 +276,8 @@ class TensorFlowSession:
             "mode": self._mode(),
             "compile": ("tf.function, XLA" if self._compiled_by_xla() else "tf.function")
             + (" before and after the sum" if self._strategy is not None and self._compiled_by_xla() else ""),
-            "optimizer": "keras.optimizers.AdamW, eps after bias correction",
+            "optimizer": ("tf.raw_ops.ResourceApplyAdam" if self._fused() else "keras.optimizers.AdamW")
+            + ", eps after bias correction",
             # 0 is TensorFlow's way to say: as many as the CPU affinity allows.
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
             "kernels": self._kernels(),
@@ -268,6 +296,8 @@ class TensorFlowSession:
             self._example is None or self._train_several.experimental_get_tracing_count() > 0
         ):
             found.add("steps-per-execution")
+        if self._fused():
+            found.add("fused-adam")
         return mode_of(found - {DEFAULT_MODE}, MODES)
 
     def _compiled_by_xla(self) -> bool:
@@ -275,6 +305,17 @@ class TensorFlowSession:
         if self._concrete is None:
             return bool(self._program._jit_compile)
         return bool(self._concrete.function_def.attr["_XlaMustCompile"].b)
+
+    def _fused(self) -> bool:
+        """By the traced training step, and before there is one, by the optimizer."""
+        if self._concrete is None:
+            return isinstance(self._optimizer, FusedAdam)
+        return any(node.op == "ResourceApplyAdam" for node in self._nodes())
+
+    def _nodes(self) -> list[Any]:
+        """Of the graph of the traced training step, and of the functions that it calls."""
+        graph = self._concrete.graph.as_graph_def()
+        return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
     @property
     def _program(self) -> Any:
@@ -300,11 +341,9 @@ class TensorFlowSession:
 
     def _kernels(self) -> str | None:
         """Read from the traced graph of the training step; None before the first one."""
-        concrete = self._concrete
-        if concrete is None:
+        if self._concrete is None:
             return None
-        graph = concrete.graph.as_graph_def()
-        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        nodes = self._nodes()
         operations = {node.op for node in nodes}
         owner = "XLA" if self._compiled_by_xla() else "TensorFlow"
         if any(operation.startswith("CudnnRNN") for operation in operations):
@@ -463,8 +502,8 @@ def _dense(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
     return tf.convert_to_tensor(gradient)
 
 
-def _optimizer(spec: AdamW, variables: list[Any], *, undecayed: list[Any]) -> keras.optimizers.Optimizer:
-    optimizer = AdamWithCorrectedEpsilon(
+def _optimizer(spec: AdamW, variables: list[Any], *, undecayed: list[Any], fused: bool) -> keras.optimizers.Optimizer:
+    optimizer = (FusedAdam if fused else AdamWithCorrectedEpsilon)(
         learning_rate=WarmupAndDecay(spec) if spec.scheduled else spec.learning_rate,
         weight_decay=spec.weight_decay,
         beta_1=spec.beta1,
