@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import backends
-from bench.checks.handwritten import page
+from bench.checks.handwritten import loops, page
 from bench.checks.handwritten.loops import LOOPS
 from bench.checks.handwritten.measured import Measured, Round, read
 from bench.records import files
 from tests.builders import MACHINE
 from tests.conftest import BACKENDS_UNDER_TEST
+from tests.test_backends import in_child
 
 ROOT = Path(__file__).parents[1]
 MEASURED = sorted((ROOT / "docs" / "implementations").glob("*.json"))
@@ -86,3 +87,25 @@ def test_the_programs_take_turns_with_the_backends(tmp_path):
     for one in found.rounds:
         assert len(one.steps_s) > 1
         assert all(0 < step_s < 1 for step_s in one.steps_s.values())
+
+
+CLIPPED = """
+import keras, numpy as np, tensorflow as tf
+rows = tf.IndexedSlices(tf.constant([[1.0], [1.0]]), tf.constant([0, 0]), tf.constant([2, 1]))  # of one token, twice
+for gradient in (rows, tf.convert_to_tensor(rows)):
+    weights = keras.Variable(np.zeros((2, 1), "float32"))
+    optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.5)
+    optimizer.build([weights])
+    optimizer.apply([gradient], [weights])
+    print(round(-float(weights.numpy()[0, 0]), 3))
+"""
+
+
+@pytest.mark.skipif("tensorflow" not in BACKENDS_UNDER_TEST, reason="TensorFlow is not under test")
+@pytest.mark.slow
+def test_keras_clips_by_a_norm_of_single_rows_as_its_lines_say():
+    # The gradient is 2, and the norm of its two rows 1.41: below the limit.
+    assert in_child("tensorflow", "-c", CLIPPED).stdout.split()[-2:] == ["2.0", "1.5"]
+    assert {loop.name for loop in LOOPS if loops.NORM in loop.apart} == {
+        loop.name for loop in LOOPS if loop.framework == "tensorflow" and loop.task != "mnist_mlp"
+    }

@@ -40,4 +40,7 @@ MODES: Mapping[str, str] = {
 TRAINING_ONLY = ("rbg", "flat", "multi-step")
 """Modes of dropout, the optimizer and the training step: `predict` is the same without them."""
 
-TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim", "mnist_mlp": "multi-step"}}
+TUNED: Mapping[str, Mapping[str, str]] = {
+    "cpu": {"bert_sentiment": "trim", "mnist_mlp": "multi-step"},
+    "gpu": {"mnist_mlp": "multi-step"},
+}
