@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click import ClickException
 
 from bench.cli import publishing
+from bench.records import files
 from bench.report import publish
 from tests.builders import a_record
 from tests.fakes.campaign import FAKE as NAME
@@ -97,6 +99,32 @@ def a_program(folder: Path, name: str, code: int) -> None:
     path = folder / name
     path.write_text(f'#!/bin/sh\necho "{name} $@" >> "$(dirname "$0")/said"\nexit {code}\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.slow
+def test_a_copy_whose_tables_cannot_be_made_or_written_does_not_stay(
+    bench: Callable[..., Done], results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, before = tmp_path / "run", sorted(results.rglob("*"))
+    assert bench("run", *FAKE, "--preset", "smoke", "--output", run).code == 0
+
+    def breaks(*_: object) -> dict[Path, str]:
+        raise KeyError("processes")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "tables", breaks)
+        with pytest.raises(KeyError):
+            publishing.into(results, run, data_dir=None)
+    assert sorted(results.rglob("*")) == before
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_bytes", full)
+        with pytest.raises(ClickException, match="No space left on device"):
+            publishing.into(results, run, data_dir=None)
+    assert sorted(results.rglob("*")) == before
+    assert (results / "README.md").read_text() == "# Published results\n"
 
 
 @pytest.mark.parametrize(("code", "ran"), [(0, 5), (1, 1)])

@@ -172,7 +172,8 @@ def test_published_records_are_complete_and_hold_nothing_private(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/tables.md", "docs/explain.md", "docs/choosing.md", "docs/public_pairs.md"]
+    "name",
+    ["README.md", "docs/tables.md", "docs/explain.md", "docs/choosing.md", "docs/modes.md", "docs/public_pairs.md"],
 )
 def test_a_page_shows_the_tables_and_the_picture_of_its_records(name):
     assert publish.filled(ROOT / name) == (ROOT / name).read_text(encoding="utf-8")

@@ -54,12 +54,21 @@ def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
             if swept:
                 shutil.copyfile(folder / sweep_folder.NAME, made / sweep_folder.NAME)
             made.rename(place)
-        for path, text in publish.tables(results).items():
-            if path == index or path.is_relative_to(place):
-                files.write_bytes(path, text.encode())
+        _write_tables(results, index, place)
     except OSError as error:
         raise click.ClickException(f"{error.strerror}: {place}") from error
     return place
+
+
+def _write_tables(results: Path, index: Path, place: Path) -> None:
+    """The new folder's own, and then the index; where one cannot be made, the folder, a copy, is no longer there."""
+    try:
+        made = publish.tables(results)
+        for path in [*(path for path in made if path.is_relative_to(place)), index]:
+            files.write_bytes(path, made[path].encode())
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def _copy(run: Path, records: Sequence[Record], place: Path) -> None:
