@@ -117,8 +117,7 @@ def _shown(run: PytestRun, task: str, arm: str, kind: str) -> Record:
     records = _measured(run, task, arm, kind)
     rows = [row for one in apart.groups(records) for row in one.group.rows]
     if not rows:
-        why = [str(one.outcome.reason or one.outcome.disturbance) for one in records if one.cell.kind == kind]
-        pytest.fail(f"{'; '.join(why)} (records: {run.folder})", pytrace=False)
+        pytest.fail(f"{'; '.join(apart.unshown(records))} (records: {run.folder})", pytrace=False)
     record: Record
     (record,) = rows[0].records.values()
     return record

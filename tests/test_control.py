@@ -92,5 +92,7 @@ def test_a_run_with_a_control(bench: Callable[..., Done]) -> None:
     assert done.code == 0, done.error
     assert "Control: tests.fakes.backend against itself" in done.out
     checked = bench("check", "run")
-    assert checked.code == 0, checked.out
-    assert ": control: " not in checked.out
+    # By chance, one control in twenty is called different; the table and `check` then say so, and nothing else is wrong.
+    different = "The control failed: " in done.out
+    assert checked.code == int(different), checked.out
+    assert checked.out.count(": control: ") == int(different)

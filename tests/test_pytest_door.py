@@ -357,12 +357,22 @@ def test_a_file_that_is_not_there_is_refused(command: Callable[..., tuple[int, s
         pytest_json.read(Path())
 
 
+def until_steady(tmp_path: Path, *arguments: str) -> tuple[Done, Path]:
+    """The fake's calls take microseconds: on a machine that others use, they are at times not steady, and its test fails."""
+    for number in range(4):
+        folder = tmp_path / f"run{number}"
+        done = pytest_bench(
+            tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", *arguments, "--fb-output", folder,
+            "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
+        )  # fmt: skip
+        if "not steady" not in done.out:
+            break
+    return done, folder
+
+
 @pytest.mark.slow
 def test_predictions_are_benchmarks_of_their_own_and_are_measured_once_for_both_sizes(tmp_path: Path) -> None:
-    done = pytest_bench(
-        tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", "--fb-measure", "inference", "--fb-output", tmp_path / "run",
-        "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
-    )  # fmt: skip
+    done, folder = until_steady(tmp_path, "--fb-measure", "inference")
     assert done.code == 0, done.out
     assert "2 passed, 4 deselected" in done.out
     one, batch = json.loads((tmp_path / "out.json").read_bytes())["benchmarks"]
@@ -371,15 +381,12 @@ def test_predictions_are_benchmarks_of_their_own_and_are_measured_once_for_both_
     assert one["extra_info"]["p50_s"] <= one["extra_info"]["p99_s"]
     assert one["extra_info"]["record"] == batch["extra_info"]["record"]
     assert one["stats"]["mean"] == pytest.approx(1 / one["extra_info"]["images_per_s"], rel=1e-6)
-    assert len(list((tmp_path / "run" / "records").iterdir())) == 2
+    assert len(list((folder / "records").iterdir())) == 2
 
 
 @pytest.mark.slow
 def test_training_and_predictions_of_one_session_have_one_climb(tmp_path: Path) -> None:
-    done = pytest_bench(
-        tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", "--fb-measure", "training,inference", "--fb-output",
-        tmp_path / "run", "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
-    )  # fmt: skip
+    done, _ = until_steady(tmp_path, "--fb-measure", "training,inference")
     assert (done.code, "3 passed" in done.out) == (0, True), done.out
     told = json.loads((tmp_path / "out.json").read_bytes())
     kinds = sorted(one["cell"]["kind"] for one in told[pytest_json.KEY]["records"])
@@ -401,14 +408,11 @@ def test_a_mode_of_training_alone_is_a_skipped_test_of_inference(tmp_path: Path,
 
 @pytest.mark.slow
 def test_loaders_are_benchmarks_of_their_own_and_are_measured_once_for_all_parts(tmp_path: Path) -> None:
-    done = pytest_bench(
-        tmp_path, "--fb-backend", FAKE, "--fb-preset", "smoke", "--fb-measure", "loading", "--fb-output", tmp_path / "run",
-        "--benchmark-json", tmp_path / "out.json", XDG_CACHE_HOME=str(tmp_path / "cache"),
-    )  # fmt: skip
+    done, folder = until_steady(tmp_path, "--fb-measure", "loading")
     assert (done.code, "3 passed, 3 deselected" in done.out) == (0, True), done.out
     told = {one["group"]: one for one in json.loads((tmp_path / "out.json").read_bytes())["benchmarks"]}
     assert set(told) == {f"{FAKE}, {part}" for part in ("alone", "prepared", "fed")}
     for one in told.values():
         mean_items = one["stats"]["mean"] * one["extra_info"]["images_per_s"]
         assert 1 < mean_items <= 16  # images of a batch, the last one of a pass included
-    assert len(list((tmp_path / "run" / "records").iterdir())) == 2
+    assert len(list((folder / "records").iterdir())) == 2
