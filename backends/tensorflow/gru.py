@@ -56,7 +56,7 @@ def build(config: GruLmConfig, mode: str = DEFAULT_MODE) -> Model:
     def initial_state(batch_size: int) -> tuple[tf.Tensor, ...]:
         return tuple(tf.zeros((batch_size, config.hidden), computing) for _ in range(config.layers))
 
-    # On a GPU this is cuDNN, which XLA cannot contain; on a CPU XLA took 1.6 times as long for a step of the published size.
+    # On a GPU this is cuDNN, which XLA cannot contain; on a CPU XLA takes 1.4 times as long for a published step.
     return Model(model, apply=apply, initial_state=initial_state, layout=layout, xla=False)
 
 

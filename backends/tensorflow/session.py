@@ -95,7 +95,7 @@ class FusedAdam(AdamWithCorrectedEpsilon):
         # As the operation has them, which takes 1 - beta of what it is given.
         betas = [dtype.as_numpy_dtype(beta) for beta in (self.beta_1, self.beta_2)]
         rate, epsilon = self._corrected(learning_rate, dtype, *map(float, betas))
-        corrected = tf.zeros((), dtype)
+        corrected = tf.zeros((), dtype)  # powers of beta, of which the operation would make corrections of its own
         tf.raw_ops.ResourceApplyAdam(
             var=handles[0], m=handles[1], v=handles[2], beta1_power=corrected, beta2_power=corrected, lr=rate, beta1=betas[0],
             beta2=betas[1], epsilon=epsilon, grad=gradient,
