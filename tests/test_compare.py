@@ -73,11 +73,35 @@ def test_over_many_cells_chance_alone_decides_little_and_a_real_change_is_found(
             (*KEY, name): ([source.gauss(0, 0.02) for _ in range(5)], [source.gauss(shift, 0.02) for _ in range(5)])
             for name, shift in (("a", 0.0), ("b", 0.0), ("c", 0.0), ("d", -0.1))
         }
-        told = {key[-1]: decision for key, decision in compare.decide(logs, 0.03).items()}
+        told = {key[-1]: decision for key, (decision, _) in compare.decide(logs, 0.03).items()}
         wrong += any(told[name] in ("faster", "slower") for name in "abc")
         found += told["d"] == "slower"
     assert wrong <= 4
     assert found >= 320
+
+
+def test_the_interval_of_a_ratio_is_the_one_that_decided() -> None:
+    """A look spends half of the error, and a decision needs the whole interval beyond the margin."""
+    for spread in range(1, 40):
+        noisy = [100 * (1 + 0.002 * spread * step) for step in (-2, -1, 0, 1, 2)]
+        before, after = a_row("x", noisy), later(a_row("x", [1.1 * value for value in noisy]))
+        looked = replaced(after, lambda r: r.cell.kind == "speed", look=1)
+        once, at_a_look = (compare.compare(before, one).changes[0] for one in (after, looked))
+        for change in (once, at_a_look):
+            assert change.ratio is not None
+            assert change.ratio.low is not None
+            assert (change.decision == "faster") == (change.ratio.low > 1.03), spread
+        assert at_a_look.ratio.low < once.ratio.low
+
+
+def test_over_two_cells_the_surest_is_decided_first_and_at_half_of_the_error() -> None:
+    both = (
+        a_run({"fast": FAST, "slow": SLOW}),
+        later(a_run({"fast": [1.2 * v for v in FAST], "slow": [1.1 * v for v in SLOW]})),
+    )
+    alone = a_row("fast", FAST), later(a_row("fast", [1.2 * value for value in FAST]))
+    first, single = compare.compare(*both).changes[0], compare.compare(*alone).changes[0]
+    assert first.ratio.low < single.ratio.low
 
 
 def test_disturbed_rounds_are_left_out_as_they_are_from_a_table() -> None:

@@ -18,7 +18,18 @@ from bench.cli import options
 from bench.process.request import Request
 from bench.records import rules
 from bench.records.record import Calls, Inference, Probe, Record
-from bench.report import apart_plot, grouping, inference, inference_plot, latex, markdown, page, table_csv, table_json
+from bench.report import (
+    apart,
+    apart_plot,
+    grouping,
+    inference,
+    inference_plot,
+    latex,
+    markdown,
+    page,
+    table_csv,
+    table_json,
+)
 from bench.worker import answer
 from bench.worker import inference as asking
 from bench.worker.loop import Alone
@@ -343,6 +354,24 @@ def test_a_disturbed_round_is_in_no_figure() -> None:
     (group,) = inference.groups(records)
     assert all(sorted(row.records) == [1, 2] for row in group.rows)
     assert any("in no figure: round 3" in told for told in group.failures)
+
+
+def test_an_arm_whose_calls_are_not_steady_is_in_no_table_and_its_absence_is_told() -> None:
+    made = an_asked_run({"a": [1.0, 1.01], "b": [2.0]})
+    slower = [0.1] * 5 + [0.2] * 5  # its second half takes twice as long
+
+    def slowed(one: Record) -> Record:
+        found = one.outcome.inference
+        if found is None or one.cell.arm.name != "b":
+            return one
+        calls = [msgspec.structs.replace(part, blocks_s=slower) for part in found.calls]
+        return changed(one, inference=msgspec.structs.replace(found, calls=calls))
+
+    (group,) = inference.groups(map(slowed, made))
+    assert [row.arm.name for row in group.rows] == ["a"]
+    assert "b, inference, round 1: not steady" in group.failures
+    alone = [slowed(one) for one in made if one.cell.arm.name == "b"]
+    assert apart.unshown(alone) == ["mnist_mlp: there is no table of inference: b, inference, round 1: not steady"]
 
 
 def test_a_control_is_no_row_and_a_failed_one_comes_first() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from bench.records import files, sweep_folder
-from bench.report import site
+from bench.report import publish, site
 from tests import chromium
 from tests.builders import MACHINE, a_run, changed, write_records
 from tests.test_explain import an_explained_run
+from tests.test_inference import an_asked_run
 from tests.test_report import HOSTILE
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,23 @@ def test_what_is_superseded_or_corrected_is_marked_where_it_stands(results: Path
     assert "in `2026-01-01-mnist_mlp-quick-cpu`, the memory." in index
 
 
+@pytest.mark.parametrize("kind", ["explained", "inference"])
+def test_a_table_beside_training_is_superseded_by_a_later_one_of_its_arms(results: Path, kind: str) -> None:
+    made = an_explained_run if kind == "explained" else an_asked_run
+    older, later, other = (f"2026-0{month}-01-mnist_mlp-quick-cpu-again" for month in (5, 6, 7))
+    write_records(results / older, made({"a": [10.0, 10.1], "b": [12.0, 12.1]}))
+    write_records(results / later, [changed(one, id="99") for one in made({"a": [9.0, 9.1], "b": [12.0, 12.1]})])
+    write_records(results / other, [changed(one, id="98") for one in made({"a": [9.0, 9.1]})])
+    written = publish.tables(results)[results / "README.md"]
+    assert (
+        written.count("Superseded by [2026-0") - written.count(f"Superseded by [{later}](#{later})") == 1
+    )  # training's
+    assert written.split(f"## {older}")[1].count("Superseded by") >= 1
+    index = dict(site.pages(results))["index.html"].decode()
+    assert index.count(f"superseded by {later}") == 1
+    assert f"superseded by {other}" not in index
+
+
 def test_the_same_records_give_the_same_bytes(results: Path) -> None:
     assert dict(site.pages(results)) == dict(site.pages(results))
 
@@ -85,6 +103,54 @@ def test_a_site_is_made_anew_and_nothing_else_is_replaced(results: Path, tmp_pat
         site.main(results, tmp_path / "mine")
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "results", "site"]
+
+
+def test_what_is_there_of_the_same_files_is_not_made_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "site"
+    site.main(results, there)
+    whole = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
+    drawn: list[str] = []
+    render = site.page.render
+    monkeypatch.setattr(
+        site.page, "render", lambda records, **rest: drawn.append(records[0].run.id) or render(records, **rest)
+    )
+    site.main(results, there)
+    assert drawn == []
+    edited, lost = (there / "runs" / f"2026-0{month}-01-mnist_mlp-quick-cpu.html" for month in (1, 2))
+    edited.write_text("nothing")
+    lost.unlink()
+    site.main(results, there)
+    assert len(drawn) == 2
+    assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == whole
+    (results / "2026-03-01-mnist_mlp-quick-cpu" / "notes.txt").write_text("in its archive")
+    site.main(results, there)
+    assert len(drawn) == 3
+    monkeypatch.setattr(site, "_program", lambda: "another version")
+    site.main(results, there)
+    assert len(drawn) == 7
+
+
+def test_a_site_that_was_interrupted_is_finished(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = files.write_bytes, []
+
+    def full(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            site.main(results, tmp_path / "site")
+    site.main(results, tmp_path / "site")
+    assert {path: (tmp_path / "site" / path).read_bytes() for path, _ in site.pages(results)} == dict(
+        site.pages(results)
+    )
 
 
 def test_a_folder_without_runs_makes_no_site(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from bench.report import markdown
 from bench.report.formats import mebibytes, significant
 
 FORMATS = ("csv", "json", "markdown", "html")
-SITE = "the site"
+SITE, AGAIN = "the site", "the site, once more"
 PAGE = """# Many machines, many records
 
 What {runs:,} machines mean that each leave a run of {each} records a day: {stored} of files, of which git keeps every byte, and
@@ -43,9 +43,10 @@ compared within themselves only.
 
 - `report`, `check` and `submit --gather` need the times above for {records:,} records. A year of such days is {year} of files:
   then results belong in folders of their own, a month each, say, and no command needs more than the folders that it is given.
-- The site stops first. It takes {a_run} of processor time for each run, because every run has a page with its plots and an
-  archive of its records. All of them are made anew each time, and held in memory until the last one is done, so that nobody
-  ever sees half of a site. After {days} such days it takes longer than an hour. Beyond that, make a site of the latest results:
+- The site stops first. It takes {a_run} of processor time for each new run, because every run has a page with its plots and an
+  archive of its records. New ones are held in memory until the last one is done, so that nobody ever sees half of a site. What
+  is there already, of the same files and by the same version, stays: once more, it takes {again} for each run. Where a site is
+  always made in an empty folder, it takes longer than an hour after {days} such days. Then make a site of the latest results:
   it is made of the folder that is named.
 """
 
@@ -75,15 +76,15 @@ def main(run: Path, records: int, each: int | None) -> None:
         asked = {f"report --format {form}": ["-m", "bench", "report", *paths, "--format", form] for form in FORMATS}
         asked["check"] = ["-m", "bench", "check", *paths]
         asked["submit --gather"] = ["-m", "bench", "submit", "--gather", "--output", str(results)]
-        asked[SITE] = ["-m", "bench.report.site", str(results), str(site)]
+        asked[SITE] = asked[AGAIN] = ["-m", "bench.report.site", str(results), str(site)]
         costs = {what: measured(arguments) for what, arguments in asked.items()}
         machine = json.loads(subprocess.check_output([sys.executable, "-m", "bench", "info", "--json"]))["machine"]
         lines = [[what, f"{significant(cost.cpu_s)} s", mebibytes(cost.peak_bytes)] for what, cost in costs.items()]
-        a_run_s = costs[SITE].cpu_s / len(folders)
+        a_run, again = (f"{significant(costs[what].cpu_s / len(folders), 2)} s" for what in (SITE, AGAIN))
         told = PAGE.format(
             runs=len(folders), each=len(found), records=len(folders) * len(found), cpu=machine["cpu"], cores=machine["cores"],
             table=markdown.table(["command", "CPU", "memory"], lines), stored=mebibytes(stored(results)),
-            year=mebibytes(365 * stored(results)), site=mebibytes(stored(site)), a_run=f"{significant(a_run_s, 2)} s",
+            year=mebibytes(365 * stored(results)), site=mebibytes(stored(site)), a_run=a_run, again=again,
             days=max(1, round(3600 / costs[SITE].cpu_s)),
         )  # fmt: skip
         click.echo(told, nl=False)

@@ -54,7 +54,6 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
     newest = publish.Newest(runs)
     found: list[Found] = []
     told: list[tuple[str, list[str]]] = []
-    shown: set[tuple[object, ...]] = set()  # what a later run superseded, beside training
     for name, records in runs.items():
         points = len({one.run.id for one in records}) > 1  # of a sweep, which has sentences of its own
         for section in grouping.sections(records):
@@ -64,13 +63,11 @@ def advice(runs: Mapping[str, Sequence[Record]], wish: Wish) -> list[tuple[str, 
                     told.append((_title(name, summary.title(section), section), list(_sentences(section))))
         for one in apart.groups(records):
             section = one.group.section
-            what = (one.kind, publish.place(section), publish.ways(section))
-            if wish.fits(section, one.kind) and what not in shown:
+            if wish.fits(section, one.kind) and newest.of(one) == name:
                 sizes = one.group.sizes if one.kind == "inference" else _batch_sizes(section)
                 found.append(Found(one.kind, section, sizes))
                 about = _inference(one.group, wish) if one.kind == "inference" else [*one.sentences, *one.failures]
                 told.append((_title(name, one.title, section), list(about)))
-            shown.add(what)
         for swept in sweep.sweeps(records):
             sections = {id(spot.section): spot.section for spots in swept.points.values() for spot in spots.values()}
             if any(map(wish.fits, sections.values())):

@@ -2,8 +2,9 @@
 
 A cell is an arm, by its name, on a task and preset. The rounds of two runs were not interleaved, so they are not
 paired: the logarithms of the throughputs, one per process, are compared by Welch's t test
-(bench/stats/welch.py) against the margin of verdict.py, and over the cells the decisions are Holm's. What
-counts as a figure of speed, and which row is ranked, is decided as for a table (bench/report/grouping.py).
+(bench/stats/welch.py) against the margin of verdict.py, and over the cells the decisions are Holm's. A row whose rounds
+were added because a verdict was open spends its share of the error (bench/stats/looks.py), and each interval is the one that
+decided. What counts as a figure of speed, and which row is ranked, is decided as for a table (bench/report/grouping.py).
 """
 
 import math
@@ -30,8 +31,9 @@ from bench.stats.verdict import ERROR, Decision
 Key = tuple[str, str, str]  # task, preset, arm
 
 DRIFT = (
-    "The ratio is the throughput after, over the one before, with its 95 % interval (Welch, one figure per process). The "
-    "rounds of the two folders were not interleaved: whatever else changed on the machine between them is in the ratio."
+    "The ratio is the throughput after, over the one before, with the interval that decided (Welch, one figure per process; "
+    "Holm's procedure over the cells). The rounds of the two folders were not interleaved: whatever else changed on the "
+    "machine between them is in the ratio."
 )
 
 
@@ -103,19 +105,17 @@ def compare(before: Iterable[Record], after: Iterable[Record], *, margin: float 
     refused = [text for key in common for text in _refusals(key, first[key], second[key])]
     if refused:
         raise NotComparable("; ".join(dict.fromkeys(refused)))
-    logs = {
-        key: (_logs(first[key].row), _logs(second[key].row))
-        for key in common
-        if _why_not(first[key].row, second[key].row) is None
-    }
-    decisions = decide(logs, margin)
-    changes = [
-        Change(
-            key, first[key], second[key], decisions.get(key), welch.ratio(*logs[key]) if key in logs else None,
-            _why_not(first[key].row, second[key].row),
-        )
-        for key in common
-    ]  # fmt: skip
+    rows = {key: (first[key].row, second[key].row) for key in common}
+    ranked = {key: pair for key, pair in rows.items() if _why_not(*pair) is None}
+    decided = decide(
+        {key: (_logs(before), _logs(after)) for key, (before, after) in ranked.items()},
+        margin,
+        {key: min(row.share for row in pair) for key, pair in ranked.items()},
+    )
+    changes = []
+    for key in common:
+        decision, ratio = decided.get(key, (None, None))
+        changes.append(Change(key, first[key], second[key], decision, ratio, _why_not(*rows[key])))
     return Comparison(changes, sorted(set(first) - set(second)), sorted(set(second) - set(first)))
 
 
@@ -205,24 +205,32 @@ def _logs(row: Row) -> list[float]:
     return [math.log(value) for value in row.throughputs.values()]
 
 
-def decide(logs: dict[Key, tuple[list[float], list[float]]], margin: float) -> dict[Key, Decision]:
-    """Holm's decisions over the cells: the surest first, and none after one that is not decided."""
+def decide(
+    logs: Mapping[Key, tuple[list[float], list[float]]], margin: float, shares: Mapping[Key, float] | None = None
+) -> dict[Key, tuple[Decision, Interval]]:
+    """Holm's decisions over the cells, the surest first, and none after one that is not decided; with the ratios' intervals at
+    the level of that step. `shares` says of a cell what part of the error it may spend, where that is not the whole."""
+    shares = shares or {}
     differences = {key: welch.difference(*pair) for key, pair in logs.items()}
     edge = math.log1p(margin)
 
     def p_value(key: Key) -> float:
         found = differences[key]
-        return float(stdtr(found.freedom, -abs(abs(found.centre) - edge) / found.error)) if found.error else 1.0
+        if not found.error:
+            return 1.0
+        return float(stdtr(found.freedom, -abs(abs(found.centre) - edge) / found.error)) / shares.get(key, 1.0)
 
     ranked = sorted(differences, key=p_value)
-    decisions: dict[Key, Decision] = {}
-    deciding = True
+    decided: dict[Key, tuple[Decision, Interval]] = {}
+    deciding, level = True, ERROR / 2
     for rank, key in enumerate(ranked):
-        deciding = deciding and p_value(key) <= ERROR / 2 / (len(ranked) - rank)
+        level = ERROR / 2 / (len(ranked) - rank) if deciding else level
+        deciding = deciding and p_value(key) <= level
         centre = differences[key].centre
         told: Decision = "tie" if abs(centre) < edge else "faster" if centre > 0 else "slower"
-        decisions[key] = told if deciding else "not decided"
-    return decisions
+        ratio = welch.ratio(*logs[key], level=1 - 2 * level * shares.get(key, 1.0))
+        decided[key] = told if deciding else "not decided", ratio
+    return decided
 
 
 def render(found: Comparison) -> str:

@@ -191,7 +191,7 @@ def sweeps(folder: Path) -> dict[str, list[Record]]:
 
 
 class Newest:
-    """Which run supersedes a section: the latest one that measured each of its arms anew, in the same place.
+    """Which run supersedes a table: the latest one that measured each of its arms anew, in the same place.
 
     A run of fewer arms supersedes nothing of what it leaves out, and an arm that could not be measured is left out.
     """
@@ -200,13 +200,41 @@ class Newest:
         """`found` has the runs by name, the newest first."""
         self._measured: dict[tuple[object, ...], list[tuple[str, frozenset[str]]]] = defaultdict(list)
         for name, records in found.items():
-            for section in grouping.sections(records):
-                self._measured[place(section)].append((name, ways(section)))
+            tables: list[Table] = [*grouping.sections(records), *beside_training(records)]
+            for table in tables:
+                place, ways = _measured(table)
+                self._measured[place].append((name, ways))
 
-    def of(self, section: Section) -> str:
-        """The name of the run; that of the section itself where no later one supersedes it."""
-        wanted = ways(section)
-        return next(name for name, ways in self._measured[place(section)] if wanted <= ways)
+    def of(self, table: "Table") -> str:
+        """The name of the run; that of the table itself where no later one supersedes it."""
+        place, wanted = _measured(table)
+        return next(name for name, ways in self._measured[place] if wanted <= ways)
+
+
+BesideTraining = apart.Apart | explanations.Group
+Table = Section | BesideTraining
+
+
+def beside_training(records: Sequence[Record]) -> list[BesideTraining]:
+    """The tables of a run that are not of training."""
+    return [*apart.groups(records), *explanations.groups(records)]
+
+
+def _measured(table: Table) -> tuple[tuple[object, ...], frozenset[str]]:
+    """What was measured where; and the arms, whatever versions they were of: without labels, with a release that was named."""
+    if isinstance(table, Section):
+        kind, cell, machine = "training", table.first, table.run.machine
+        arms = [row.arm for row in table.rows if row.throughputs]
+    else:
+        kind, group = (table.kind, table.group) if isinstance(table, apart.Apart) else ("explain", table)
+        cell, machine, arms = group.first.cell, group.first.run.machine, [row.arm for row in group.rows]
+    ways = frozenset(repr({**arm.way, "python": None, "release": _release(arm)}) for arm in arms)
+    return (kind, cell.task, cell.preset, tuple(cell.changes.items()), machine.cpu, machine.cores, machine.gpu), ways
+
+
+def _release(arm: Arm) -> str:
+    """The release that an arm asked for by its name, `jax==0.10.1`."""
+    return arm.name.partition(":")[0].partition("==")[2]
 
 
 def _records(folder: Path) -> list[Record]:
@@ -229,37 +257,18 @@ def _index(folder: Path, found: Mapping[str, Sequence[Record]], swept: Mapping[s
             newer = newest.of(section)
             parts += [f"## {name}\n", "\n".join(_entry(name, title, section=section, newer=newer)) + "\n"]
         for one in apart.groups(records):
-            told = [f"[{markdown.escape(one.title)}]({name}/table.md), [records]({name}/records)"]
-            told += [markdown.escape(sentence) for sentence in one.sentences]
+            told = [*_head(name, one.title, newest.of(one)), *map(markdown.escape, one.sentences)]
             told += [f"{about}: {markdown.escape(text)}" for about, text in one.about]
             told += [f"Again: `{command(one.group.section)}`"]
             parts += [f"## {name}\n", "\n".join(f"- {line}" for line in told) + "\n"]
         for group in explanations.groups(records):
-            told = [f"[{markdown.escape(group.title)}]({name}/table.md), [records]({name}/records)"]
-            told += [markdown.escape(sentence) for sentence in explanations.sentences(group)]
+            told = [*_head(name, group.title, newest.of(group)), *map(markdown.escape, explanations.sentences(group))]
             told += [f"{about}: {markdown.escape(text)}" for about, text in explanations.machine(group)]
             parts += [f"## {name}\n", "\n".join(f"- {line}" for line in told) + "\n"]
     corrections = folder / "corrections.md"
     if corrections.exists():
         parts += ["## Corrections\n", corrections.read_text(encoding="utf-8")]
     return "\n".join(parts)
-
-
-def place(section: Section) -> tuple[object, ...]:
-    """What was trained where."""
-    first, machine = section.first, section.run.machine
-    return first.task, first.preset, tuple(first.changes.items()), machine.cpu, machine.cores, machine.gpu
-
-
-def ways(section: Section) -> frozenset[str]:
-    """The arms that were timed, whatever versions they were of: without their labels, with a release that was asked for."""
-    arms = [row.arm for row in section.rows if row.throughputs]
-    return frozenset(repr({**arm.way, "python": None, "release": _release(arm)}) for arm in arms)
-
-
-def _release(arm: Arm) -> str:
-    """The release that an arm asked for by its name, `jax==0.10.1`."""
-    return arm.name.partition(":")[0].partition("==")[2]
 
 
 def _entry_of_sweep(name: str, records: Sequence[Record], newest: Newest) -> str:
@@ -281,16 +290,19 @@ def _entry(name: str, title: str, *, section: Section, newer: str) -> list[str]:
         f"{row.name}: " + ", ".join(f"{part} {version}" for part, version in sorted(row.versions.items()))
         for row in section.rows
     )
-    lines = [f"[{markdown.escape(title)}]({name}/table.md), [records]({name}/records)"]
-    if newer != name:
-        lines.append(f"Superseded by [{newer}](#{newer})")
-    lines += [markdown.escape(sentence) for sentence in summary.sentences(section)]
+    lines = [*_head(name, title, newer), *map(markdown.escape, summary.sentences(section))]
     lines.append(f"Measured: {markdown.escape(section.day)}")
     told = [*facts.machine(section), *facts.selftests(section), ("Versions", versions)]
     lines += [f"{about}: {markdown.escape(text)}" for about, text in told]
     lines += [f"Spec: {markdown.escape(first.spec_hash[:12])}, measurement version {section.run.measurement}"]
     lines += [f"Again: `{command(section)}`"]
     return [f"- {line}" for line in lines]
+
+
+def _head(name: str, title: str, newer: str) -> list[str]:
+    """Where a table and its records are, and what supersedes it."""
+    told = [f"[{markdown.escape(title)}]({name}/table.md), [records]({name}/records)"]
+    return told + ([f"Superseded by [{newer}](#{newer})"] if newer != name else [])
 
 
 def command(section: Section) -> str:
