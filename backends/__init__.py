@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.api import DEFAULT_MODE, BackendMissing, Entry, mode_of
+from backends import huge_pages
+from backends.api import DEFAULT_MODE, BackendMissing, Entry, mode_of, without
 
 if TYPE_CHECKING:
     from backends.api import Backend
 
 __all__ = [
-    "BACKENDS", "PRECISIONS", "REFERENCE", "TRIM", "TUNED", "BackendMissing", "Entry", "find", "load", "mode_for",
-    "mode_of_inference", "mode_on_cpu", "modes", "package",
+    "BACKENDS", "OF_EVERY_BACKEND", "PRECISIONS", "REFERENCE", "TRIM", "TUNED", "BackendMissing", "Entry", "find", "load",
+    "mode_for", "mode_of_inference", "mode_on_cpu", "modes", "package",
 ]  # fmt: skip
 
 PRECISIONS: Mapping[str, str] = {
@@ -64,6 +65,9 @@ def find(name: str) -> Entry:
 TRIM = "trim"
 """The mode of every backend in which batches are cut; bench/worker/trimmed.py does it."""
 
+OF_EVERY_BACKEND = (TRIM, huge_pages.MODE)
+"""Modes that the harness adds to a backend's own (bench/worker/trimmed.py, bench/worker/pages.py)."""
+
 TUNED = "tuned"
 """The mode that stands for a backend's own `TUNED`: device -> task -> the fastest mode that was measured."""
 
@@ -81,7 +85,13 @@ def modes(name: str) -> Mapping[str, str]:
     )
     best = _declared(name, TUNED.upper()) or {}
     told = "; ".join(f"{task} on a {device.upper()}: {mode}" for device in best for task, mode in best[device].items())
-    return {**found, TRIM: cut} | ({TUNED: f"the fastest of them, as measured: {told}"} if told else {})
+    pages = (
+        "what malloc hands out in pages of 2 MiB instead of 4 KiB: GLIBC_TUNABLES=glibc.malloc.hugetlb=1; on a CPU "
+        "(https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html)"
+    )
+    return {**found, TRIM: cut, huge_pages.MODE: pages} | (
+        {TUNED: f"the fastest of them, as measured: {told}"} if told else {}
+    )
 
 
 def mode_on_cpu(name: str, mode: str) -> str:
@@ -99,9 +109,11 @@ def _without(name: str, mode: str, variable: str) -> str:
 
 
 def mode_for(name: str, mode: str, *, task: str, device: str) -> str:
-    """What a mode is for a task on a device, its parts in the order of `modes`: `tuned` depends on both."""
+    """What a mode is for a task on a device, its parts in the order of `modes`: `tuned` depends on both, and is without
+    `huge-pages` on a machine that has none."""
     if mode == TUNED:
         mode = _declared(name, TUNED.upper()).get(device, {}).get(task, DEFAULT_MODE)
+        mode = without(mode, huge_pages.MODE) if huge_pages.missing() else mode
     return mode_of(mode.split("+"), modes(name)) if mode != DEFAULT_MODE else mode
 
 

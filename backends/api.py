@@ -81,6 +81,11 @@ def switches(mode: str, modes: Mapping[str, str]) -> frozenset[str]:
     return names
 
 
+def without(mode: str, name: str) -> str:
+    """The mode without one of the names that it joins; `default` where that was all."""
+    return "+".join(part for part in mode.split("+") if part != name) or DEFAULT_MODE
+
+
 def only_modes(options: Options, allowed: Collection[str]) -> None:
     """Unsupported for a mode that was not shown to compute the same in several processes."""
     if options.processes > 1 and (others := sorted(set(options.mode.split("+")) - {DEFAULT_MODE, *allowed})):

@@ -195,7 +195,7 @@ def refused(bench: Callable[..., Done], *arguments: str) -> str:
         # Unknown, with the nearest name.
         ("pytroch", "there is no backend 'pytroch'; did you mean 'pytorch'? (there are: pytorch, tensorflow, jax)"),
         ("reference", "there is no backend 'reference'"),
-        (f"{FAKE}:fats", "has no mode 'fats'; did you mean 'fast'? (there are: default, fast, trim)"),
+        (f"{FAKE}:fats", "has no mode 'fats'; did you mean 'fast'? (there are: default, fast, trim, huge-pages)"),
         (f"{FAKE}:fast+trimm", "has no mode 'trimm'; did you mean 'trim'?"),
         (f"{FAKE}:fast+default", "default cannot be joined with fast+default"),
         (f"{FAKE}:fast+fast", "fast cannot be joined with fast+fast"),

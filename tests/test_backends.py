@@ -20,8 +20,9 @@ from tests.fakes.campaign import a_planned_cell
 ROOT = Path(__file__).parent.parent
 
 
-def in_child(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = environment.for_child(backends.find(name), Arm(name=name, backend=name)) | {"CONTRACT_BACKEND": name}
+def in_child(name: str, *arguments: str, mode: str = "default") -> subprocess.CompletedProcess[str]:
+    env = environment.for_child(backends.find(name), Arm(name=name, backend=name), mode=mode)
+    env |= {"CONTRACT_BACKEND": name}
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 

@@ -21,7 +21,7 @@ OTHER_MODES = [
     for name in BACKENDS_UNDER_TEST
     for task in tasks.TASKS
     for mode in dict.fromkeys(
-        [*(mode for mode in backends.modes(name) if mode not in ("default", backends.TRIM, backends.TUNED)),
+        [*(mode for mode in backends.modes(name) if mode not in ("default", *backends.OF_EVERY_BACKEND, backends.TUNED)),
          backends.mode_for(name, backends.TUNED, task=task, device="cpu")]
     )
     if mode not in ("default", "cuda-graph") and (mode != "grain" or find_spec("grain"))
@@ -79,7 +79,7 @@ def test_a_module_of_ones_own_may_have_modes_and_an_entry(module):
         "MODES = {'default': 'plain', 'fast': 'faster'}\n"
     )
     found = backends.modes(name)
-    assert (list(found), found["fast"]) == (["default", "fast", backends.TRIM], "faster")
+    assert (list(found), found["fast"]) == (["default", "fast", *backends.OF_EVERY_BACKEND], "faster")
     assert backends.find(name) == backends.Entry(module=name, needs=("numpy", "no_such"), env={"A": "b"})
     with pytest.raises(backends.BackendMissing, match="no_such not installed"):
         backends.load(name)
@@ -87,13 +87,13 @@ def test_a_module_of_ones_own_may_have_modes_and_an_entry(module):
 
 def test_a_module_of_ones_own_without_modes_has_the_default_one(module):
     name = module("")
-    assert list(backends.modes(name)) == ["default", backends.TRIM]
+    assert list(backends.modes(name)) == ["default", *backends.OF_EVERY_BACKEND]
     assert backends.find(name) == backends.Entry(module=name)
 
 
 def test_a_module_that_is_not_there_is_missed_when_it_is_loaded_and_not_before():
     assert backends.find("no_such_package.softmax") == backends.Entry(module="no_such_package.softmax")
-    assert list(backends.modes("no_such_package.softmax")) == ["default", backends.TRIM]
+    assert list(backends.modes("no_such_package.softmax")) == ["default", *backends.OF_EVERY_BACKEND]
     with pytest.raises(ModuleNotFoundError):
         backends.load("no_such_package.softmax")
 
@@ -151,7 +151,11 @@ def test_what_is_tuned_is_made_of_the_backends_modes(name):
 @pytest.mark.parametrize("name", backends.BACKENDS)
 def test_a_mode_is_known_to_its_backend_alone(name):
     """To add one touches one folder; `compile` is also the name of a setting that all backends tell."""
-    own = [mode for mode in backends.modes(name) if mode not in ("default", "compile", backends.TRIM, backends.TUNED)]
+    own = [
+        mode
+        for mode in backends.modes(name)
+        if mode not in ("default", "compile", *backends.OF_EVERY_BACKEND, backends.TUNED)
+    ]
     assert own
     elsewhere = [
         path
@@ -171,7 +175,7 @@ def test_a_mode_is_known_to_its_backend_alone(name):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "mode", "task"), OTHER_MODES)
 def test_a_mode_climbs_every_rung_and_is_read_back_and_compiles_nothing_after_the_first_steps(name, mode, task):
-    done = in_child(name, "-m", "tests.children.modes_in_one_framework", name, mode, task)
+    done = in_child(name, "-m", "tests.children.modes_in_one_framework", name, mode, task, mode=mode)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["fell"] == []

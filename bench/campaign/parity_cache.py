@@ -32,10 +32,11 @@ class Stored(Strict, frozen=True):
 
 def key(cell: Cell, machine: Machine, interpreter: Interpreter | None = None) -> str:
     """Hash of everything on which this cell's ladder depends, in another interpreter if one is given."""
+    mode = backends.mode_for(cell.arm.backend, cell.arm.mode, task=cell.task, device=cell.arm.device)
     parts = {
         "task": cell.task,
         "spec": cell.spec_hash,
-        "way": cell.arm.way,
+        "way": {**cell.arm.way, "mode": mode},
         "machine": [machine.cpu, machine.cores, machine.gpu, machine.gpu_driver],
         "python": interpreter.python if interpreter else machine.python,
         "versions": versions(cell.arm.backend, interpreter),

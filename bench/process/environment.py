@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from backends import Entry
+from backends import Entry, huge_pages
+from backends.api import DEFAULT_MODE
 from bench.machine import hosts, nvml
 from bench.process import phases
 from bench.records.record import Arm
@@ -44,9 +45,10 @@ PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 
 
 def for_child(
-    entry: Entry, arm: Arm, *, temporary: Path | None = None, shares_device: bool = False, passive: bool = False
-) -> dict[str, str]:
-    """The whole environment of a process, with a temporary folder of its own.
+    entry: Entry, arm: Arm, *, mode: str = DEFAULT_MODE, temporary: Path | None = None, shares_device: bool = False,
+    passive: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """The whole environment of a process in a mode (that which `tuned` stands for), with a temporary folder of its own.
 
     One that shares its device with other processes, or may do so because nothing in it is timed, is to take no more of its
     memory than it uses. One that is `passive` shares the cores.
@@ -68,7 +70,7 @@ def for_child(
         env["TMPDIR"] = str(temporary)
     if (ROOT / "pyproject.toml").exists():  # a clone, which need not be installed
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return env | arm.environment
+    return env | arm.environment | huge_pages.environment(mode, arm.environment.get(huge_pages.VARIABLE, ""))
 
 
 def left_out() -> list[str]:

@@ -100,6 +100,7 @@ def started(
     data = str(data_dir.absolute()) if data_dir else None
     traces = str(folder / TRACES / Path(cell.file_name).stem) if cell.kind == "explain" else None
     shares = cores_of(cell.arm)
+    mode = backends.mode_for(cell.arm.backend, cell.arm.mode, task=cell.task, device=cell.arm.device)
     asked = Request(
         cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares,
         hosts.of_ranks(cell.arm.processes, cell.arm.nodes), hosts.remote(),
@@ -109,7 +110,7 @@ def started(
         for path in (request_path, answer_path):
             stack.callback(path.unlink, missing_ok=True)
         env = environment.for_child(
-            entry, cell.arm, temporary=stack.enter_context(_temporary(folder / files.SCRATCH)),
+            entry, cell.arm, mode=mode, temporary=stack.enter_context(_temporary(folder / files.SCRATCH)),
             shares_device=cell.kind in ("parity", "memory") or together > 1, passive=passive,
         )  # fmt: skip
         command = launch.worker_command(

@@ -45,6 +45,7 @@ from bench.records.record import (
 )
 from bench.records.text import one_line
 from bench.worker import disturbance, energy, loop, memory, precision_probe, sampling, slowdown
+from bench.worker.pages import Paging
 from bench.worker.ranks import GiveUp, Ranks, replicas_apart
 from bench.worker.several import Grouping
 from bench.worker.trimmed import Trimming
@@ -423,7 +424,7 @@ def too_good(target: Target, value: float) -> str:
 def _load(asked: Cell, ranks: Ranks) -> Backend:
     phases.enter("import")
     ranks.start()
-    return Grouping(Trimming(ranks.wrap(backends.load(asked.arm.backend))))
+    return Grouping(Paging(Trimming(ranks.wrap(backends.load(asked.arm.backend)))))
 
 
 def _alone(asked: Cell, what: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from backends import TRIM
-from backends.api import DEFAULT_MODE, Backend, Options, Session, Settings, Unsupported
+from backends.api import DEFAULT_MODE, Backend, Options, Session, Settings, Unsupported, without
 from tasks.spec import Array, Batch, Params, Task
 
 
@@ -28,13 +28,12 @@ class Trimming:
 
     def open_session(self, task: Task, params: Params, options: Options) -> Session:
         """The backend's session; where the mode says so, with shorter batches. Unsupported for a task without padding."""
-        names = options.mode.split("+")
-        if TRIM not in names:
+        mode = without(options.mode, TRIM)
+        if mode == options.mode:
             return self.backend.open_session(task, params, options)
         trim: Callable[[Batch], Batch] | None = getattr(task, "trimmed", None)
         if trim is None:
             raise Unsupported(f"{TRIM}: the batches of {task.name} have no padding to cut")
-        mode = "+".join(name for name in names if name != TRIM) or DEFAULT_MODE
         return cast(Session, Trimmed(self.backend.open_session(task, params, replace(options, mode=mode)), trim))
 
 

@@ -9,6 +9,7 @@ import backends
 import tasks
 from backends.api import Options
 from bench.worker import loop, parity
+from bench.worker.pages import Paging
 from bench.worker.several import Grouping, steps_per_call
 from bench.worker.trimmed import Trimming
 
@@ -17,7 +18,7 @@ STEPS = 12
 
 def main(name: str, mode: str, task_name: str) -> dict[str, Any]:
     """What a mode reads back and counts over some steps, and how far it climbs."""
-    backend, task = Grouping(Trimming(backends.load(name))), tasks.load(task_name, "smoke").task
+    backend, task = Grouping(Paging(Trimming(backends.load(name)))), tasks.load(task_name, "smoke").task
     session = backend.open_session(task, task.init_params(0), Options(mode=mode))
     found: dict[str, Any] = {"before": session.settings()["mode"], "counted": [], "losses": []}
     batches = list(islice(task.train_batches(0), STEPS))

@@ -1,0 +1,82 @@
+"""The mode `huge-pages` of every backend: what `malloc` hands out lies in pages of 2 MiB instead of 4 KiB.
+
+A processor looks up where each page lies, and a step that goes through hundreds of megabytes has more pages than it can
+remember. Where the kernel leaves it to the program which memory gets large pages, glibc asks for them if the environment that a
+process starts with says so (https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html,
+https://docs.kernel.org/admin-guide/mm/transhuge.html). What is computed stays the same.
+"""
+
+import ctypes
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+MODE = "huge-pages"
+VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+SINCE = (2, 35)  # glibc
+KERNELS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+BLOCK_BYTES = 64 * 2**20  # beyond what malloc takes from memory that it has already
+
+
+def missing() -> str | None:
+    """Why there is no such mode on this machine; None where there is."""
+    if _glibc() < SINCE:
+        return f"{MODE}: glibc {'.'.join(map(str, SINCE))} or newer is needed, which is Linux's"
+    try:
+        allowed = KERNELS.read_text(encoding="ascii")
+    except OSError:
+        return f"{MODE}: this kernel has no transparent huge pages"
+    if "[never]" in allowed:
+        return f"{MODE}: the kernel gives no huge pages; allow programs to ask for them with: echo madvise | sudo tee {KERNELS}"
+    return None
+
+
+def environment(mode: str, before: str = "") -> dict[str, str]:
+    """What a process of a mode needs in its environment; `before` is what the variable has already."""
+    return {VARIABLE: ":".join(filter(None, [before, SETTING]))} if MODE in mode.split("+") else {}
+
+
+@cache
+def in_force() -> bool:
+    """Whether this process gets such pages: asked of the kernel, about a block that malloc hands out and that is written to."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    block = libc.malloc(BLOCK_BYTES)
+    if block is None:
+        return False
+    try:
+        ctypes.memset(block, 1, BLOCK_BYTES)
+        return (
+            huge_bytes(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace"), block + BLOCK_BYTES // 2)
+            > 0
+        )
+    except OSError:
+        return False
+    finally:
+        libc.free(block)
+
+
+def huge_bytes(smaps: str, address: int) -> int:
+    """How much of the mapping that an address lies in is in huge pages, by the kernel's account (proc_pid_smaps(5))."""
+    inside = False
+    for line in smaps.splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(span[1], 16) <= address < int(span[2], 16)
+        elif inside and line.startswith("AnonHugePages:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def _glibc() -> tuple[int, ...]:
+    """Its version; empty where the C library is another one."""
+    try:
+        told = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        return ()
+    found = re.fullmatch(r"glibc (\d+)\.(\d+)", told)
+    return (int(found[1]), int(found[2])) if found else ()
