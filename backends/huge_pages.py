@@ -19,15 +19,22 @@ KERNELS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 BLOCK_BYTES = 64 * 2**20  # beyond what malloc takes from memory that it has already
 
 
+def allowed() -> str | None:
+    """Who gets such pages, in the kernel's word: "always" all, "madvise" who asks for them, "never" nobody; None: not known."""
+    try:
+        found = re.search(r"\[(\w+)\]", KERNELS.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found[1] if found else None
+
+
 def missing() -> str | None:
     """Why there is no such mode on this machine; None where there is."""
     if _glibc() < SINCE:
         return f"{MODE}: glibc {'.'.join(map(str, SINCE))} or newer is needed, which is Linux's"
-    try:
-        allowed = KERNELS.read_text(encoding="ascii")
-    except OSError:
+    if allowed() is None:
         return f"{MODE}: this kernel has no transparent huge pages"
-    if "[never]" in allowed:
+    if allowed() == "never":
         return f"{MODE}: the kernel gives no huge pages; allow programs to ask for them with: echo madvise | sudo tee {KERNELS}"
     return None
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from scipy.stats import ttest_ind
 
-from bench.records.record import Disturbance, Record
+from bench.records.record import MEASUREMENT, Disturbance, Record
 from bench.report import compare
 from bench.stats import welch
 from tasks.spec import hash_json
@@ -153,7 +153,7 @@ def test_cells_on_one_side_only_are_listed_and_a_lost_one_counts_as_worse() -> N
             {"spec": {"epochs": 6}},
             f"mnist_mlp quick fast: other specs ({SPEC[:12]} and {hash_json({'epochs': 6})[:12]})",
         ),
-        ({"measurement": 1}, "measurement versions 2 and 1 are not compared"),
+        ({"measurement": 1}, f"measurement versions {MEASUREMENT} and 1 are not compared"),
         (
             {"task": "other"},
             "no cell in common (the first has mnist_mlp fast (preset quick), mnist_mlp slow (preset quick); ",

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import backends
@@ -12,7 +13,9 @@ import tasks
 from backends import huge_pages
 from backends.api import Options, Session, Unsupported
 from bench.process import environment
+from bench.report import markdown
 from bench.worker.pages import Paging
+from tests.builders import MACHINE, a_run
 from tests.fakes.campaign import FAKE, an_arm
 from tests.test_cli import Done, bench, records_in
 
@@ -88,6 +91,37 @@ def test_a_machine_without_them_says_why_and_tunes_without_them(
     else:
         with pytest.raises(Unsupported, match=f"^huge-pages: .*{why}"):
             session()
+
+
+@pytest.mark.slow
+def test_a_table_says_who_gets_them_and_a_run_goes_on_where_that_is_the_same(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [
+        markdown.render(a_run({"a": [1.0, 1.1, 1.0]}, machine=msgspec.structs.replace(MACHINE, huge_pages=word)))
+        for word in ("madvise", None)
+    ]
+    assert ["huge pages on request" in text for text in told] == [True, False]
+    monkeypatch.setattr(huge_pages, "allowed", lambda: "always")
+    command = (
+        "run",
+        "--task",
+        FAKE,
+        "--device",
+        "cpu",
+        "--preset",
+        "smoke",
+        "--arm",
+        FAKE,
+        "--rounds",
+        2,
+        "--output",
+        "run",
+    )
+    assert bench(*command).code == 0
+    assert records_in(Path("run"))[0].run.machine.huge_pages == "always"
+    monkeypatch.setattr(huge_pages, "allowed", lambda: "madvise")
+    assert "the kernel's huge pages was always, now madvise" in bench(*command).error
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import chain, count, islice, repeat
+from itertools import chain, count, cycle, islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,6 +120,29 @@ def test_every_figure_is_exact() -> None:
     assert window.blocks_s == [block_s] * 4
     assert window.window_s == sum(window.blocks_s)
     assert window.items == 4 * 2 * 4
+
+
+class InTurns(loop.Alone):
+    """Blocks with others' between them."""
+
+    lead = loop.LEAD
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_the_first_call_of_a_turn_is_in_no_figure_and_its_updates_count(together: int) -> None:
+    clock = Clock()
+    session = RecordingSession(clock)
+    session.steps_per_call = together  # type: ignore[attr-defined]
+    before = [1.0] * (together + 1 + STEADYING * together)
+    session.durations = chain(before, cycle([*[9.0] * together, *[1.0] * together]))
+    window = loop.measure(
+        session, a_preset(clock, endless(a_batch(items=4)), warmup_steps=1), clock=clock, turns=InTurns(3, 1.0),
+        block_steps=together,
+    )  # fmt: skip
+    assert window.blocks_s == [together * (1 + PUT_S) + WAIT_S] * 3
+    assert window.items == 3 * together * 4
+    assert clock.calls.count("train") == len(before) + 6 * together
+    assert window.losses[-1][0] <= len(before) + 6 * together
 
 
 def test_blocks_of_different_lengths_are_told_apart_and_add_up_to_the_window() -> None:

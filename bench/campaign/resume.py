@@ -36,6 +36,9 @@ MEASURED = "what is measured"
 BUDGET, SPENT = "--budget", "more rounds where verdicts are open"
 """The fact of a folder whose rounds were not planned once, and what it says."""
 
+PAGES = "the kernel's huge pages"
+"""The fact of a machine that tells who gets them."""
+
 STEP, SPEED = "what a step's time is made of", "speed and memory"
 """What it says: of `explain`, and of a point of `sweep`."""
 
@@ -155,6 +158,8 @@ def facts(plans: Sequence[TaskPlan]) -> dict[str, str]:
         "the version of the measurement": str(run.measurement),
         "the source code of framework-bench": str(run.source)[:12],
     }
+    if run.machine.huge_pages is not None:
+        found[PAGES] = run.machine.huge_pages
     if tuple(choice.kinds) != COMPARISON:
         names = [name for name, kinds in MEASURES.items() if set(kinds) <= set(choice.kinds)]
         found[MEASURED] = " and ".join(names) or (STEP if "explain" in choice.kinds else SPEED)

@@ -181,6 +181,8 @@ def _facts(record: Record, fixed: resume.Fixed) -> dict[str, str]:
         "the processor": f"{run.machine.cpu}, {run.machine.cores} cores",
         "the GPU": f"{run.machine.gpu}, {run.machine.gpu_driver}",
     }
+    if run.machine.huge_pages is not None:
+        facts[resume.PAGES] = run.machine.huge_pages
     if cell.look or (resume.BUDGET in fixed.facts and cell.kind == "speed" and record.outcome.status == "ok"):
         facts[resume.BUDGET] = resume.SPENT if cell.look else "not what it says"
     if record.outcome.status != "skipped":  # one that could not take part is in no plan

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 
+from backends import huge_pages
 from bench.machine import cores, nvml, quota
 from bench.records.record import Machine
 
@@ -37,6 +38,7 @@ def describe() -> Machine:
         gpu_driver=driver,
         os=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} {platform.machine()}",
         python=platform.python_version(),
+        huge_pages=huge_pages.allowed(),
     )
 
 

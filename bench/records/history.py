@@ -28,7 +28,7 @@ ADDED_IN_2: Mapping[str, tuple[str, ...]] = {
 """Part of a record ("" is the record itself) -> its new fields, each of which has a default."""
 
 ADDED_IN_3: Mapping[str, tuple[str, ...]] = {
-    "machine": ("cpu_quota",), "disturbance": ("siblings_share", "withheld_share"),
+    "machine": ("cpu_quota", "huge_pages"), "disturbance": ("siblings_share", "withheld_share"),
 }  # fmt: skip
 """The same for parts that are otherwise what they were."""
 

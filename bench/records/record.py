@@ -21,7 +21,7 @@ from tasks.spec import hash_json
 SCHEMA = 3
 """Raised whenever a field is added, removed or changes its meaning; bench/records/history.py reads the older ones."""
 
-MEASUREMENT = 2
+MEASUREMENT = 3
 """Raised whenever a figure would come out differently for the same program; figures of two versions are not compared."""
 
 Status = Literal["ok", "failed", "oom", "killed", "timeout", "invalid", "unsupported", "skipped", "interrupted"]
@@ -466,6 +466,9 @@ class Machine(Strict, frozen=True):
     os: str
     python: str
     cpu_quota: Window | None = None  # cores' time that a control group grants, 1.5 for example; None: no quota
+    huge_pages: str | None = (
+        None  # who gets pages of 2 MiB, in the kernel's word: always, madvise or never; None: not known
+    )
 
 
 class Arm(Strict, frozen=True, dict=True, gc=True):  # with room for what is computed once

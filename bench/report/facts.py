@@ -32,13 +32,18 @@ def target(section: Section) -> Iterator[Fact]:
     yield "Target", str(section.first.target)
 
 
+HUGE_PAGES = {"always": "huge pages for all, ", "madvise": "huge pages on request, ", "never": "no huge pages, "}
+"""Who gets pages of 2 MiB: a program's speed depends on it, and the kernel decides."""
+
+
 def machine(section: Section) -> Iterator[Fact]:
     found = section.run.machine
     gpu = f", {found.gpu} (driver {found.gpu_driver})" if found.gpu else ", no GPU"
+    pages = HUGE_PAGES.get(found.huge_pages or "", "")
     yield (
         "Machine",
         (
-            f"{found.cpu}, {_cores(section)} in use, {found.memory_bytes / GIB:.0f} GiB{gpu}, {found.os}, "
+            f"{found.cpu}, {_cores(section)} in use, {found.memory_bytes / GIB:.0f} GiB{gpu}, {found.os}, {pages}"
             f"Python {_pythons(section.rows)}"
         ),
     )

@@ -16,14 +16,20 @@ STEP = (
     "barrier at both ends of every block of steps; reading and shuffling data, import, build and the first step (trace and "
     "compile) are not in it. Every figure of speed is one fresh process; "
 )
+INTERVALS = (
+    "Intervals are t intervals over processes, on the log scale for throughput and ratios, which are paired by round: of 95 % "
+    "for a throughput, and for a ratio at the level at which its verdict was decided (Holm's procedure over the table's pairs)."
+)
 BOUNDARY = {
     1: STEP
     + "rounds hold every backend once, in shuffled order. Intervals are 95 % t intervals over processes, on the log "
     "scale for throughput and ratios, which are paired by round.",
     2: STEP
-    + "in a round the processes of all arms take turns, block by block, in an order shuffled for every turn. Intervals "
-    "are t intervals over processes, on the log scale for throughput and ratios, which are paired by round: of 95 % for a "
-    "throughput, and for a ratio at the level at which its verdict was decided (Holm's procedure over the table's pairs).",
+    + "in a round the processes of all arms take turns, block by block, in an order shuffled for every turn. "
+    + INTERVALS,
+    3: STEP
+    + "in a round the processes of all arms take turns, block by block, in an order shuffled for every turn, and the first "
+    "step of a turn, which finds in the processor's caches what the others left there, is not timed. " + INTERVALS,
 }
 """Version of the measurement -> what a figure of speed is."""
 

@@ -245,7 +245,7 @@ class InTurns:
     """Blocks as the parent says: it gives each arm of a round its turn while the others sleep."""
 
     def __init__(self, watch: disturbance.Watch, block_s: float) -> None:
-        self.watch, self.block_s = watch, block_s
+        self.watch, self.block_s, self.lead = watch, block_s, loop.LEAD
 
     def next(self, window: loop.Blocks) -> bool:
         word = phases.next_word(repr(window.blocks_s[-1]) if window.blocks_s else "")

@@ -65,6 +65,11 @@ class Size:
         self.blocks_s.append(sum(self.calls_s[before:]))
         return self.blocks_s[-1]
 
+    def lead(self, session: Session, calls: int) -> None:
+        """Calls that are in no figure."""
+        for ask in islice(self.upcoming, calls):
+            session.predict(ask.inputs)
+
     def forget(self) -> None:
         """What was asked so far is no part of the window."""
         self.blocks_s, self.calls_s, self.items = [], [], 0
@@ -126,6 +131,8 @@ def measure(session: Session, preset: Preset, *, turns: Turns, clock: Clock = ti
     phases.enter("window")
     compiled = session.compilations()
     while turns.next(window):
+        for size in window.sizes:
+            size.lead(session, turns.lead)
         with turns.block():
             window.blocks_s.append(_block(window, session, clock))
     if compiled is not None:
