@@ -86,7 +86,7 @@ def modes(name: str) -> Mapping[str, str]:
     best = _declared(name, TUNED.upper()) or {}
     told = "; ".join(f"{task} on a {device.upper()}: {mode}" for device in best for task, mode in best[device].items())
     pages = (
-        "what malloc hands out in pages of 2 MiB instead of 4 KiB: GLIBC_TUNABLES=glibc.malloc.hugetlb=1; on a CPU "
+        "glibc's malloc keeps what a step frees, and has it in pages of 2 MiB instead of 4 KiB: GLIBC_TUNABLES; on a CPU "
         "(https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html)"
     )
     return {**found, TRIM: cut, huge_pages.MODE: pages} | (

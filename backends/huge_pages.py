@@ -1,9 +1,10 @@
-"""The mode `huge-pages` of every backend: what `malloc` hands out lies in pages of 2 MiB instead of 4 KiB.
+"""The mode `huge-pages` of every backend: malloc keeps the memory that a step frees, and has it in pages of 2 MiB.
 
-A processor looks up where each page lies, and a step that goes through hundreds of megabytes has more pages than it can
-remember. Where the kernel leaves it to the program which memory gets large pages, glibc asks for them if the environment that a
-process starts with says so (https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html,
-https://docs.kernel.org/admin-guide/mm/transhuge.html). What is computed stays the same.
+By default glibc gives every large block back to the kernel when it is freed, and the next step is given empty pages of 4 KiB
+for it one by one, thousands of times. Then a processor looks up where each page lies, and a step that goes through hundreds of
+megabytes has more of them than it can remember. What glibc does is said by the environment that a process starts with
+(https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html), and large pages are the kernel's to give
+(https://docs.kernel.org/admin-guide/mm/transhuge.html). What is computed stays the same.
 """
 
 import ctypes
@@ -13,10 +14,16 @@ from functools import cache
 from pathlib import Path
 
 MODE = "huge-pages"
-VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+VARIABLE = "GLIBC_TUNABLES"
+SETTING = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**34}", "arena_max=1")
+)
+"""Large pages; blocks below 4 GiB from the heap, which keeps up to 16 GiB that are free, and is one for all threads."""
+
 SINCE = (2, 35)  # glibc
 KERNELS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-BLOCK_BYTES = 64 * 2**20  # beyond what malloc takes from memory that it has already
+BLOCK_BYTES = 64 * 2**20  # by default malloc asks the kernel for so large a block, and has nothing of it in its heap
 
 
 def allowed() -> str | None:
@@ -46,7 +53,8 @@ def environment(mode: str, before: str = "") -> dict[str, str]:
 
 @cache
 def in_force() -> bool:
-    """Whether this process gets such pages: asked of the kernel, about a block that malloc hands out and that is written to."""
+    """Whether this process is started so: a large block that malloc hands out and that is written to lies, by the kernel's
+    account, in the heap and in huge pages."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
         ctypes.c_void_p,
@@ -69,11 +77,11 @@ def in_force() -> bool:
 
 
 def huge_bytes(smaps: str, address: int) -> int:
-    """How much of the mapping that an address lies in is in huge pages, by the kernel's account (proc_pid_smaps(5))."""
+    """How much of the heap is in huge pages, by the kernel's account (proc_pid_smaps(5)); 0 for an address elsewhere."""
     inside = False
     for line in smaps.splitlines():
-        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            inside = int(span[1], 16) <= address < int(span[2], 16)
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) .*", line):
+            inside = int(span[1], 16) <= address < int(span[2], 16) and line.endswith("[heap]")
         elif inside and line.startswith("AnonHugePages:"):
             return 1024 * int(line.split()[1])
     return 0

@@ -345,6 +345,9 @@ def test_three_significant_digits(value: float, text: str) -> None:
         (Interval(1.23456, 1.2345, 1.2347, 5), "1.234560 (1.234500-1.234700)"),
         (Interval(12345.6, 8000.0, 19000.0, 5), "12,300 (8,000-19,000)"),
         (Interval(12345.6, None, None, 1), "12,300"),
+        (Interval(1.1, 0.027, 44.6, 2), "1.1 (0.027-45)"),
+        (Interval(1.04, 0.3, 3.6, 2), "1.04 (0.30-3.60)"),
+        (Interval(1.26, 3e-12, 3.2e11, 2), "1.3 (interval wider than 1 to 10,000)"),
     ],
 )
 def test_a_figure_is_no_finer_than_its_interval(interval: Interval, text: str) -> None:

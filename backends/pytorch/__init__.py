@@ -45,6 +45,6 @@ TRAINING_ONLY = ("cuda-graph",)
 """Modes of the training step: `predict` is the same without them."""
 
 TUNED: Mapping[str, Mapping[str, str]] = {
-    "cpu": {"bert_sentiment": "trim+huge-pages", "gru_lm": "huge-pages"},
+    "cpu": {"bert_sentiment": "trim", "gru_lm": "huge-pages"},
     "gpu": {"mnist_mlp": "cuda-graph"},
 }

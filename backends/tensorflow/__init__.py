@@ -40,9 +40,5 @@ TRAINING_ONLY = ("fused-adam", "steps-per-execution")
 """Modes of the optimizer and the training step: `predict` is the same without them."""
 
 TUNED: Mapping[str, Mapping[str, str]] = {
-    "cpu": {
-        "bert_sentiment": "fused-adam+trim+huge-pages",
-        "gru_lm": "fused-adam+huge-pages",
-        "mnist_mlp": "steps-per-execution",
-    }
+    "cpu": {"bert_sentiment": "fused-adam+trim", "gru_lm": "fused-adam", "mnist_mlp": "steps-per-execution"}
 }

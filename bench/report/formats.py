@@ -15,10 +15,22 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{round(value, decimals):,.{max(decimals, 0)}f}"
 
 
+WIDE, SAYS_NOTHING = 100, 10_000
+"""How many times the lower end of an interval the upper one is."""
+
+
 def with_interval(interval: Interval, scale: float = 1.0) -> str:
     """`estimate (low-high)`, no finer than the interval's shorter side to two digits; without one, three digits."""
     if interval.low is None or interval.high is None:
         return significant(interval.estimate * scale)
+    if interval.high > WIDE * interval.low > 0:  # as decimals, its lower end would be 0.0
+        estimate, low, high = (
+            significant(part * scale, 2) for part in (interval.estimate, interval.low, interval.high)
+        )
+        says_nothing = interval.high > SAYS_NOTHING * interval.low
+        return (
+            f"{estimate} (interval wider than 1 to {SAYS_NOTHING:,})" if says_nothing else f"{estimate} ({low}-{high})"
+        )
     side = min(interval.high - interval.estimate, interval.estimate - interval.low) * scale
     decimals = 1 - floor(log10(side)) if side > 0 else 2
     shown = (round(part * scale, decimals) + 0.0 for part in (interval.estimate, interval.low, interval.high))
