@@ -84,7 +84,7 @@ def test_a_machine_without_them_says_why_and_tunes_without_them(
         kernels.write_text(allowed)
     monkeypatch.setattr(huge_pages, "KERNELS", kernels)
     monkeypatch.setattr(huge_pages, "_glibc", lambda: glibc)
-    tuned = backends.mode_for("pytorch", backends.TUNED, task="gru_lm", device="cpu")
+    tuned = backends.mode_for("jax", backends.TUNED, task="gru_lm", device="cpu")
     assert tuned == ("default" if why else "huge-pages")
     if why is None:
         session()

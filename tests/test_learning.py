@@ -35,7 +35,7 @@ def test_a_table_has_the_means_over_seeds_and_the_time_to_the_target() -> None:
     ]  # fmt: skip
     assert fast[1] == "70.00 %, 375 ms"
     assert fast[4] == "95.50 %, 1.00 s"
-    assert fast[5].startswith("1.1 (0.0-")  # the geometric mean of 0.75 s and 1.5 s
+    assert fast[5].startswith("1.1 (0.013-")  # the geometric mean of 0.75 s and 1.5 s
     assert fast[5].endswith(" s, n=2")
     assert slow[5] == "1.50 s, n=2"  # both alike: no interval
 
