@@ -168,15 +168,20 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     compiled = session.compilations()
     tell_exchange: Callable[[], float | None] = getattr(session, "exchange_s", lambda: None)
     leading = turns.lead * steps_per_call(session)
+    taken: list[_Counted] = []  # since the window began, leads too
     while turns.next(window):
-        if leading:
-            _run(session, list(islice(upcoming, leading)), losses)
+        if not window.blocks_s:
+            taken.clear()
+        if lead := list(islice(upcoming, leading)):
+            _run(session, lead, losses)
         coming = list(islice(upcoming, window.block_steps))
         with turns.block():
             block_start = clock()
             _run(session, coming, losses)
             window.blocks_s.append(clock() - block_start)
-        window.items += sum(one.items for one in coming)
+        taken += lead + coming
+        # A step's share of all batches in a row: of few, a lead could be the padded one every time.
+        window.items = round(sum(one.items for one in taken) * len(window.blocks_s) * window.block_steps / len(taken))
         window.tokens = (window.tokens or 0) + sum(one.tokens for one in coming) or None
         window.flops = (window.flops or 0) + sum(one.flops for one in coming) or None
         if (exchange_s := tell_exchange()) is not None:
