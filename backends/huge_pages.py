@@ -56,20 +56,15 @@ def in_force() -> bool:
     """Whether this process is started so: a large block that malloc hands out and that is written to lies, by the kernel's
     account, in the heap and in huge pages."""
     libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
-        ctypes.c_void_p,
-        [ctypes.c_size_t],
-        [ctypes.c_void_p],
-    )
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
     block = libc.malloc(BLOCK_BYTES)
     if block is None:
         return False
     try:
         ctypes.memset(block, 1, BLOCK_BYTES)
-        return (
-            huge_bytes(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace"), block + BLOCK_BYTES // 2)
-            > 0
-        )
+        smaps = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
+        return huge_bytes(smaps, block + BLOCK_BYTES // 2) > 0
     except OSError:
         return False
     finally:

@@ -155,3 +155,9 @@ def test_an_arm_in_this_mode_is_measured_in_it(bench: Callable[..., Done]) -> No
         one.cell.arm.name: one.outcome.settings["mode"] for one in records_in(Path("run")) if one.cell.kind == "speed"
     }
     assert modes == {FAKE: "default", f"{FAKE}:huge-pages": "huge-pages"}
+    told = {
+        one.cell.arm.name: one.outcome.settings.get("malloc")
+        for one in records_in(Path("run"))
+        if one.cell.kind == "speed"
+    }
+    assert told == {FAKE: None, f"{FAKE}:huge-pages": huge_pages.SETTING}

@@ -356,6 +356,18 @@ def test_a_disturbed_round_is_in_no_figure() -> None:
     assert any("in no figure: round 3" in told for told in group.failures)
 
 
+def test_a_lead_takes_no_input_out_of_turn() -> None:
+    asked: list[int] = []
+    session = SimpleNamespace(predict=lambda inputs: asked.append(inputs["at"]))
+    size = asking.Size(1, [asking.Ask({"at": at}, 1, at == 0) for at in range(3)])  # type: ignore[dict-item]
+    size.block_calls = 2
+    for _ in range(3):
+        size.lead(session, 1)  # type: ignore[arg-type]
+        size.block(session, iter(count()).__next__)  # type: ignore[arg-type]
+    assert asked == [0, 0, 1, 0, 2, 0, 0, 1, 2]
+    assert (size.items, len(size.calls_s)) == (6, 6)
+
+
 def test_an_arm_whose_calls_are_not_steady_is_in_no_table_and_its_absence_is_told() -> None:
     made = an_asked_run({"a": [1.0, 1.01], "b": [2.0]})
     slower = [0.1] * 5 + [0.2] * 5  # its second half takes twice as long

@@ -66,9 +66,9 @@ class Size:
         return self.blocks_s[-1]
 
     def lead(self, session: Session, calls: int) -> None:
-        """Calls that are in no figure."""
-        for ask in islice(self.upcoming, calls):
-            session.predict(ask.inputs)
+        """Calls that are in no figure, and take no input out of turn: of few, it could be the padded one every time."""
+        for _ in range(calls):
+            session.predict(self.asks[0].inputs)
 
     def forget(self) -> None:
         """What was asked so far is no part of the window."""

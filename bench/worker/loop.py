@@ -26,8 +26,8 @@ Clock = Callable[[], float]
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
 LEAD = 1
 """Calls at the beginning of a turn that are not timed. Those who had their turns before have pushed this process's memory out
-of the processor's caches: the first step after them took 1.02 to 1.18 times as long as the next one, in arms of one table (the
-language model, `standard`). In a training a step follows another step of its own."""
+of the processor's caches: the first step after them took up to 1.28 times as long as the next one (the language model,
+`standard`, six processes on two cores). In a training a step follows another step of its own."""
 
 STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
 MAX_WARMUP_BLOCKS = 15

@@ -1,5 +1,6 @@
 """The mode `huge-pages` of every backend (backends/huge_pages.py), which a process has from its start: here it is read back."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -40,11 +41,12 @@ class Paged:
         self.session = session
 
     def settings(self) -> Settings:
-        """The session's, whose mode has `huge-pages` as its last part if this process is given some."""
+        """The session's, whose mode has `huge-pages` as its last part if it is in force, and what malloc was told."""
         settings = self.session.settings()
         own = "" if settings["mode"] == DEFAULT_MODE else settings["mode"]
         on = huge_pages.MODE if huge_pages.in_force() else ""
-        return cast(Settings, {**settings, "mode": "+".join(filter(None, [own, on])) or DEFAULT_MODE})
+        mode = "+".join(filter(None, [own, on])) or DEFAULT_MODE
+        return cast(Settings, {**settings, "mode": mode, "malloc": os.environ.get(huge_pages.VARIABLE)})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)
