@@ -320,6 +320,71 @@ def test_every_shape_of_a_session_that_trims_has_its_first_step_before_the_warm_
     assert window.items == 2 * sum(lengths)
 
 
+class TrainedOn(RecordingSession):
+    """Remembers the batches of its steps, by their first value."""
+
+    def __init__(self, clock: Clock, *, trims: bool) -> None:
+        super().__init__(clock)
+        self.trained: list[int] = []
+        if trims:
+            self.trim = shortened
+
+    def train_step(self, batch: Batch) -> float:
+        self.trained.append(int(batch.labels[0]))
+        return super().train_step(batch)
+
+
+def shortened(batch: Batch) -> Batch:
+    return batch._replace(inputs={"x": batch.inputs["x"][: batch.items]})
+
+
+@pytest.fixture
+def of_three_lengths() -> tuple[Clock, Any, dict[int, int]]:
+    """A clock, a preset with batches of 2, 4 and 6 items, and the items of each batch by its first value."""
+    clock, items = Clock(), {}
+    drawn = np.random.default_rng(3).choice([2, 4, 6], size=DISTINCT_BATCHES, p=[0.02, 0.58, 0.4])
+    items = {100 * at: int(one) for at, one in enumerate(drawn)}
+    made = (a_batch(items=one, padding=6 - one, first=at) for at, one in items.items())
+    preset = a_preset(clock, made, warmup_steps=3)
+    preset.task.trimmed = shortened
+    return clock, preset, items
+
+
+def test_of_batches_that_can_be_cut_every_stretch_has_the_lengths_in_their_shares(of_three_lengths: Any) -> None:
+    clock, preset, items = of_three_lengths
+    session = TrainedOn(clock, trims=True)
+    measured(session, preset, clock, blocks=20, block_steps=10)
+    seen = [items[one] for one in session.trained]
+    assert sorted(seen[:3]) == [2, 4, 6]  # until there was one of each, no other step is taken
+    mean = np.mean(list(items.values()))
+    stretches = [np.mean(seen[at : at + 80]) for at in range(3, len(seen) - 80)]
+    assert np.all(np.abs(stretches / mean - 1) < 0.03)
+    assert len(set(session.trained[:DISTINCT_BATCHES])) == min(len(session.trained), DISTINCT_BATCHES)
+
+
+@pytest.mark.parametrize(("trims", "block_steps", "start"), [(True, 4, 32), (False, 1, 1 + 3 + STEADYING)])
+def test_where_steps_differ_in_length_blocks_have_several_and_windows_the_same_batches(
+    of_three_lengths: Any, trims: bool, block_steps: int, start: int
+) -> None:
+    clock, preset, _ = of_three_lengths
+    session = TrainedOn(clock, trims=trims)
+    turns = loop.Alone(20, STEP)  # a block is as long as a step
+    window = loop.measure(session, preset, clock=clock, turns=turns)
+    assert (window.block_steps, len(session.trained)) == (block_steps, start + 20 * block_steps)
+
+
+def test_the_order_of_batches_is_the_same_whether_they_are_cut_or_not(of_three_lengths: Any) -> None:
+    clock, preset, items = of_three_lengths
+    batches = [a_batch(items=one, padding=6 - one, first=at) for at, one in items.items()]
+    orders = []
+    for trims in (True, False):
+        preset.task.train_batches = lambda seed: iter(batches)
+        session = TrainedOn(clock, trims=trims)
+        measured(session, preset, clock, blocks=20, block_steps=4)
+        orders.append(session.trained[:80])
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
 def test_without_trimming_the_operations_are_those_of_the_cell() -> None:
     clock = Clock()
     preset = a_preset(clock, endless(a_batch()), warmup_steps=0)

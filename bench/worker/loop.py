@@ -19,7 +19,7 @@ from bench.records.record import Energy
 from bench.records.rules import EACH_LOSS, LAST_LOSS, LOSS_EVERY
 from bench.worker.several import steps_per_call
 from tasks import batching
-from tasks.spec import Batch, Evaluation, Preset
+from tasks.spec import Batch, Evaluation, Preset, Task
 
 Clock = Callable[[], float]
 
@@ -28,6 +28,12 @@ LEAD = 1
 """Calls at the beginning of a turn that are not timed. Those who had their turns before have pushed this process's memory out
 of the processor's caches: the first step after them took up to 1.28 times as long as the next one (the language model,
 `standard`, six processes on two cores). In a training a step follows another step of its own."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, are spread more evenly than those of any other number
+
+MIXED_STEPS, ALIGNED = 4, 32
+"""Where steps differ in length, a block has so many at least, and a window begins after a multiple of so many updates, more
+than its warm-up has where blocks are short: arms whose steps take about as long are timed on the same batches."""
 
 STEADY_BLOCKS, STEADY_WITHIN = 3, 0.03  # the warm-up ends when so many successive blocks lie within this share
 MAX_WARMUP_BLOCKS = 15
@@ -139,15 +145,17 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
 
     A session that trims its batches has a first step for each of their shapes, and all are over before the warm-up; one that
     takes several steps in a call has a first call. Copying a batch to the device belongs to a step; building and preparing it
-    does not. A block has `block_steps` updates, or as many as take about `turns.block_s` after the warm-up, and before it
-    `turns.lead` calls that are not timed. Of the first updates, and then of every LOSS_EVERY-th, the loss is kept as a handle
-    and fetched when the window has closed, so that it costs no block any time; Diverged names one that is not finite.
+    does not. A block has `block_steps` updates, or as many as take about `turns.block_s` after the warm-up (MIXED_STEPS at
+    least, from a multiple of ALIGNED updates on, where batches are trimmed), and before it `turns.lead` calls that are not
+    timed. Of the first updates, and then of every LOSS_EVERY-th, the loss is kept as a handle and fetched when the window has
+    closed, so that it costs no block any time; Diverged names one that is not finite.
     """
     counted = _counted(session, preset)
     upcoming = cycle(counted)
     window, losses = Window(), _Losses()
 
     last = max(at for at, one in enumerate(counted) if one.new_shape)
+    mixed = last > 0  # steps differ in length
     for one in islice(upcoming, last + 1):
         start = clock()
         losses.note(step_prepared(session, one.prepared, starts_sequence=one.starts_sequence))
@@ -159,9 +167,13 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     first = clock()
     phases.enter("warm-up")
     stream = ((one.prepared, one.starts_sequence) for one in upcoming)
-    window.block_steps = warm_up(
-        session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=block_steps, note=losses.note
-    )
+    size = warm_up(
+        session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=None if mixed else block_steps,
+        note=losses.note,
+    )  # fmt: skip
+    window.block_steps = block_steps or (max(MIXED_STEPS, size) if mixed else size)
+    if mixed:
+        _run(session, list(islice(upcoming, -losses.updates % ALIGNED)), losses)
     window.warmup_s = clock() - first
 
     phases.enter("window")
@@ -212,13 +224,13 @@ def _run(session: Session, coming: Sequence[_Counted], losses: "_Losses") -> Non
 
 
 def _counted(session: Session, preset: Preset) -> list[_Counted]:
-    """The distinct batches of a window."""
+    """The distinct batches of a window, prepared."""
     task, trim = preset.task, getattr(session, "trim", None)
     count_tokens = getattr(task, "tokens", lambda batch: 0)
     count_flops = getattr(task, "batch_flops", lambda batch: 0) if trim else lambda batch: 0
     seen: set[tuple[tuple[int, ...], ...]] = set()
     counted = []
-    for batch in islice(batching.endless(task, 0), DISTINCT_BATCHES):
+    for batch in _distinct(task):
         computed = trim(batch) if trim else batch
         shape = tuple(value.shape for value in computed.inputs.values())
         counted.append(
@@ -229,6 +241,25 @@ def _counted(session: Session, preset: Preset) -> list[_Counted]:
         )  # fmt: skip
         seen.add(shape)
     return counted
+
+
+def _distinct(task: Task) -> list[Batch]:
+    """The distinct batches of a window, in an order that is the same in every mode, for losses are compared update by update.
+
+    Where batches are cut, a step on a long one takes twice as long as on a short one, and a window may have fewer than a
+    hundred. So of a task that cuts them, every stretch has the lengths in about their shares: sorted by length, the batches are
+    visited at the places k * GOLDEN mod 1. The first of each length comes before all others: until there was one of each, no
+    other step is taken.
+    """
+    batches = list(islice(batching.endless(task, 0), DISTINCT_BATCHES))
+    trimmed = getattr(task, "trimmed", None)
+    if trimmed is None or any(batch.starts_sequence for batch in batches):
+        return batches
+    lengths = [[value.shape for value in trimmed(batch).inputs.values()] for batch in batches]
+    by_length = sorted(range(len(batches)), key=lengths.__getitem__)
+    order = [by_length[rank] for rank in np.argsort(np.argsort(np.arange(len(batches)) * GOLDEN % 1))]
+    new = {at for place, at in enumerate(order) if lengths[at] not in [lengths[other] for other in order[:place]]}
+    return [batches[at] for at in sorted(order, key=lambda at: at not in new)]
 
 
 class _Losses:
