@@ -96,6 +96,26 @@ def test_single_examples_and_batches_share_a_block_and_are_told_apart() -> None:
     assert window.outputs == [2.0] * asking.BATCHES
 
 
+@pytest.mark.parametrize("slower", [1.0, 1.7])
+def test_a_window_begins_with_the_first_input_however_long_the_warm_up_was(slower: float) -> None:
+    class Noted(Asked):
+        def predict(self, inputs: Mapping[str, Any]) -> Any:
+            asked.append(inputs["x"])
+            self.now += slower * CALL_S
+            return super().predict(inputs)
+
+    asked: list[Any] = []
+    numbered = (
+        batch._replace(inputs={"x": np.full((ROWS, 3), at)}) for at, batch in enumerate(a_batch() for _ in count())
+    )
+    task = SimpleNamespace(train_batches=lambda seed: numbered, name="a task")
+    preset: Any = SimpleNamespace(task=task, warmup_s=0.5)
+    model = Noted()
+    _, four = asking.measure(model, preset, turns=Alone(10, 0.2), clock=model).calls
+    of_four = [int(x[0, 0]) for x in asked if len(x) == ROWS][-four.count :]
+    assert of_four == [at % asking.BATCHES for at in range(four.count)]
+
+
 def test_the_first_call_is_that_of_every_shape_and_no_part_of_the_window() -> None:
     one, four = measured(Asked()).calls
     assert one.first_s == pytest.approx(FIRST_S + CALL_S + ROW_S)

@@ -71,8 +71,9 @@ class Size:
             session.predict(self.asks[0].inputs)
 
     def forget(self) -> None:
-        """What was asked so far is no part of the window."""
+        """What was asked so far is no part of the window, which begins with the same inputs in every arm."""
         self.blocks_s, self.calls_s, self.items = [], [], 0
+        self.upcoming = cycle(self.asks)
 
     def told(self) -> Calls:
         """The window's figures."""
