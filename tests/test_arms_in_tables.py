@@ -217,6 +217,27 @@ def test_of_one_track_nothing_is_told_about_the_order() -> None:
         assert not [text for text in summary.sentences(only_section(in_tracks(speeds))) if "order" in text]
 
 
+@pytest.mark.parametrize(
+    ("tuned", "changes", "told"), [("default", {}, True), ("trim", {}, False), ("default", {"threads": 1}, False)]
+)
+def test_a_tuned_row_that_is_the_default_once_more_says_so(tuned: str, changes: dict[str, Any], told: bool) -> None:
+    made = []
+    for one in in_tracks({"jax": 100.0, "pytorch": 80.0, "pytorch:tuned": 81.0}):
+        if one.cell.arm.mode == "tuned":
+            settings = {**one.outcome.settings, "tuned": tuned}
+            one = changed(one, settings=settings, **changes)
+        made.append(one)
+    said = [text for text in summary.sentences(only_section(made)) if "once more" in text]
+    assert said == (
+        [
+            "pytorch:tuned is pytorch once more, for no other mode was measured to be faster: "
+            "what lies between them is noise."
+        ]
+        if told
+        else []
+    )
+
+
 def test_three_backends_are_compared_pairwise_as_ever() -> None:
     section = only_section(arm("a", FAST) + arm("b", MIDDLE) + arm("c", SLOW))
     assert section.family == [("a", "b"), ("a", "c"), ("b", "c")]

@@ -128,7 +128,10 @@ def _sections(page: Path, block: re.Match[str]) -> list[Section]:
 
 
 def _overview(sections: Sequence[Section], picture: str) -> str:
-    told = [text for section in sections for text in (*summary.failed_control(section), summary.conclusion(section))]
+    told = []
+    for section in sections:
+        told += [*summary.failed_control(section), summary.conclusion(section)]
+        told += [f"{section.first.task}: {text}" for text in summary.once_more(section)]
     lines = [f"- {markdown.escape(text)}" for text in told]
     titles = ["task", "backend", "speed", "relative to the fastest", "quality", "parity"]
     rows = [

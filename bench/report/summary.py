@@ -51,8 +51,18 @@ def sentences(section: Section) -> list[str]:
                 texts.append(sentence(first, row.name, other.name, found) + _failed_selftests(row, other))
     if len(ranked) < 2:
         texts.append("Nothing is compared: fewer than two rows passed parity and reached the target.")
-    texts = [*_disturbed(section), *failed_control(section), *texts, *_order(section), *scaling.sentences(section)]
-    return texts + _equivalences(section)
+    texts = [*_disturbed(section), *failed_control(section), *texts, *once_more(section), *_order(section)]
+    return [*texts, *scaling.sentences(section), *_equivalences(section)]
+
+
+def once_more(section: Section) -> list[str]:
+    """The tuned rows that are a default row's program once more, because no other mode was measured to be faster."""
+    return [
+        f"{row.name} is {other.name} once more, for no other mode was measured to be faster: what lies between them is noise."
+        for row in section.rows
+        for other in section.rows
+        if row.settings.get("tuned") == "default" and other.arm.way == {**row.arm.way, "mode": "default"}
+    ]
 
 
 def _order(section: Section) -> list[str]:
