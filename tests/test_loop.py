@@ -373,6 +373,30 @@ def test_where_steps_differ_in_length_blocks_have_several_and_windows_the_same_b
     assert (window.block_steps, len(session.trained)) == (block_steps, start + 20 * block_steps)
 
 
+def test_a_session_that_only_queues_its_steps_has_the_same_window(of_three_lengths: Any) -> None:
+    class Queueing(TrainedOn):
+        queued = 0
+
+        def train_step(self, batch: Batch) -> float:
+            self.trained.append(int(batch.labels[0]))
+            self.queued += 1
+            return 0.5
+
+        def put(self, batch: Batch) -> Batch:
+            self.clock.now += STEP / 50  # to queue it
+            return batch
+
+        def wait(self) -> None:
+            self.clock.now += self.queued * STEP
+            self.queued = 0
+
+    clock, preset, _ = of_three_lengths
+    preset.warmup_steps, preset.warmup_s = 0, 2 * STEP
+    session = Queueing(clock, trims=True)
+    loop.measure(session, preset, clock=clock, turns=loop.Alone(20, STEP))
+    assert len(session.trained) == 32 + 20 * loop.MIXED_STEPS
+
+
 def test_the_order_of_batches_is_the_same_whether_they_are_cut_or_not(of_three_lengths: Any) -> None:
     clock, preset, items = of_three_lengths
     batches = [a_batch(items=one, padding=6 - one, first=at) for at, one in items.items()]

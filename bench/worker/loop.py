@@ -167,10 +167,21 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     first = clock()
     phases.enter("warm-up")
     stream = ((one.prepared, one.starts_sequence) for one in upcoming)
+
+    def note(loss: Any) -> None:
+        losses.note(loss)
+        if mixed:
+            session.wait()  # a framework that only queues its steps would have taken more of them when time is up
+
     size = warm_up(
-        session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=None if mixed else block_steps,
-        note=losses.note,
-    )  # fmt: skip
+        session,
+        preset,
+        stream,
+        clock=clock,
+        block_s=turns.block_s,
+        block_steps=None if mixed else block_steps,
+        note=note,
+    )
     window.block_steps = block_steps or (max(MIXED_STEPS, size) if mixed else size)
     if mixed:
         _run(session, list(islice(upcoming, -losses.updates % ALIGNED)), losses)
