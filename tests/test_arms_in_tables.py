@@ -229,10 +229,7 @@ def test_a_tuned_row_that_is_the_default_once_more_says_so(tuned: str, changes: 
         made.append(one)
     said = [text for text in summary.sentences(only_section(made)) if "once more" in text]
     assert said == (
-        [
-            "pytorch:tuned is pytorch once more, for no other mode was measured to be faster: "
-            "what lies between them is noise."
-        ]
+        ["pytorch:tuned is pytorch once more, for its tuned mode is the default here: what lies between them is noise."]
         if told
         else []
     )

@@ -397,6 +397,28 @@ def test_a_session_that_only_queues_its_steps_has_the_same_window(of_three_lengt
     assert len(session.trained) == 32 + 20 * loop.MIXED_STEPS
 
 
+def test_nobody_waits_between_steps_that_were_announced(of_three_lengths: Any) -> None:
+    class Announced(TrainedOn):
+        """As one of several processes, of which the others are in the steps that they were told."""
+
+        coming = 0
+
+        def announce(self, coming: Any) -> None:
+            assert not self.coming
+            self.coming = len(list(coming))
+
+        def train_step(self, batch: Batch) -> float:
+            self.coming = max(0, self.coming - 1)
+            return super().train_step(batch)
+
+        def wait(self) -> None:
+            assert not self.coming
+            super().wait()
+
+    clock, preset, _ = of_three_lengths
+    loop.measure(Announced(clock, trims=True), preset, clock=clock, turns=loop.Alone(20, 3 * STEP))
+
+
 def test_the_order_of_batches_is_the_same_whether_they_are_cut_or_not(of_three_lengths: Any) -> None:
     clock, preset, items = of_three_lengths
     batches = [a_batch(items=one, padding=6 - one, first=at) for at, one in items.items()]

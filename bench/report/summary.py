@@ -56,9 +56,9 @@ def sentences(section: Section) -> list[str]:
 
 
 def once_more(section: Section) -> list[str]:
-    """The tuned rows that are a default row's program once more, because no other mode was measured to be faster."""
+    """The tuned rows that are the program of a default row once more, for want of a faster mode or of what that needs."""
     return [
-        f"{row.name} is {other.name} once more, for no other mode was measured to be faster: what lies between them is noise."
+        f"{row.name} is {other.name} once more, for its tuned mode is the default here: what lies between them is noise."
         for row in section.rows
         for other in section.rows
         if row.settings.get("tuned") == "default" and other.arm.way == {**row.arm.way, "mode": "default"}

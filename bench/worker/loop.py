@@ -167,21 +167,10 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     first = clock()
     phases.enter("warm-up")
     stream = ((one.prepared, one.starts_sequence) for one in upcoming)
-
-    def note(loss: Any) -> None:
-        losses.note(loss)
-        if mixed:
-            session.wait()  # a framework that only queues its steps would have taken more of them when time is up
-
     size = warm_up(
-        session,
-        preset,
-        stream,
-        clock=clock,
-        block_s=turns.block_s,
-        block_steps=None if mixed else block_steps,
-        note=note,
-    )
+        session, preset, stream, clock=clock, block_s=turns.block_s, block_steps=None if mixed else block_steps,
+        note=losses.note, counts=mixed,
+    )  # fmt: skip
     window.block_steps = block_steps or (max(MIXED_STEPS, size) if mixed else size)
     if mixed:
         _run(session, list(islice(upcoming, -losses.updates % ALIGNED)), losses)
@@ -302,17 +291,21 @@ def warm_up(
     block_s: float,
     block_steps: int | None,
     note: Callable[[Any], object],
+    counts: bool = False,
 ) -> int:
     """Trains on prepared batches until the session is steady, by one rule for all; returns the number of steps of a block.
 
     It lasts at least the preset's steps and seconds, and then until STEADY_BLOCKS successive blocks lie within STEADY_WITHIN,
-    but no longer than MAX_WARMUP_BLOCKS.
+    but no longer than MAX_WARMUP_BLOCKS. Where it `counts` how many steps there were, each of the first is waited for: a
+    framework that queues them would otherwise have taken more when the time is up.
     """
     start, steps = clock(), 0
     while steps < preset.warmup_steps or clock() - start < preset.warmup_s:
         prepared, starts_sequence = next(batches)
         note(step_prepared(session, prepared, starts_sequence=starts_sequence))
         steps += 1
+        if counts:
+            session.wait()
     session.wait()
     step_s = (clock() - start) / steps if steps else math.inf
     together = steps_per_call(session)  # a block is made of whole calls
