@@ -108,12 +108,17 @@ def _without(name: str, mode: str, variable: str) -> str:
     return mode_of(set(mode.split("+")) - set(_declared(name, variable)), modes(name))
 
 
-def mode_for(name: str, mode: str, *, task: str, device: str) -> str:
-    """What a mode is for a task on a device, its parts in the order of `modes`: `tuned` depends on both, and is without
-    `huge-pages` on a machine that has none."""
+def mode_for(name: str, mode: str, *, task: str, device: str, processes: int = 1) -> str:
+    """What a mode is for a task on a device, its parts in the order of `modes`: `tuned` depends on both.
+
+    It is without `huge-pages` on a machine that has none, and in several processes without what the backend's
+    `OF_SEVERAL_PROCESSES`, a tuple of literals, does not name; `trim` goes with any number.
+    """
     if mode == TUNED:
         mode = _declared(name, TUNED.upper()).get(device, {}).get(task, DEFAULT_MODE)
         mode = without(mode, huge_pages.MODE) if huge_pages.missing() else mode
+        if processes > 1:
+            mode = mode_of({*mode.split("+")} & {TRIM, *_declared(name, "OF_SEVERAL_PROCESSES")}, modes(name))
     return mode_of(mode.split("+"), modes(name)) if mode != DEFAULT_MODE else mode
 
 

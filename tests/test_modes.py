@@ -1,8 +1,10 @@
 """The modes of a backend: how they are named and found, and that each climbs the ladder and reads itself back."""
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -136,6 +138,27 @@ def test_tuned_is_what_a_backend_declares_for_a_task_and_a_device(module):
     assert backends.mode_for(name, "tuned", task="gru_lm", device="cpu") == "default"
     assert backends.mode_for(name, "tuned", task="mnist_mlp", device="gpu") == "default"
     assert backends.mode_for(name, "fast", task="mnist_mlp", device="gpu") == "fast"
+
+
+@pytest.mark.parametrize(("declared", "tuned"), [("", "trim"), ("OF_SEVERAL_PROCESSES = ('fast',)\n", "fast+trim")])
+def test_tuned_in_several_processes_is_what_goes_with_them(
+    declared: str, tuned: str, module: Callable[..., str]
+) -> None:
+    modes = "MODES = {'default': 'plain', 'fast': 'faster'}\n"
+    name = module(
+        f"{modes}{declared}TUNED = {{'cpu': {{'mnist_mlp': 'trim+fast+huge-pages'}}}}\n", "mode_users.several"
+    )
+    assert backends.mode_for(name, "tuned", task="mnist_mlp", device="cpu", processes=2) == tuned
+    assert backends.mode_for(name, "fast", task="mnist_mlp", device="cpu", processes=2) == "fast"  # as it was asked for
+
+
+@pytest.mark.parametrize("name", backends.BACKENDS)
+def test_a_backends_own_tuned_modes_go_with_several_processes(name: str) -> None:
+    declared = importlib.import_module(f"backends.{name}").OF_SEVERAL_PROCESSES
+    assert set(declared) <= set(backends.modes(name))
+    for task in tasks.TASKS:
+        mode = backends.mode_for(name, backends.TUNED, task=task, device="cpu", processes=2)
+        assert set(mode.split("+")) <= {"default", backends.TRIM, *declared}
 
 
 @pytest.mark.parametrize("name", backends.BACKENDS)

@@ -40,6 +40,9 @@ MODES: Mapping[str, str] = {
 TRAINING_ONLY = ("rbg", "flat", "multi-step")
 """Modes of dropout, the optimizer and the training step: `predict` is the same without them."""
 
+OF_SEVERAL_PROCESSES = ("rbg", "flat")
+"""Modes that were shown to compute the same in several processes, beside those of every backend; no other goes with them."""
+
 TUNED: Mapping[str, Mapping[str, str]] = {
     "cpu": {"bert_sentiment": "trim+huge-pages", "gru_lm": "huge-pages", "mnist_mlp": "multi-step"},
     "gpu": {"mnist_mlp": "multi-step"},

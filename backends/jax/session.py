@@ -25,7 +25,7 @@ from backends.api import (
     only_modes,
     switches,
 )  # fmt: skip
-from backends.jax import MODES, distributed
+from backends.jax import MODES, OF_SEVERAL_PROCESSES, distributed
 from backends.jax.models import Model, State, build
 from backends.operations import Operation
 from tasks import batching
@@ -61,7 +61,7 @@ def open_session(task: Task, params: Params, options: Options) -> "JaxSession":
     on = switches(options.mode, MODES)
     if options.precision == "tf32" and options.device != "gpu":
         raise Unsupported(NO_TF32)
-    only_modes(options, ("rbg", "flat"))
+    only_modes(options, OF_SEVERAL_PROCESSES)
     if options.processes > 1:
         distributed.join(options)
     if "grain" in on and find_spec("grain") is None:

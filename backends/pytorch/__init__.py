@@ -44,4 +44,7 @@ GPU_ONLY = ("cuda-graph",)
 TRAINING_ONLY = ("cuda-graph",)
 """Modes of the training step: `predict` is the same without them."""
 
+OF_SEVERAL_PROCESSES = ("flush-denormal",)
+"""Modes that were shown to compute the same in several processes, beside those of every backend; no other goes with them."""
+
 TUNED: Mapping[str, Mapping[str, str]] = {"cpu": {"bert_sentiment": "trim"}, "gpu": {"mnist_mlp": "cuda-graph"}}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from backends.api import NO_TF32, DeviceMemory, Options, Settings, Unsupported, mode_of, only_modes, switches
 from backends.operations import Operation
-from backends.pytorch import MODES, distributed
+from backends.pytorch import MODES, OF_SEVERAL_PROCESSES, distributed
 from backends.pytorch.graphed import Graphed
 from backends.pytorch.models import Model, State, build
 from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
@@ -53,7 +53,7 @@ def open_session(task: Task, params: Params, options: Options) -> "TorchSession"
     # Before the first operation: the threads that it starts inherit the setting.
     if not torch.set_flush_denormal("flush-denormal" in on) and "flush-denormal" in on:
         raise Unsupported("flush-denormal: this processor cannot flush denormal numbers to 0")
-    only_modes(options, ("flush-denormal",))
+    only_modes(options, OF_SEVERAL_PROCESSES)
     torch.manual_seed(options.masks_seed)
     if options.processes > 1:
         distributed.join(options)

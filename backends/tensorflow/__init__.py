@@ -39,6 +39,9 @@ MODES: Mapping[str, str] = {
 TRAINING_ONLY = ("fused-adam", "steps-per-execution")
 """Modes of the optimizer and the training step: `predict` is the same without them."""
 
+OF_SEVERAL_PROCESSES = ("xla", "no-xla")
+"""Modes that were shown to compute the same in several processes, beside those of every backend; no other goes with them."""
+
 TUNED: Mapping[str, Mapping[str, str]] = {
     "cpu": {"bert_sentiment": "fused-adam+trim", "gru_lm": "fused-adam", "mnist_mlp": "steps-per-execution"}
 }

@@ -23,7 +23,7 @@ from backends.api import (
     switches,
 )  # fmt: skip
 from backends.operations import Operation
-from backends.tensorflow import MODES, distributed
+from backends.tensorflow import MODES, OF_SEVERAL_PROCESSES, distributed
 from backends.tensorflow.models import State, build
 from tasks.spec import AdamW, Array, Batch, Examples, Params, Task
 
@@ -47,7 +47,7 @@ def open_session(task: Task, params: Params, options: Options) -> "TensorFlowSes
         raise Unsupported(NO_TF32)
     if options.device == "gpu" and not tf.config.list_physical_devices("GPU"):
         raise Unsupported('TensorFlow sees no GPU; install its CUDA libraries with: pip install "tensorflow[and-cuda]"')
-    only_modes(options, ("xla", "no-xla"))
+    only_modes(options, OF_SEVERAL_PROCESSES)
     strategy = distributed.join(options) if options.processes > 1 else None
     # float32 means IEEE float32: TensorFlow's own default on a GPU is TF32.
     tf.config.experimental.enable_tensor_float_32_execution(options.precision == "tf32")

@@ -32,7 +32,8 @@ class Stored(Strict, frozen=True):
 
 def key(cell: Cell, machine: Machine, interpreter: Interpreter | None = None) -> str:
     """Hash of everything on which this cell's ladder depends, in another interpreter if one is given."""
-    mode = backends.mode_for(cell.arm.backend, cell.arm.mode, task=cell.task, device=cell.arm.device)
+    arm = cell.arm
+    mode = backends.mode_for(arm.backend, arm.mode, task=cell.task, device=arm.device, processes=arm.processes)
     parts = {
         "task": cell.task,
         "spec": cell.spec_hash,

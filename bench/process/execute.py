@@ -100,7 +100,8 @@ def started(
     data = str(data_dir.absolute()) if data_dir else None
     traces = str(folder / TRACES / Path(cell.file_name).stem) if cell.kind == "explain" else None
     shares = cores_of(cell.arm)
-    mode = backends.mode_for(cell.arm.backend, cell.arm.mode, task=cell.task, device=cell.arm.device)
+    arm = cell.arm
+    mode = backends.mode_for(arm.backend, arm.mode, task=cell.task, device=arm.device, processes=arm.processes)
     asked = Request(
         cell, data, together > 1, hidden_from(cell), gpu_before, gpu_arms, traces, shares,
         hosts.of_ranks(cell.arm.processes, cell.arm.nodes), hosts.remote(),

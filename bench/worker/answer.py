@@ -436,7 +436,7 @@ def _alone(asked: Cell, what: str) -> None:
 def _mode(asked: Cell) -> str:
     """What the arm's mode is for this task."""
     arm = asked.arm
-    return backends.mode_for(arm.backend, arm.mode, task=asked.task, device=arm.device)
+    return backends.mode_for(arm.backend, arm.mode, task=asked.task, device=arm.device, processes=arm.processes)
 
 
 def _open(backend: Backend, preset: Preset, asked: Cell, params: Params) -> Session:
