@@ -1,6 +1,5 @@
 """The modes of a backend: how they are named and found, and that each climbs the ladder and reads itself back."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -150,15 +149,6 @@ def test_tuned_in_several_processes_is_what_goes_with_them(
     )
     assert backends.mode_for(name, "tuned", task="mnist_mlp", device="cpu", processes=2) == tuned
     assert backends.mode_for(name, "fast", task="mnist_mlp", device="cpu", processes=2) == "fast"  # as it was asked for
-
-
-@pytest.mark.parametrize("name", backends.BACKENDS)
-def test_a_backends_own_tuned_modes_go_with_several_processes(name: str) -> None:
-    declared = importlib.import_module(f"backends.{name}").OF_SEVERAL_PROCESSES
-    assert set(declared) <= set(backends.modes(name))
-    for task in tasks.TASKS:
-        mode = backends.mode_for(name, backends.TUNED, task=task, device="cpu", processes=2)
-        assert set(mode.split("+")) <= {"default", backends.TRIM, *declared}
 
 
 @pytest.mark.parametrize("name", backends.BACKENDS)

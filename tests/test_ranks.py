@@ -1,5 +1,6 @@
 """One arm over several processes: what each is given, what they make together, and what becomes of it when one fails."""
 
+import importlib
 import os
 import queue
 import random
@@ -325,6 +326,24 @@ def opened(backend: Any, task: Any) -> Outcome:
     except Exception as error:
         return Outcome(status="failed", reason=str(error))
     return Outcome(status="ok")
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (name, mode)
+        for name in BACKENDS_UNDER_TEST
+        for mode in importlib.import_module(f"backends.{name}").OF_SEVERAL_PROCESSES
+    ],
+)
+def test_a_mode_that_a_backend_names_for_several_processes_climbs_in_them(tmp_path: Path, name: str, mode: str) -> None:
+    arm = an_arm(name, mode=mode, processes=2)
+    (made,) = plan.make(Choice(tasks=["gru_lm"], arms=[arm], preset="smoke", run_id="x"))
+    (cell,) = made.of_kind("parity")
+    outcome = execute.execute(made.run, cell, tmp_path, data_dir=None).outcome
+    assert (outcome.status, outcome.reason) == ("ok", None)
 
 
 @pytest.mark.slow

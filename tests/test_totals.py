@@ -97,6 +97,21 @@ def test_lines_that_are_too_close_cross_nowhere(speeds: dict[str, list[float]], 
     assert sentence.endswith(why)
 
 
+def test_a_break_even_step_rests_on_the_rounds_that_its_verdict_rests_on() -> None:
+    made = late(a_run(TWO), "fast", [30.25, 31.25, 32.25, 33.25, 99.25])
+    (last,) = [one for one in made if (one.cell.arm.name, one.cell.kind, one.cell.round) == ("fast", "speed", 5)]
+    assert last.outcome.timings is not None
+    blocks_s = last.outcome.timings.blocks_s
+    middle, share = len(blocks_s) // 2, 0.5
+    drifting = [one * (1 - share) for one in blocks_s[:middle]] + [one * (1 + share) for one in blocks_s[middle:]]
+    timings = msgspec.structs.replace(last.outcome.timings, blocks_s=drifting)
+    section = only_section(replaced(made, lambda r: r is last, timings=timings))
+    assert (len(section.rows[0].timed), len(section.rows[0].comparable)) == (5, 4)
+    (found,) = totals.break_even(section)
+    assert (found.rounds, section.verdicts["fast", "slow"].ratio.n) == (4, 4)
+    assert found.high < 400  # of the fifth round it would be 1,000
+
+
 def test_a_row_that_is_not_ranked_overtakes_nothing() -> None:
     made = replaced(a_run(TWO), lambda r: (r.cell.kind, r.cell.arm.name) == ("quality", "fast"), quality=a_quality(0.5))
     section = only_section(made)

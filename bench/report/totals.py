@@ -107,13 +107,14 @@ def _pairs(section: Section) -> list[tuple[Row, Row]]:
 
 
 def _rounds(fast: Row, slow: Row) -> list[tuple[Line, Line]]:
-    """The lines of both backends in each round that they have in common."""
+    """The lines of both backends in each round that their verdict rests on."""
     first, second = _by_round(fast), _by_round(slow)
     return [(first[number], second[number]) for number in sorted(set(first) & set(second))]
 
 
 def _by_round(row: Row) -> dict[int, Line]:
-    return {number: Line(timings.start_s, timings.step_s) for number, timings in row.timed.items()}
+    timed = row.timed
+    return {number: Line(timed[number].start_s, timed[number].step_s) for number in row.comparable}
 
 
 def _ahead_from(fast: Line, slow: Line) -> float:
