@@ -1,7 +1,7 @@
 """Where a step's time goes: what is timed, how a profile is shared out, what kinds of operations are, what is told of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +21,9 @@ from bench.worker.timeline import Span
 from tests.builders import a_ladder, a_record, a_run, changed
 from tests.fakes.campaign import FAKE as NAME
 from tests.test_cli import FAKE, Done, bench
-from tests.test_loop import PUT_S, STEP_S, WAIT_S, Clock, RecordingSession, a_batch
+from tests.test_loop import PUT_S, STEP_S, WAIT_S, Clock, RecordingSession, TrainedOn, a_batch, of_three_lengths
 
-__all__ = ["bench"]  # the fixture
+__all__ = ["bench", "of_three_lengths"]  # fixtures
 
 FORWARD_S, GRADIENT_S = STEP_S / 4, STEP_S / 2
 
@@ -124,6 +124,30 @@ def test_a_backend_that_offers_nothing_has_its_step_explained_as_far_as_that_goe
     assert (found.denormals, found.no_profile) == (None, "the backend has none")
 
 
+def test_where_batches_are_cut_every_arm_has_the_same_ones_with_their_lengths_in_their_shares(
+    of_three_lengths: Any, tmp_path: Path
+) -> None:
+    clock, preset, items = of_three_lengths
+    preset.task.batch_flops = lambda batch: 100 * len(batch.inputs["x"])
+    found = []
+    batches = [a_batch(items=one, padding=6 - one, first=at) for at, one in items.items()]
+    preset.task.train_batches = lambda seed: iter(batches)
+    for slower in (1, 7):  # whose blocks have fewer steps
+        session: Any = TrainedOn(clock, trims=True)
+        session.durations = repeat(slower * STEP_S)
+        session.profile = lambda run, folder: run() or [Operation("mm", "matrix products", 0.0, 1.0, "main")]
+        preset.block_s = 3 * STEP_S
+        found.append((explain.explain(session, preset, device="cpu", traces=tmp_path, clock=clock), session.trained))
+    (one, trained), (other, slowly) = found
+    assert one.flops == other.flops == pytest.approx(100 * np.mean(list(items.values())), rel=0.05)
+    assert one.profile is not None
+    assert other.profile is not None
+    assert one.profile.steps == other.profile.steps == explain.MIXED_BATCHES
+    profiled = trained[-explain.MIXED_BATCHES :]
+    assert len(set(profiled)) == explain.MIXED_BATCHES
+    assert sorted(slowly[-explain.MIXED_BATCHES :]) == sorted(profiled)
+
+
 # The time line.
 
 
@@ -207,7 +231,9 @@ def test_an_operation_inside_the_optimizer_is_the_optimizers_whatever_it_is() ->
 # What is told.
 
 
-def an_explanation(step_ms: float, *, profile: bool = True, gradient: float = 0.7) -> Explanation:
+def an_explanation(
+    step_ms: float, *, profile: bool = True, gradient: float = 0.7, flops: int | None = None
+) -> Explanation:
     turns = {"step": 1.0, "forward": 0.3, "gradient": gradient}
     kinds = {"matrix products": step_ms / 2e3, "elementwise": step_ms / 4e3}
     largest = [OperationTime("dot.3", "matrix products", step_ms / 2e3)]
@@ -215,7 +241,7 @@ def an_explanation(step_ms: float, *, profile: bool = True, gradient: float = 0.
         parts={name: [share * step_ms / 1e3] * 3 for name, share in turns.items()},
         cpu_s=1.5 * step_ms / 1e3, page_faults=2.0, updates=500, state_values=1000, denormals=20,
         profile=Profile(10, step_ms / 1e3, kinds, 120.0, largest) if profile else None,
-        no_profile=None if profile else "ImportError: no profiler",
+        no_profile=None if profile else "ImportError: no profiler", flops=flops,
     )  # fmt: skip
 
 
@@ -233,6 +259,16 @@ def an_explained_run(
             made = a_record(kind="explain", backend=name, round=number, explanation=found, step_flops=10**8, **facts)
             records.append(changed(made, ladders=ladders if proven else []))
     return records
+
+
+def test_of_cut_batches_the_share_of_the_matrix_rate_counts_what_was_left() -> None:
+    (whole,), (cut,) = (
+        explanations.groups(an_explained_run({"arm": [20.0, 20.2]}, flops=flops))[0].rows
+        for flops in (None, 10**8 // 4)
+    )
+    assert whole.of_matrix_rate is not None
+    assert cut.of_matrix_rate is not None
+    assert cut.of_matrix_rate.estimate == pytest.approx(whole.of_matrix_rate.estimate / 4)
 
 
 def test_the_difference_of_two_arms_is_told_by_its_parts_and_by_the_profiles() -> None:

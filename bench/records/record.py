@@ -320,6 +320,7 @@ class Explanation(Strict, frozen=True):
     denormals: Annotated[int, Meta(ge=0)] | None = None  # of them
     profile: Profile | None = None
     no_profile: str | None = None  # why there is none
+    flops: Count | None = None  # of the model in a step, where batches were cut; else `step_flops` of the cell
 
     def __post_init__(self) -> None:
         if self.profile is None and not self.no_profile:

@@ -74,12 +74,14 @@ class Row:
     @property
     def of_matrix_rate(self) -> Interval | None:
         """The share of the rate of matrix products that a step reaches."""
-        flops = self.records[0].cell.step_flops
+        whole = None if "inputs" in self.records[0].outcome.settings else self.records[0].cell.step_flops
         rates = [one.outcome.probe.flops_per_second for one in self.records if one.outcome.probe is not None]
-        if flops is None or not rates or "inputs" in self.records[0].outcome.settings:  # cut batches: fewer operations
-            return None
-        best = max(rates)
-        return self.mean(lambda one: flops / _median(one, "step") / best)
+
+        def share(one: Explanation) -> float | None:
+            flops = one.flops or whole  # where batches were cut, older records do not tell
+            return flops / _median(one, "step") / max(rates) if flops and rates else None
+
+        return self.mean(share)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from bench.records.record import Explanation, OperationTime, Profile
 from bench.records.text import one_line
 from bench.worker import loop, timeline
 from bench.worker.loop import Clock
-from tasks import batching
 from tasks.spec import Preset
 
 TURNS = 12
 BATCHES = 16
+MIXED_BATCHES = 24  # where they differ in length: twice as many steps of a part are timed, so that each has its two
 PROFILED_S, MOST_PROFILED = 2.0, 50  # about so long, and no more steps: a trace of each has thousands of operations
 LARGEST = 8  # operations that are named
 
@@ -38,35 +38,45 @@ Profiler = Callable[[Callable[[], None], Path], list[Operation]]
 
 
 class Ready(NamedTuple):
-    """A batch of the host and of the device."""
+    """A batch of the host and of the device, and what a step on it counts for."""
 
     prepared: Any
     on_device: Any
     starts_sequence: bool
+    flops: int  # 0 where batches are whole
 
 
 def explain(
     session: Session, preset: Preset, *, device: str, traces: Path | None, clock: Clock = time.perf_counter
 ) -> Explanation:
-    """Warms a session up, times its parts, and profiles it; the profiler's own files stay in `traces`."""
-    hosts = islice(batching.endless(preset.task, 0), BATCHES)
-    prepared = [(session.prepare(batch), batch.starts_sequence) for batch in hosts]
-    batches = [Ready(one, session.put(one), starts) for one, starts in prepared]
+    """Warms a session up, times its parts, and profiles it; the profiler's own files stay in `traces`.
+
+    Where batches are cut, the parts and the profile are of the same ones in every arm, with the lengths in their shares.
+    """
+    counted = loop.count_batches(session, preset)
+    shapes = loop.until_every_shape(counted)
+    mixed = shapes > 1
+    chosen = counted[shapes : shapes + MIXED_BATCHES] if mixed else counted[:BATCHES]
+    batches = [Ready(one.prepared, session.put(one.prepared), one.starts_sequence, one.flops) for one in chosen]
     steps = _Steps(session, batches)
     steps.run(len(batches))  # of every shape that there is
     phases.enter("warm-up")
     size = loop.warm_up(
-        session, preset, cycle(prepared), clock=clock, block_s=preset.block_s, block_steps=None, note=steps.count
-    )
+        session, preset, cycle((one.prepared, one.starts_sequence) for one in batches), clock=clock,
+        block_s=preset.block_s, block_steps=None, note=steps.count,
+    )  # fmt: skip
+    if mixed:
+        size = max(loop.MIXED_STEPS, size)
     phases.enter("parts")
     calls = _parts(session, steps, device=device)
     parts, cpu_s, page_faults = _timed(session, calls, batches, size, clock=clock)
+    timed = list(islice(cycle(batches), size * TURNS))
     values = _state(session)
     phases.enter("profile")
     profile, why_not = None, "the backend has none"
     watch: Profiler | None = getattr(session, "profile", None)
     if watch is not None and traces is not None:
-        count = max(1, min(MOST_PROFILED, round(PROFILED_S / min(parts["step"]))))
+        count = MIXED_BATCHES if mixed else max(1, min(MOST_PROFILED, round(PROFILED_S / min(parts["step"]))))
         try:
             profile, why_not = _profiled(watch, steps, count, traces, clock=clock), ""
         except Exception as error:  # a profiler that breaks takes nothing else with it
@@ -74,7 +84,7 @@ def explain(
     return Explanation(
         parts=parts, cpu_s=cpu_s, page_faults=page_faults, updates=steps.done,
         state_values=values[0] if values else None, denormals=values[1] if values else None,
-        profile=profile, no_profile=why_not or None,
+        profile=profile, no_profile=why_not or None, flops=round(sum(one.flops for one in timed) / len(timed)) or None,
     )  # fmt: skip
 
 

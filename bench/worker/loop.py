@@ -150,13 +150,13 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     timed. Of the first updates, and then of every LOSS_EVERY-th, the loss is kept as a handle and fetched when the window has
     closed, so that it costs no block any time; Diverged names one that is not finite.
     """
-    counted = _counted(session, preset)
+    counted = count_batches(session, preset)
     upcoming = cycle(counted)
     window, losses = Window(), _Losses()
 
-    last = max(at for at, one in enumerate(counted) if one.new_shape)
-    mixed = last > 0  # steps differ in length
-    for one in islice(upcoming, last + 1):
+    shapes = until_every_shape(counted)
+    mixed = shapes > 1  # steps differ in length
+    for one in islice(upcoming, shapes):
         start = clock()
         losses.note(step_prepared(session, one.prepared, starts_sequence=one.starts_sequence))
         if one.new_shape:
@@ -180,7 +180,7 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     compiled = session.compilations()
     tell_exchange: Callable[[], float | None] = getattr(session, "exchange_s", lambda: None)
     leading = turns.lead * steps_per_call(session)
-    taken: list[_Counted] = []  # since the window began, leads too
+    taken: list[Counted] = []  # since the window began, leads too
     while turns.next(window):
         if not window.blocks_s:
             taken.clear()
@@ -204,7 +204,7 @@ def measure(session: Session, preset: Preset, *, clock: Clock, turns: Turns, blo
     return window
 
 
-class _Counted(NamedTuple):
+class Counted(NamedTuple):
     """A prepared batch and what a step on it counts for; 0 where there is nothing to count."""
 
     prepared: Any
@@ -215,7 +215,7 @@ class _Counted(NamedTuple):
     new_shape: bool  # the first of its shape
 
 
-def _run(session: Session, coming: Sequence[_Counted], losses: "_Losses") -> None:
+def _run(session: Session, coming: Sequence[Counted], losses: "_Losses") -> None:
     """Takes steps, and returns when they are done."""
     announce(session, ((one.prepared, one.starts_sequence) for one in coming))
     for one in coming:
@@ -223,7 +223,7 @@ def _run(session: Session, coming: Sequence[_Counted], losses: "_Losses") -> Non
     session.wait()
 
 
-def _counted(session: Session, preset: Preset) -> list[_Counted]:
+def count_batches(session: Session, preset: Preset) -> list[Counted]:
     """The distinct batches of a window, prepared."""
     task, trim = preset.task, getattr(session, "trim", None)
     count_tokens = getattr(task, "tokens", lambda batch: 0)
@@ -234,13 +234,18 @@ def _counted(session: Session, preset: Preset) -> list[_Counted]:
         computed = trim(batch) if trim else batch
         shape = tuple(value.shape for value in computed.inputs.values())
         counted.append(
-            _Counted(
+            Counted(
                 session.prepare(batch), batch.starts_sequence, batch.items, count_tokens(batch), count_flops(computed),
                 new_shape=shape not in seen,
             )
         )  # fmt: skip
         seen.add(shape)
     return counted
+
+
+def until_every_shape(counted: Sequence[Counted]) -> int:
+    """How many steps there are until there was one of each shape; 1 where all are alike."""
+    return 1 + max(at for at, one in enumerate(counted) if one.new_shape)
 
 
 def _distinct(task: Task) -> list[Batch]:
