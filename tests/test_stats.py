@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import permutations
 
 import hypothesis.strategies as st
 import numpy as np
@@ -50,6 +51,13 @@ def test_another_level_gives_another_interval() -> None:
     expected = scipy_stats.ttest_1samp(FIGURES, 0).confidence_interval(0.99)
     found = intervals.mean(FIGURES, 0.99)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
+def test_sums_are_rounded_once_so_that_neither_order_nor_processor_changes_a_digit() -> None:
+    values = [0.1, 1e16, 0.7, -1e16, 0.2]
+    assert intervals.moments(values)[0] == pytest.approx(0.2, rel=1e-15)
+    assert len({intervals.mean(list(order)) for order in permutations(values)}) == 1
+    assert len({intervals.geometric_mean(list(order)) for order in permutations(FIGURES)}) == 1
 
 
 def test_the_geometric_mean_has_the_interval_of_the_logarithms() -> None:

@@ -1,9 +1,9 @@
-"""A report as CSV (pandas): one line per arm and section, plain numbers with their units in the column names."""
+"""A report as CSV: one line per arm and section, plain numbers with their units in the column names."""
 
+import csv
+import io
 from collections.abc import Iterable
 from typing import Any
-
-import pandas as pd
 
 from bench.records import rules
 from bench.records.record import Record
@@ -16,8 +16,12 @@ FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a text that starts wit
 def render(records: Iterable[Record]) -> str:
     """The whole report; the same records give the same bytes."""
     rows = [{name: _safe(value) for name, value in line.items()} for line in lines(records)]
-    # As objects: an integer stays one where another row has none.
-    return str(pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def lines(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ neighbours), so they are never pooled over processes. Intervals are Student's t 
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -65,19 +66,36 @@ def noise(layout: Sequence[Sequence[float]] | np.ndarray) -> Noise | None:
 def mean(values: Sequence[float], level: float = LEVEL) -> Interval:
     """The arithmetic mean with its t interval."""
     n = len(values)
-    estimate = float(np.mean(values))
-    deviation = float(np.std(values, ddof=1)) if n > 1 else 0.0
-    if deviation <= ROUNDING * float(np.max(np.abs(values))):
+    estimate, deviation = moments(values)
+    if deviation <= ROUNDING * max(map(abs, values)):
         # One process, or figures that do not vary: nothing is known about the noise.
         return Interval(estimate, None, None, n)
-    half = deviation / math.sqrt(n) * float(stdtrit(n - 1, (1 + level) / 2))
+    half = deviation / math.sqrt(n) * _quantile(n - 1, (1 + level) / 2)
     return Interval(estimate, estimate - half, estimate + half, n)
+
+
+def moments(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and the standard deviation, which is 0 of a single figure.
+
+    Sums are exact until they are rounded once, so that the same figures give the same interval, to the last digit, on every
+    processor; those of NumPy depend on the width of its registers.
+    """
+    n = len(values)
+    estimate = math.fsum(values) / n
+    squares = ((value - estimate) * (value - estimate) for value in values)
+    return estimate, math.sqrt(math.fsum(squares) / (n - 1)) if n > 1 else 0.0
+
+
+@cache
+def _quantile(degrees: int, probability: float) -> float:
+    """Of Student's t distribution."""
+    return float(stdtrit(degrees, probability))
 
 
 def geometric_mean(values: Sequence[float], level: float = LEVEL) -> Interval:
     """The geometric mean of positive figures with its interval, from the logarithms."""
     if max(values) - min(values) <= ROUNDING * max(values):
-        return Interval(math.exp(float(np.mean(np.log(values)))), None, None, len(values))
+        return Interval(math.exp(math.fsum(map(math.log, values)) / len(values)), None, None, len(values))
     logs = mean([math.log(value) for value in values], level)
     if logs.low is None or logs.high is None:
         return Interval(math.exp(logs.estimate), None, None, logs.n)

@@ -13,6 +13,7 @@ p-value is divided by it.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from typing import Literal, NamedTuple, TypeVar
 
@@ -92,8 +93,9 @@ def _summary(differences: Sequence[float]) -> tuple[float, float] | None:
     """(mean, standard error), or None where they say nothing about the noise."""
     if len(differences) < 2:
         return None
-    error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    return (float(np.mean(differences)), error) if error > intervals.ROUNDING else None
+    centre, deviation = intervals.moments(differences)
+    error = deviation / math.sqrt(len(differences))
+    return (centre, error) if error > intervals.ROUNDING else None
 
 
 def _p_value(differences: Sequence[float], margin: float) -> float:
@@ -108,7 +110,7 @@ def _p_value(differences: Sequence[float], margin: float) -> float:
 
 
 def _direction(differences: Sequence[float], margin: float) -> Decision:
-    centre = float(np.mean(differences))
+    centre, _ = intervals.moments(differences)
     if abs(centre) < math.log1p(margin):
         return "tie"
     return "faster" if centre > 0 else "slower"
@@ -123,5 +125,12 @@ def _rounds_needed(differences: Sequence[float], *, margin: float, level: float)
     deviation = error * math.sqrt(len(differences))
     distance = abs(abs(centre) - math.log1p(margin))
     candidates = np.arange(len(differences) + 1, MOST_ROUNDS + 1)
-    enough = candidates[distance * np.sqrt(candidates) / deviation >= -stdtrit(candidates - 1, level)]
+    enough = candidates[distance * np.sqrt(candidates) / deviation >= _quantiles(level)[len(differences) + 1 :]]
     return int(enough[0]) if len(enough) else None
+
+
+@cache
+def _quantiles(level: float) -> np.ndarray:
+    """By the number of rounds, from 0 on: so many standard errors are a decision at a level."""
+    degrees = np.arange(MOST_ROUNDS + 1) - 1
+    return -stdtrit(np.maximum(degrees, 1), level)

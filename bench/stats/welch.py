@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from scipy.special import stdtrit
 
 from bench.stats import intervals
@@ -25,10 +24,11 @@ class Difference(NamedTuple):
 
 def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
     """The mean after, less the one before."""
-    centre = float(np.mean(after) - np.mean(before))
+    (mean_before, *_), (mean_after, *_) = moments = [intervals.moments(values) for values in (before, after)]
+    centre = mean_after - mean_before
     if min(len(before), len(after)) < 2:
         return Difference(centre, 0.0, 0.0)
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (before, after)]
+    parts = [deviation**2 / len(values) for (_, deviation), values in zip(moments, (before, after), strict=True)]
     error = math.sqrt(sum(parts))
     if error <= intervals.ROUNDING:
         return Difference(centre, 0.0, 0.0)
