@@ -1,5 +1,6 @@
 """Where a step's time goes: what is timed, how a profile is shared out, what kinds of operations are, what is told of them."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count, repeat
 from pathlib import Path
@@ -367,6 +368,13 @@ def test_the_share_of_the_matrix_rate_is_the_models_operations_over_the_best_rat
 
 
 # The command.
+
+
+def test_in_the_page_too_hatches_tell_the_parts_apart() -> None:
+    shown = page.render(an_explained_run({"slow": [20.0, 20.2], "fast": [10.0, 10.1]}))
+    patterns = re.findall(r"<pattern.*?</pattern>", shown, re.DOTALL)
+    assert patterns
+    assert all("stroke: var(--paper)" in one for one in patterns)
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ SVG = "http://www.w3.org/2000/svg"
 
 # In the page these colours of the plots follow the reader's choice of light or dark; page.css gives both.
 THEMED = {
-    "#ffffff": "none",
+    "#ffffff": "var(--paper)",  # the background, and the hatches that tell bars apart
     INK: "var(--ink)",
     FAINT: "var(--faint)",
     **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)},

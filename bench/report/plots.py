@@ -303,6 +303,8 @@ def sides(found: intervals.Interval, scale: float = 1.0) -> list[list[float]] | 
 def _legend(axes: Axes, names: Sequence[str], style: Style) -> None:
     handles = [Line2D([], [], color=style[name][0], linestyle=style[name][1], label=label(name)) for name in names]
     legend = axes.legend(handles=handles, loc="upper right" if axes.get_xscale() == "linear" else "upper left")
+    legend.set_frame_on(True)
+    legend.get_frame().set(facecolor="white", edgecolor="none", alpha=0.8)  # its names are read over the lines
     legend.set_in_layout(False)  # however many names there are, the plot keeps its size
 
 
