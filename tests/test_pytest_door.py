@@ -44,8 +44,9 @@ def pytest_bench(folder: Path, *arguments: object, **env: str) -> Done:
         "--benchmark-storage", str(folder / "storage"), *map(str, arguments),
     ]  # fmt: skip
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # not those of a worker
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env={**own, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=300
     )
     return Done(done.returncode, done.stdout + done.stderr)
 

@@ -17,11 +17,14 @@ from bench.campaign.plan import Choice, TaskPlan
 from bench.checks import selftest
 from bench.cli import folders, progress, request
 from bench.cli.options import UserError
-from bench.machine import locks
+from bench.machine import cores, locks, neighbours
 from bench.process import environment, side_by_side, turns
 from bench.records import digest
+from bench.records.disturbed import MOST_TAKEN
 from bench.records.record import Record
 from bench.report import terminal, words
+
+LOOK_S = 2.0  # at the machine, before anything is timed
 
 
 def run(choice: Choice, folder: Path, *, retry_failed: bool, output: Path | None = None) -> tuple[Campaign, bool]:
@@ -78,7 +81,7 @@ def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_faile
     so_far = list(found.kept.values())
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(progress.progress_on(sys.stderr, so_far))
-        alone = measuring(plans[0].choice, purpose=f"run into {folder.absolute()}")
+        alone = measuring(plans[0].choice, purpose=f"run into {folder.absolute()}", look_s=LOOK_S)
 
         def before_first() -> None:
             (folder / digest.NAME).unlink(missing_ok=True)  # what it says will no longer be so
@@ -123,7 +126,7 @@ def selftests(choice: Choice, *, rounds: int, slow_down: float) -> tuple[list[di
     shown = progress.Lines(Console(file=sys.stderr))
     told: list[dict[str, object]] = []
     failed: list[str] = []
-    with measuring(choice, purpose="selftest"):
+    with measuring(choice, purpose="selftest", look_s=LOOK_S):
         for task_plan in plans:
             for arm in choice.arms:
                 name = f"{task_plan.name} {choice.preset} {arm.name}, {arm.precision} on the {arm.device}"
@@ -145,8 +148,11 @@ def selftests(choice: Choice, *, rounds: int, slow_down: float) -> tuple[list[di
 
 
 @contextlib.contextmanager
-def measuring(choice: Choice, *, purpose: str) -> Iterator[None]:
-    """Keeps other measurements of this user from the devices, and tells which variables the processes do not get."""
+def measuring(choice: Choice, *, purpose: str, look_s: float = 0.0) -> Iterator[None]:
+    """Keeps other measurements of this user from the devices, and tells which variables the processes do not get.
+
+    Before what is timed it looks for so long at what others do on the machine, and tells what helps where it is too much.
+    """
     left_out = environment.left_out()
     if left_out:
         name = left_out[0].partition("=")[0]
@@ -155,7 +161,20 @@ def measuring(choice: Choice, *, purpose: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for device in choice.devices:
             stack.enter_context(locks.device(device, purpose=purpose, tell=tell))
+        if look_s and (busy := neighbours.cores_busy(look_s)) and (line := too_busy(choice, busy)):
+            tell(line)
         yield
+
+
+def too_busy(choice: Choice, busy: float) -> str | None:
+    """What to do where others keep so many cores busy that they would disturb an arm; None where they would not."""
+    needed = max((arm.threads or max(1, cores.granted() // arm.processes)) * arm.processes for arm in choice.arms)
+    if busy + needed <= cores.count() + MOST_TAKEN * needed:
+        return None
+    free = int(cores.count() - busy + MOST_TAKEN)
+    way = f", or leave them theirs: --threads {free}" if free else ""
+    return (f"this machine is busy: others keep {busy:.1f} of its {cores.count()} cores at work, and a round that they disturb "
+            f"is in no figure of speed; stop them first{way}")  # fmt: skip
 
 
 def tell_absent(choice: Choice, what: str, *, err: bool = False) -> None:

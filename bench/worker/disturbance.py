@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench.machine import cores, nvml, quota
+from bench.machine.neighbours import busy_s
 from bench.records.disturbed import HEAT, MOST_TAKEN, POWER_CAP, judge
 from bench.records.record import Disturbance, GpuState
 
@@ -164,8 +165,8 @@ def taken(of_cores: Collection[int]) -> Taken:
     with suppress(AttributeError, OSError, IndexError):
         processors = psutil.cpu_times(percpu=True)
         own = [processors[core] for core in of_cores]
-        beside = sum(_busy(processors[core]) for core in siblings_of(tuple(of_cores)))
-        busy, stolen = sum(map(_busy, own)), sum(processor.steal for processor in own)
+        beside = sum(busy_s(processors[core]) for core in siblings_of(tuple(of_cores)))
+        busy, stolen = sum(map(busy_s, own)), sum(processor.steal for processor in own)
     withheld = quota.throttled()
     return Taken(busy, stolen, beside, None if withheld is None else withheld.core_s)
 
@@ -283,10 +284,6 @@ def _throttles_now(card: Any) -> list[str] | None:
         if now is None
         else [words for name, words in names if now & getattr(pynvml, f"nvmlClocksEventReason{name}", 0)]
     )
-
-
-def _busy(processor: Any) -> float:
-    return float(processor.user + processor.system + processor.nice + processor.irq + processor.softirq)
 
 
 def _combined(first: Counters, second: Counters, combine: Callable[[Any, Any], Any]) -> Counters:
