@@ -41,6 +41,7 @@ def test_where_nobody_tells_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (None, 1, 0.02, None),  # less than the limit of a disturbed window
         (None, 1, 1.0, "--threads 3"),
+        (None, 1, 1.05, "--threads 3"),
         (None, 1, 1.6, "--threads 2"),
         (None, 2, 1.0, "--threads 3"),
         (3, 1, 1.0, None),  # they have a core of their own

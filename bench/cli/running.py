@@ -25,6 +25,7 @@ from bench.records.record import Record
 from bench.report import terminal, words
 
 LOOK_S = 2.0  # at the machine, before anything is timed
+HARDLY = 0.1  # of a core, kept busy by what every system does now and then
 
 
 def run(choice: Choice, folder: Path, *, retry_failed: bool, output: Path | None = None) -> tuple[Campaign, bool]:
@@ -171,7 +172,7 @@ def too_busy(choice: Choice, busy: float) -> str | None:
     needed = max((arm.threads or max(1, cores.granted() // arm.processes)) * arm.processes for arm in choice.arms)
     if busy + needed <= cores.count() + MOST_TAKEN * needed:
         return None
-    free = int(cores.count() - busy + MOST_TAKEN)
+    free = int(cores.count() - busy + HARDLY)
     way = f", or leave them theirs: --threads {free}" if free else ""
     return (f"this machine is busy: others keep {busy:.1f} of its {cores.count()} cores at work, and a round that they disturb "
             f"is in no figure of speed; stop them first{way}")  # fmt: skip
