@@ -1,11 +1,13 @@
 """What a newcomer sees at the end of a run: verdicts first, a table that fits, and everything else one option away."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from bench.records import files
 from bench.records.record import Record
 from bench.report import grouping, terminal
 from tests.builders import a_quality, a_record, a_run
@@ -25,6 +27,27 @@ def shown(records: list[Record], *, width: int, colour: bool = False) -> str:
 def test_verdicts_stand_before_the_table() -> None:
     text = shown(a_run(TWO), width=120)
     assert text.index("fast trains mnist_mlp") < text.index("relative to the fastest")
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 200])
+def test_in_every_terminal_nothing_is_cut_and_what_has_no_room_is_named(width: int) -> None:
+    records, _ = files.read_folder(Path(__file__).parent.parent / "results" / "2026-11-28-mnist_mlp-standard-cpu")
+    text = shown(records, width=width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    whole = " ".join(text.split())
+    assert ("a wider terminal has room for:" in whole) == (width < 120)
+    for told in ("accuracy", "busy", "first", "memory"):
+        assert told in whole
+
+
+def test_columns_go_from_the_last_one_on_but_for_those_that_must_stay() -> None:
+    titles, rows = ["arm", "speed", "cores busy", "memory", "quality"], [["jax", "100 (99-101)", "2", "1 MiB", "98.7"]]
+    keep = ["arm", "speed", "quality"]
+    assert terminal.fitting(titles, rows, width=100, keep=keep) == [0, 1, 2, 3, 4]
+    assert terminal.fitting(titles, rows, width=44, keep=keep) == [0, 1, 2, 4]
+    assert terminal.fitting(titles, rows, width=35, keep=keep) == [0, 1, 4]
+    assert terminal.fitting(titles, rows, width=5, keep=keep) == [0, 1, 4]
 
 
 def test_what_is_the_same_in_every_row_is_a_line() -> None:

@@ -248,7 +248,8 @@ def history(paths: tuple[Path, ...], releases_text: str | None, output: Path | N
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="FOLDER...", type=FilePath(file_okay=False, exists=True))
-@click.option("--format", "form", default="markdown", show_default=True, type=OneOf("format", FORMATS))
+@click.option("--format", "form", type=OneOf("format", FORMATS),
+              help="Default: markdown; in a terminal, the short tables that `run` ends with.")  # fmt: skip
 @click.option(
     "--plots", "plots_folder", type=FilePath(file_okay=False), help="A new folder for the plots as SVG and PNG."
 )
@@ -262,7 +263,8 @@ def history(paths: tuple[Path, ...], releases_text: str | None, output: Path | N
 @click.option("--fail-on", type=OneOf("verdict", ("slower", "undecided")), multiple=True,
               help="Exit code 1 if an arm is slower than the baseline, or if that is undecided; repeatable.")  # fmt: skip
 def report(
-    paths: tuple[Path, ...], form: str, plots_folder: Path | None, price_per_hour: float | None, memory_limit: int | None,
+    paths: tuple[Path, ...], form: str | None, plots_folder: Path | None, price_per_hour: float | None,
+    memory_limit: int | None,
     baseline: str | None, fail_on: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Prints the tables of folders, from their records alone; the same records give the same bytes.
@@ -270,8 +272,10 @@ def report(
     Records of several runs stand in tables of their own. html is one page that needs nothing else; latex goes into a paper.
     """
     from bench.records import files
-    from bench.report import gate
+    from bench.report import gate, terminal
 
+    short = form is None and price_per_hour is None
+    form = form or "markdown"
     if (baseline is None) != (not fail_on):
         raise UserError(
             "--baseline and --fail-on go together: an arm, and what must not be said of the others against it"
@@ -286,7 +290,10 @@ def report(
         objections = gate.objections(records, baseline, fail_on) if baseline is not None else []
     except gate.NoBaseline as error:
         raise UserError(f"--baseline: {error}") from error
-    click.echo(importlib.import_module(FORMATS[form]).render(records, **more), nl=False)
+    if short:
+        terminal.show(records, sys.stdout)
+    else:
+        click.echo(importlib.import_module(FORMATS[form]).render(records, **more), nl=False)
     if plots_folder is not None:
         from bench.report import apart_plot, explanation_plot, history_plot, plots, sweep_plot
 

@@ -21,6 +21,8 @@ NARROW = (
 )  # fmt: skip
 """Those of a finished one: the others are in table.md."""
 
+FEW = 3  # columns that stay in the narrowest terminal, of tables that have no SHORT ones
+
 LONGEST = 36  # characters of a cell
 
 
@@ -41,7 +43,7 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
         for sentence in [*summary.sentences(section), *totals.sentences(section)]:
             console.print(_coloured(sentence))
         titles, rows, below = narrow(section)
-        console.print(_rich("", titles, rows))
+        _print(console, "", titles, rows, keep=figures.titles(section, only=SHORT))
         for line in (*below, f"data: {section.first.data.description}"):
             console.print(plain(line))
         for failure in summary.failures(section):
@@ -51,14 +53,15 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
         for sentence in one.sentences:
             console.print(_coloured(sentence))
         titles, rows, below = _narrowed(one.table)
-        console.print(_rich("", titles, rows))
+        _print(console, "", titles, rows, keep=titles[:FEW])
         for line in below:
             console.print(plain(line))
         for failure in one.failures:
             console.print(plain(failure), style="red")
     for group in explanations.groups(records):
         for number, rows in enumerate(filter(None, (explanations.neutral(group), explanations.profiled(group)))):
-            console.print(_rich(group.title if not number else "By each framework's own profiler", rows[0], rows[1:]))
+            title = group.title if not number else "By each framework's own profiler"
+            _print(console, title, rows[0], rows[1:], keep=rows[0][:FEW])
         for sentence in explanations.sentences(group):
             console.print(plain(sentence))
         for failure in group.failures:
@@ -125,10 +128,36 @@ def show_ladders(climbed: Record, stream: IO[str]) -> None:
         console.print(plain(f"  {outcome.reason}"), soft_wrap=True)
 
 
-def _rich(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _print(
+    console: Console, title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], *, keep: Sequence[str]
+) -> None:
+    """A table as wide as the terminal, and a line with the titles of the columns that it has no room for."""
+    shown = fitting(titles, rows, width=console.width, keep=keep)
+    names = max((len(row[0]) for row in rows), default=0)
+    console.print(
+        _rich(title, [titles[at] for at in shown], [[row[at] for at in shown] for row in rows],
+              whole_names=names <= console.width / 3)
+    )  # fmt: skip
+    if left_out := [title for at, title in enumerate(titles) if at not in shown]:
+        console.print(plain(f"a wider terminal has room for: {'; '.join(left_out)}"))
+
+
+def fitting(titles: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, keep: Sequence[str]) -> list[int]:
+    """The columns that fit into so many characters with their words whole: the last ones go first, those to `keep` never."""
+    words = [" ".join([title, *(row[at] for row in rows)]).split() for at, title in enumerate(titles)]
+    shown = dict(enumerate(max(map(len, of), default=0) + 3 for of in words))  # with its margins and a line
+    for at in reversed(range(len(titles))):
+        if sum(shown.values()) + 1 <= width:
+            break
+        if titles[at] not in keep:
+            del shown[at]
+    return list(shown)
+
+
+def _rich(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], *, whole_names: bool = False) -> Table:
     table = Table(title=plain(title) if title else None, title_justify="left")
-    for title in titles:
-        table.add_column(plain(title))
+    for at, title in enumerate(titles):
+        table.add_column(plain(title), overflow="fold", no_wrap=whole_names and at == 0)
     for row in rows:
         table.add_row(*map(plain, row))
     return table
