@@ -7,6 +7,8 @@ MAX_CHARACTERS = 500
 
 def printable(text: str, substitute: str = "?") -> str:
     """On one line, and nothing in it that a terminal would act on."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else substitute for character in text)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from tabulate import tabulate
 
@@ -125,6 +126,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(escaped, headers=[escape(title) for title in titles], tablefmt="pipe", disable_numparse=True)
 
 
+@lru_cache(maxsize=4096)  # titles, verdicts and units, table after table
 def escape(text: str) -> str:
     """Text that Markdown and the terminal show as it stands, on one line, whoever wrote it."""
     text = printable(text, " ")
