@@ -141,6 +141,7 @@ def test_no_sweep_of_another_device_is_advice() -> None:
     assert list(told({"a": modes}, Wish(device="gpu"))) == ["Never measured"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["training", "inference", "loading"])
 def test_the_published_results_give_advice_on_each_measure(bench: Callable[..., Done], measure: str) -> None:
     published = Path(__file__).parent.parent / "results"
@@ -173,6 +174,7 @@ def test_hostile_records_do_not_reach_the_terminal_as_they_are(bench: Callable[.
     assert "\x1b" not in bench("advise", tmp_path / "run").out
 
 
+@pytest.mark.slow
 def test_the_published_results_give_advice(bench: Callable[..., Done]) -> None:
     done = bench("advise", Path(__file__).parent.parent / "results", "--task", "gru_lm", "--device", "cpu")
     assert done.code == 0, done.error

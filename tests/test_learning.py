@@ -66,6 +66,7 @@ def test_what_the_target_costs_is_its_time_at_a_price() -> None:
     assert "at 3600 an hour" in text
 
 
+@pytest.mark.slow
 def test_reports_show_it() -> None:
     records = trained({"alpha": [POINTS, POINTS]})
     assert "after 25 steps" in markdown.render(records)

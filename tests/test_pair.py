@@ -79,6 +79,7 @@ def fell(found: Pair) -> str:
     return str(found.rungs[-1])
 
 
+@pytest.mark.slow
 def test_two_that_compute_the_same_pass_every_rung_and_are_timed() -> None:
     found = compared(Softmax(transposed=True).side("second"), turns=5)
     assert found.proven

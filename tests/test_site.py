@@ -19,6 +19,8 @@ from tests.test_explain import an_explained_run
 from tests.test_inference import an_asked_run
 from tests.test_report import HOSTILE
 
+pytestmark = pytest.mark.slow  # each makes a site, with its plots
+
 ROOT = Path(__file__).parent.parent
 TWO = {"pytorch": [200.0, 204.0, 198.0], "jax": [100.0, 101.0, 99.5]}
 VERSIONS = {"versions": {"torch": "2.13.0"}}
@@ -176,7 +178,6 @@ def test_hostile_records_stay_text(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert" in index
 
 
-@pytest.mark.slow
 def test_the_published_results_make_a_site(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.report.site", "results", str(tmp_path / "site")], cwd=ROOT, capture_output=True,
@@ -201,7 +202,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]
         yield found
 
 
-@pytest.mark.slow
 def test_the_index_filters_and_sorts_without_a_request_or_a_complaint(
     browser: chromium.Page, results: Path, tmp_path: Path
 ) -> None:
@@ -222,7 +222,6 @@ def test_the_index_filters_and_sorts_without_a_request_or_a_complaint(
     assert browser.complaints() == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_is_no_wider_than_the_screen(
     browser: chromium.Page, results: Path, tmp_path: Path, width: int
@@ -243,7 +242,6 @@ PAIR = """{{
 BESIDE = "[...document.querySelectorAll('#two tbody tr')].map(r => [r.cells[0], r.cells[4]].map(c => c.textContent).join(' '))"
 
 
-@pytest.mark.slow
 def test_two_runs_stand_side_by_side_with_what_they_have_in_common(
     browser: chromium.Page, results: Path, tmp_path: Path
 ) -> None:
