@@ -11,7 +11,7 @@ from bench.worker.answer import too_good
 from tasks.spec import Target
 from tests.builders import a_ladder, a_timing, changed
 from tests.conftest import BACKENDS_UNDER_TEST
-from tests.fakes.campaign import a_plan
+from tests.fakes.campaign import a_plan, an_arm
 
 pytestmark = pytest.mark.slow  # whole ladders
 
@@ -20,7 +20,8 @@ BACKEND = BACKENDS_UNDER_TEST[:1]  # one is enough: the fault is not a framework
 
 def trained(task: str, folder: Path) -> list[Record]:
     """A training with the real worker, beside a ladder and a speed that are beyond reproach."""
-    made = a_plan(*BACKEND, tasks=[task], preset="quick")
+    # On one core: beside other tests, the threads of two would wait for one another.
+    made = a_plan(*(an_arm(name, threads=1) for name in BACKEND), tasks=[task], preset="quick")
     (cell,) = made.of_kind("quality")
     quality = execute(made.run, cell, folder, data_dir=None)
     assert quality.outcome.status == "ok", quality.outcome.reason
