@@ -53,7 +53,7 @@ def test_another_level_gives_another_interval() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
-def test_sums_are_rounded_once_so_that_neither_order_nor_processor_changes_a_digit() -> None:
+def test_sums_are_rounded_once_so_that_no_order_changes_a_digit() -> None:
     values = [0.1, 1e16, 0.7, -1e16, 0.2]
     assert intervals.moments(values)[0] == pytest.approx(0.2, rel=1e-15)
     assert len({intervals.mean(list(order)) for order in permutations(values)}) == 1

@@ -41,6 +41,16 @@ def test_in_every_terminal_nothing_is_cut_and_what_has_no_room_is_named(width: i
         assert told in whole
 
 
+def test_no_speed_stands_without_its_parity_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Path(__file__).parent.parent / "results"
+    records, _ = files.read_folder(results / "2026-11-27-gru_lm-standard-cpu-inference")
+    kept: list[list[str]] = []
+    monkeypatch.setattr(terminal, "fitting", lambda titles, rows, *, width, keep: kept.append(list(keep)) or [0])
+    shown(records, width=60)
+    assert kept
+    assert all("parity" in keep for keep in kept)
+
+
 def test_columns_go_from_the_last_one_on_but_for_those_that_must_stay() -> None:
     titles, rows = ["arm", "speed", "cores busy", "memory", "quality"], [["jax", "100 (99-101)", "2", "1 MiB", "98.7"]]
     keep = ["arm", "speed", "quality"]

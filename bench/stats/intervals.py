@@ -77,8 +77,8 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Interval:
 def moments(values: Sequence[float]) -> tuple[float, float]:
     """The mean and the standard deviation, which is 0 of a single figure.
 
-    Sums are exact until they are rounded once, so that the same figures give the same interval, to the last digit, on every
-    processor; those of NumPy depend on the width of its registers.
+    Sums are exact until they are rounded once: neither the order of the figures nor a library's way of adding them changes a
+    digit.
     """
     n = len(values)
     estimate = math.fsum(values) / n
