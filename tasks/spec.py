@@ -311,10 +311,11 @@ class Preset:
 
     task: Task
     warmup_steps: int  # steps before the window, the same for every backend; the first one compiles
-    blocks: int  # blocks in the window, at least 10, with a barrier at the end of each
+    blocks: int  # blocks in the window at the least, 10 or more, with a barrier at the end of each
     rounds: int  # speed processes per arm
     seeds: int  # quality processes per arm
     target: Target
+    most_blocks: int = 60  # where blocks scatter, and arms take turns
     block_s: float = 0.2  # about how long a block lasts; a few steps, where one step is longer
     warmup_s: float = 1.0  # the warm-up lasts at least so long
     validations: int = (
@@ -324,6 +325,7 @@ class Preset:
     def __post_init__(self) -> None:
         check_whole("warmup_steps", self.warmup_steps, least=0, most=MAX_STEPS)
         check_whole("blocks", self.blocks, least=10, most=MAX_BLOCKS)
+        check_whole("most_blocks", self.most_blocks, most=MAX_BLOCKS)
         check_whole("validations", self.validations, least=0, most=MAX_VALIDATIONS)
         check_whole("rounds", self.rounds, most=MAX_PROCESSES)
         check_whole("seeds", self.seeds, most=MAX_PROCESSES)

@@ -1,5 +1,6 @@
 """Rounds of real processes that take turns, and what a round is worth when one of them misbehaves."""
 
+import itertools
 import random
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from bench.campaign.journal import Journal
-from bench.process import turns
+from bench.process import phases, turns
 from bench.process.execute import DEADLINES, PHASES_S
 from bench.process.launch import Deadlines
 from bench.records.record import Record
@@ -145,6 +146,65 @@ def test_company_is_measured_before_the_window_and_leaves_nothing_in_it(tmp_path
     assert list(told) == [1]
     assert told[1] > 0
     assert workers() == []
+
+
+class Telling:
+    """A child whose blocks take these seconds, over and over; `words` are those that it was told."""
+
+    def __init__(self, *blocks_s: float) -> None:
+        self.blocks_s, self.words = itertools.cycle(blocks_s), b""
+
+    @property
+    def child(self) -> "Telling":
+        return self
+
+    def say(self, word: bytes, *, phase: str) -> None:
+        self.words += word
+
+    def until(self, phase: str) -> str:
+        return repr(next(self.blocks_s))
+
+
+EVEN, UNEVEN = (0.2,), (0.18, 0.22)  # the mean of 20 uneven blocks has a standard error of 2.3 %
+
+
+@pytest.mark.parametrize(
+    ("others", "most", "taken"),
+    [
+        (EVEN, 60, 20),
+        (UNEVEN, 60, 47),  # 20 times (2.3 / 1.5) ^ 2
+        (UNEVEN, 30, 30),
+        (UNEVEN, None, 20),
+        ((1.8, 2.2), 60, 20),  # 40 s already
+        ((0.36, 0.44), 60, 30),  # more would make a window longer than 12 s
+        ((0.0,), 60, 20),
+    ],
+)
+def test_where_the_blocks_of_one_scatter_all_are_given_more_turns(
+    monkeypatch: pytest.MonkeyPatch, others: Sequence[float], most: int | None, taken: int
+) -> None:
+    monkeypatch.setattr(turns, "REST_S", 0.0)
+    group = [Telling(*EVEN), Telling(*others)]
+    turns.take_turns(group, turns=20, most=most, rng=random.Random(1))  # type: ignore[arg-type]
+    assert [one.words for one in group] == [phases.GO * taken] * 2
+
+
+def test_a_window_that_changes_is_begun_anew_before_it_is_given_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "REST_S", 0.0)
+    one = Telling(*[0.2] * 10, *[0.4] * 10, *UNEVEN * 100)
+    turns.take_turns([one], turns=20, most=60, rng=random.Random(1))  # type: ignore[list-item]
+    assert one.words == phases.GO * 20 + phases.AGAIN + phases.GO * 46
+
+
+def test_a_window_that_changes_in_its_later_turns_is_begun_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "REST_S", 0.0)
+    one = Telling(*UNEVEN * 10, *[0.4] * 27)
+    turns.take_turns([one], turns=20, most=60, rng=random.Random(1))  # type: ignore[list-item]
+    assert one.words == (phases.GO * 47 + phases.AGAIN + phases.GO * 46)
+
+
+def test_no_window_is_exact_by_more_turns_of_nobody() -> None:
+    assert turns.more_turns([], most=60) == 0
 
 
 class Scripted:

@@ -43,5 +43,5 @@ OF_SEVERAL_PROCESSES = ("xla", "no-xla")
 """Modes that were shown to compute the same in several processes, beside those of every backend; no other goes with them."""
 
 TUNED: Mapping[str, Mapping[str, str]] = {
-    "cpu": {"bert_sentiment": "fused-adam+trim", "gru_lm": "fused-adam", "mnist_mlp": "steps-per-execution"}
+    "cpu": {"bert_sentiment": "fused-adam+trim+huge-pages", "gru_lm": "fused-adam", "mnist_mlp": "steps-per-execution"}
 }

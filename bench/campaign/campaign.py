@@ -56,6 +56,7 @@ class ExecuteRound(Protocol):
         folder: Path,
         *,
         turns: int,
+        most: int,
         data_dir: Path | None,
         interpreters: Mapping[str, Interpreter],
         ended: Callable[[Record], object],
@@ -111,7 +112,7 @@ class Campaign:
         self._before_next = before_first
         self._cool_down = cool_down
         self._planned = {plan.name: plan.cells for plan in plans}
-        self._turns = {plan.name: plan.preset.blocks for plan in plans}
+        self._turns = {plan.name: (plan.preset.blocks, plan.preset.most_blocks) for plan in plans}
         self._train_steps = {plan.name: plan.preset.task.train_steps for plan in plans}
         self._step_s: dict[tuple[str, str], float] = {}  # of each task and arm
         self._finished = set(self._kept)
@@ -262,8 +263,9 @@ class Campaign:
         self._pause()
         self._begin(cells)
         self._hot = True
+        turns, most = self._turns[cells[0].task]
         return execute_round(
-            self.run, cells, self.folder, turns=self._turns[cells[0].task], data_dir=self.choice.data_dir,
+            self.run, cells, self.folder, turns=turns, most=most, data_dir=self.choice.data_dir,
             interpreters=self.choice.interpreters, ended=self._keep,
         )  # fmt: skip
 

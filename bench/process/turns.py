@@ -1,17 +1,19 @@
 """A round of speed: the processes of all its arms are alive at once, and take turns block by block.
 
 They are started and warmed up one after the other. Then each runs one block when the parent says so, in an order shuffled anew
-for every turn, while the others sleep on a pipe: whatever the machine does meanwhile hits every arm alike. If the speed of one
-changed from the first half of its window to the second, all begin their windows anew, once. Where the next process would not
-fit beside the others into the memory of the host or the device, it and those after it take turns without them.
+for every turn, while the others sleep on a pipe: whatever the machine does meanwhile hits every arm alike. Where the blocks of
+one scatter so much that their mean is not exact, all are given more turns. If the speed of one changed from the first half of
+its window to the second, all begin their windows anew, once. Where the next process would not fit beside the others into the
+memory of the host or the device, it and those after it take turns without them.
 """
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import fmean, geometric_mean, median
 from typing import Protocol
 
 import psutil
@@ -22,11 +24,13 @@ from bench.process.execute import DEADLINES, Process, started
 from bench.process.interpreters import Interpreter
 from bench.process.launch import Child, Deadlines
 from bench.records.record import Cell, Kind, Record, Run
-from bench.records.steadiness import is_steady
+from bench.records.steadiness import is_steady, standard_error
 
 REST_S = 0.01  # between two turns: threads that wait for work by spinning go to sleep
 ROOM = 1.25  # the next process may need so much more than the largest so far
 COMPANY_CYCLES, COMPANY_BLOCKS = 3, 2
+EXACT = 0.015  # a mean of blocks is, whose standard error is at most this share of it
+MOST_S = 12.0  # no turn more makes a window longer
 
 
 def execute_round(
@@ -35,6 +39,7 @@ def execute_round(
     folder: Path,
     *,
     turns: int,
+    most: int | None = None,
     data_dir: Path | None,
     interpreters: Mapping[str, Interpreter],
     ended: Callable[[Record], object] = lambda record: None,
@@ -42,6 +47,8 @@ def execute_round(
     company: Callable[[int, float], object] | None = None,
 ) -> list[Record]:
     """The records of a round's cells, whatever became of each; `ended` is told of each as its process ends.
+
+    There are so many turns, and up to `most` where blocks scatter.
 
     `company` is told the round's number and how many times as long a step takes among the others as alone, which is then
     measured before the window.
@@ -77,7 +84,7 @@ def execute_round(
                 if (ratio := in_company(group, rng=rng)) is not None:
                     company(cells[0].round, ratio)
                 words = [phases.AGAIN, phases.AGAIN]  # what was run so far is no part of the window
-            take_turns(group, turns=turns, rng=rng, words=words)
+            take_turns(group, turns=turns, most=most, rng=rng, words=words)
             for process in group:
                 process.child.say(phases.END, phase="checks")
                 records.append(process.record(beside=len(group) - 1))
@@ -93,20 +100,48 @@ class Turner(Protocol):
 
 
 def take_turns(
-    group: Sequence[Turner], *, turns: int, rng: random.Random, words: Sequence[bytes] = (phases.GO, phases.AGAIN)
+    group: Sequence[Turner],
+    *,
+    turns: int,
+    most: int | None = None,
+    rng: random.Random,
+    words: Sequence[bytes] = (phases.GO, phases.AGAIN),
 ) -> None:
-    """Gives every process its turns; one that ends meanwhile is left out of the rest. `words` begin one attempt each."""
+    """Gives every process its turns; one that ends meanwhile is left out of the rest. `words` begin one attempt each.
+
+    How much the blocks of the first `turns` scatter says how many more there are, up to `most` in all.
+    """
     for word in words:
         blocks_s: dict[int, list[float]] = {at: [] for at in range(len(group))}
         for turn in range(turns):
-            for at in rng.sample(sorted(blocks_s), len(blocks_s)):
-                took_s = _block(group[at], word if turn == 0 else phases.GO)
-                if took_s is None:
-                    del blocks_s[at]
-                else:
-                    blocks_s[at].append(took_s)
+            _turn(group, blocks_s, word if turn == 0 else phases.GO, rng=rng)
+        if not all(map(is_steady, blocks_s.values())):
+            continue
+        for _ in range(more_turns(list(blocks_s.values()), most=most or turns)):
+            _turn(group, blocks_s, phases.GO, rng=rng)
         if all(map(is_steady, blocks_s.values())):
             break
+
+
+def _turn(group: Sequence[Turner], blocks_s: dict[int, list[float]], word: bytes, *, rng: random.Random) -> None:
+    for at in rng.sample(sorted(blocks_s), len(blocks_s)):
+        if (took_s := _block(group[at], word)) is None:
+            del blocks_s[at]
+        else:
+            blocks_s[at].append(took_s)
+
+
+def more_turns(windows: Sequence[Sequence[float]], *, most: int) -> int:
+    """How many more blocks the windows of a round are given, so that the mean of each is exact.
+
+    Stein's two stages (1945, https://doi.org/10.1214/aoms/1177731088): what the first blocks scatter by says how many there
+    are in all, and nothing that is seen later does. A window's end does not hang on how fast an arm was.
+    """
+    if not windows or not (longest_s := max(map(fmean, windows))):
+        return 0
+    turns = len(windows[0])
+    asked = max(turns * (standard_error(blocks_s) / EXACT) ** 2 for blocks_s in windows)
+    return max(0, math.ceil(min(asked, most, MOST_S / longest_s)) - turns)
 
 
 def in_company(group: Sequence[Turner], *, rng: random.Random) -> float | None:

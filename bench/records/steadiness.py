@@ -25,6 +25,13 @@ def is_steady(blocks_s: Sequence[float]) -> bool:
     return abs(change) <= SURE * error
 
 
+def standard_error(blocks_s: Sequence[float]) -> float:
+    """That of the mean of the blocks, as a share of it; 0 of fewer than two."""
+    if len(blocks_s) < 2 or not fmean(blocks_s):
+        return 0.0
+    return math.sqrt(_variance(blocks_s) / len(blocks_s)) / fmean(blocks_s)
+
+
 def _variance(values: Sequence[float]) -> float:
     """That of a sample; the library's own is exact and takes a hundred times as long."""
     mean = fmean(values)

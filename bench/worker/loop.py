@@ -26,8 +26,8 @@ Clock = Callable[[], float]
 DISTINCT_BATCHES = 256  # built before the clock starts, and repeated in the window
 LEAD = 1
 """Calls at the beginning of a turn that are not timed. Those who had their turns before have pushed this process's memory out
-of the processor's caches: the first step after them took up to 1.28 times as long as the next one (the language model,
-`standard`, six processes on two cores). In a training a step follows another step of its own."""
+of the processor's caches: the first step after them takes longer than the next one. In a training a step follows another step
+of its own."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, are spread more evenly than those of any other number
 

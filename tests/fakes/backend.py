@@ -334,6 +334,6 @@ class NearestCorner:
 def preset(name: str, data_dir: Path | None = None) -> Preset:
     """The same size under every name."""
     return Preset(
-        task=NearestCorner(), warmup_steps=60, blocks=10, rounds=2, seeds=1,
+        task=NearestCorner(), warmup_steps=60, blocks=10, most_blocks=10, rounds=2, seeds=1,
         target=Target("accuracy", at_least=0.9), block_s=BLOCK_S, warmup_s=0.0,
     )  # fmt: skip

@@ -126,7 +126,8 @@ def one_round(task_plan: TaskPlan, cells: Sequence[Cell], loops: Sequence[Loop],
     with starter.stack:
         ours, theirs = [starter.ours(cell) for cell in cells], [starter.theirs(loop) for loop in loops]
         rng = random.Random(f"{task_plan.run.id}/{number}/{cells[0].arm.backend}")
-        turns.take_turns([*ours, *theirs], turns=task_plan.preset.blocks, rng=rng)
+        preset = task_plan.preset
+        turns.take_turns([*ours, *theirs], turns=preset.blocks, most=preset.most_blocks, rng=rng)
         for one in ours:
             one.child.say(phases.END, phase="checks")
             outcome = one.record(beside=len(ours) + len(theirs) - 1).outcome
