@@ -362,6 +362,19 @@ def test_modes_are_compared_with_the_default_one_in_the_same_rounds() -> None:
     assert faster.endswith("times as fast with mode=compile as with mode=default: faster.")
 
 
+def test_without_the_default_joined_modes_are_compared_with_the_one_that_has_the_fewest_parts() -> None:
+    common = {"id": "r", "spec": {"task": "bert_sentiment"}}
+    made = [
+        one
+        for mode, speed in (("flat+trim+huge-pages", 100), ("trim+huge-pages", 100), ("rbg+trim+huge-pages", 50))
+        for one in a_row("jax", noise(speed), name=f"jax:{mode}", mode=mode, **common)
+    ]
+    (found,) = sweep.sweeps(made)
+    tie, slower = sweep.sentences(found)
+    assert tie.endswith("times as fast with mode=flat+trim+huge-pages as with mode=trim+huge-pages: tie.")
+    assert slower.endswith("times as fast with mode=rbg+trim+huge-pages as with mode=trim+huge-pages: slower.")
+
+
 def test_releases_stand_in_the_order_of_their_numbers_and_are_compared_with_the_one_before() -> None:
     common = {"id": "r", "spec": {"task": "mnist_mlp"}}
     made = [
