@@ -6,6 +6,7 @@ import queue
 import random
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -411,3 +412,23 @@ def test_ports_that_are_given_are_free_and_apart() -> None:
 
 
 assert set(CAUGHT) < set(fake.FAULTS)  # the masks of rank 0 are found in the real backends, whose models have dropout
+
+
+def test_one_that_is_gone_before_it_is_asked_says_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def gone(*arguments: Any, **named: Any) -> subprocess.Popen[bytes]:
+        child = popen(*arguments, **named)
+        child.wait(20)
+        return child
+
+    monkeypatch.setattr(ranks, "SETTLE_S", 0.1)
+    monkeypatch.setattr(ranks, "ENDING_S", 1.0)
+    monkeypatch.setattr(ranks.subprocess, "Popen", gone)
+    told: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    with pytest.raises(OSError, match="Broken pipe"):
+        ranks._Other(
+            ranks.Start("fake", [], 1, 2, elsewhere=True), ["false"],
+            lambda rank, failure: told.put((rank, str(failure.reason))),
+        )  # fmt: skip
+    assert told.get(timeout=20) == (1, "exited with code 1")

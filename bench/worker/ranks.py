@@ -255,8 +255,10 @@ class _Other:
             os.close(theirs)
         self._calls, self._answers = Connection(told, readable=False), Connection(asked, writable=False)
         self._clock = None if start.elsewhere else _cpu_clock(self._process.pid)
+        threading.Thread(
+            target=self._listen, daemon=True
+        ).start()  # first: it tells of one that is gone before it is asked
         self._send(start)
-        threading.Thread(target=self._listen, daemon=True).start()
 
     def call(self, name: str, *arguments: Any, dropped: Sequence[int] = ()) -> None:
         """Has it make a call, and forget what is no longer kept."""
