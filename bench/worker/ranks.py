@@ -255,9 +255,8 @@ class _Other:
             os.close(theirs)
         self._calls, self._answers = Connection(told, readable=False), Connection(asked, writable=False)
         self._clock = None if start.elsewhere else _cpu_clock(self._process.pid)
-        threading.Thread(
-            target=self._listen, daemon=True
-        ).start()  # first: it tells of one that is gone before it is asked
+        # Before anything is sent: it tells of one that is gone already.
+        threading.Thread(target=self._listen, daemon=True).start()
         self._send(start)
 
     def call(self, name: str, *arguments: Any, dropped: Sequence[int] = ()) -> None:
