@@ -3,7 +3,7 @@
 import itertools
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -347,14 +347,19 @@ def test_a_budget_leaves_points_out_and_the_same_command_continues(
     assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 3
 
 
-def test_modes_are_compared_with_the_default_one_in_the_same_rounds() -> None:
-    common = {"id": "r", "spec": {"task": "mnist_mlp"}}
+def of_modes(backend: str, speeds: Mapping[str, float]) -> sweep.Sweep:
+    """The sweep of a backend's modes in one run."""
     made = [
         one
-        for mode, speed in (("compile", 150), ("default", 100), ("aot", 100))
-        for one in a_row("pytorch", noise(speed), name=f"pytorch:{mode}", mode=mode, **common)
+        for mode, speed in speeds.items()
+        for one in a_row(backend, noise(speed), name=f"{backend}:{mode}", mode=mode, id="r", spec={"task": "mnist_mlp"})
     ]
     (found,) = sweep.sweeps(made)
+    return found
+
+
+def test_modes_are_compared_with_the_default_one_in_the_same_rounds() -> None:
+    found = of_modes("pytorch", {"compile": 150, "default": 100, "aot": 100})
     assert list(found.points) == [("default",), ("aot",), ("compile",)]
     tie, faster = sweep.sentences(found)
     assert tie.endswith("times as fast with mode=aot as with mode=default: tie.")
@@ -363,13 +368,7 @@ def test_modes_are_compared_with_the_default_one_in_the_same_rounds() -> None:
 
 
 def test_without_the_default_joined_modes_are_compared_with_the_one_that_has_the_fewest_parts() -> None:
-    common = {"id": "r", "spec": {"task": "bert_sentiment"}}
-    made = [
-        one
-        for mode, speed in (("flat+trim+huge-pages", 100), ("trim+huge-pages", 100), ("rbg+trim+huge-pages", 50))
-        for one in a_row("jax", noise(speed), name=f"jax:{mode}", mode=mode, **common)
-    ]
-    (found,) = sweep.sweeps(made)
+    found = of_modes("jax", {"flat+trim+huge-pages": 100, "trim+huge-pages": 100, "rbg+trim+huge-pages": 50})
     tie, slower = sweep.sentences(found)
     assert tie.endswith("times as fast with mode=flat+trim+huge-pages as with mode=trim+huge-pages: tie.")
     assert slower.endswith("times as fast with mode=rbg+trim+huge-pages as with mode=trim+huge-pages: slower.")
@@ -387,6 +386,10 @@ def test_releases_stand_in_the_order_of_their_numbers_and_are_compared_with_the_
     faster, tie = sweep.sentences(found)
     assert faster.endswith("times as fast with release=0.10.0 as with release=0.9.2: faster.")
     assert tie.endswith("times as fast with release=0.10.1 as with release=0.10.0: tie.")
+
+
+def test_the_build_that_a_release_names_does_not_change_its_place() -> None:
+    assert sorted(["2.13.0", "2.12.0+cpu", "2.9.1+cu130"], key=sweep.key) == ["2.9.1+cu130", "2.12.0+cpu", "2.13.0"]
 
 
 def test_a_release_that_cannot_be_had_is_told_and_left_out(

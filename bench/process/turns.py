@@ -29,8 +29,10 @@ from bench.records.steadiness import is_steady, standard_error
 REST_S = 0.01  # between two turns: threads that wait for work by spinning go to sleep
 ROOM = 1.25  # the next process may need so much more than the largest so far
 COMPANY_CYCLES, COMPANY_BLOCKS = 3, 2
-EXACT = 0.015  # a mean of blocks is, whose standard error is at most this share of it
-MOST_S = 12.0  # no turn more makes a window longer
+EXACT = (
+    0.015  # the largest standard error of the mean of an arm's blocks, as a share of it, that asks for no more turns
+)
+MOST_S = 12.0  # seconds of an arm's blocks; more turns never make a window longer than that
 
 
 def execute_round(
@@ -134,8 +136,8 @@ def _turn(group: Sequence[Turner], blocks_s: dict[int, list[float]], word: bytes
 def more_turns(windows: Sequence[Sequence[float]], *, most: int) -> int:
     """How many more blocks the windows of a round are given, so that the mean of each is exact.
 
-    Stein's two stages (1945, https://doi.org/10.1214/aoms/1177731088): what the first blocks scatter by says how many there
-    are in all, and nothing that is seen later does. A window's end does not hang on how fast an arm was.
+    Two stages, as Stein's (1945, https://doi.org/10.1214/aoms/1177731088): what the first blocks scatter by says how many there
+    are in all. What is seen later changes nothing, so that no window ends because an arm happened to be fast just then.
     """
     if not windows or not (longest_s := max(map(fmean, windows))):
         return 0

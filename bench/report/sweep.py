@@ -209,13 +209,15 @@ Key = tuple[bool, float, list[tuple[int, str]]]
 def key(value: str) -> Key:
     """Numbers in their order, then what is usual, then other words in theirs, the numbers inside them as numbers.
 
-    What a plus joins comes after what has fewer parts: a mode is compared with the one that it adds something to.
+    A joined mode comes after those of fewer parts: it is compared with the one that it adds something to. The plus of a
+    release, as in 2.13.0+cpu, joins nothing.
     """
     number = _number(value)
     parts = [
         (int(part), "") if part.isascii() and part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", value)
     ]
-    return number is None, number or 0.0, [] if value in USUAL else [(value.count("+"), ""), *parts]
+    joined = value.count("+") if value[:1].isalpha() else 0
+    return number is None, number or 0.0, [] if value in USUAL else [(joined, ""), *parts]
 
 
 def _keys(point: Point) -> list[Key]:
