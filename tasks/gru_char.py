@@ -23,12 +23,12 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=200, model=small, data_dir=data_dir),
-            warmup_steps=10, blocks=10, most_blocks=10, rounds=2, seeds=1,
+            warmup_steps=10, warmup_s=0.3, blocks=10, most_blocks=10, block_s=0.1, rounds=2, seeds=1,
             target=Target("perplexity", at_most=15, margin=0.25),
         ),
         "quick": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=600, model=small, data_dir=data_dir),
-            warmup_steps=20, blocks=20, rounds=5, seeds=2,
+            warmup_steps=20, blocks=20, most_blocks=30, rounds=5, seeds=2,
             target=Target("perplexity", at_most=10.5, margin=0.2),
         ),
         "standard": lambda: Preset(

@@ -241,13 +241,13 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=150, model=small),
-            warmup_steps=10, blocks=10, most_blocks=10, rounds=2, seeds=1, validations=1,
+            warmup_steps=10, warmup_s=0.3, blocks=10, most_blocks=10, block_s=0.1, rounds=2, seeds=1, validations=1,
             # 305 to 308 with three seeds in PyTorch; another Python has another text.
             target=Target("perplexity", at_most=350, margin=10),
         ),
         "quick": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=500, model=small),
-            warmup_steps=20, blocks=20, rounds=3, seeds=1, validations=4,
+            warmup_steps=20, blocks=20, most_blocks=30, rounds=4, seeds=1, validations=4,
             # 133 to 164, a standard deviation of 11 (three seeds in PyTorch and in JAX); the margin is no wider than that.
             target=Target("perplexity", at_most=200, margin=10),
         ),

@@ -189,13 +189,13 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=MnistMlp(source="digits", batch_size=32, epochs=2),
-            warmup_steps=20, blocks=10, most_blocks=10, rounds=2, seeds=1, validations=1,
+            warmup_steps=20, warmup_s=0.3, blocks=10, most_blocks=10, block_s=0.1, rounds=2, seeds=1, validations=1,
             # 93.9 to 95.8 % with five seeds in PyTorch.
             target=Target("accuracy", at_least=0.85, margin=0.01),
         ),
         "quick": lambda: Preset(
             task=digits,
-            warmup_steps=100, blocks=20, rounds=3, seeds=1, validations=4,
+            warmup_steps=100, blocks=20, most_blocks=30, rounds=4, seeds=1, validations=4,
             # 98.1 to 99.2 %, a standard deviation of 0.4 points (five seeds in PyTorch and in JAX).
             # The margin: 3 images of 360.
             target=Target("accuracy", at_least=0.96, margin=0.01),

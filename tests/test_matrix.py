@@ -62,9 +62,15 @@ def test_an_error_that_is_no_number_agrees_with_nothing() -> None:
 
 def test_the_rate_counts_the_first_chain_that_is_long_enough() -> None:
     session = Computing("float32", clock := Clock())
-    rate = precision_probe.rate(session, 64, seconds=0.3, clock=clock)  # type: ignore[arg-type]
-    assert session.chains == [1, 1, 2, 4, 8, 16, 32]
+    rate = precision_probe.rate(session, 64, seconds=0.295, clock=clock)  # type: ignore[arg-type]
+    assert session.chains == [1, 1, 30]
     assert rate == pytest.approx(2 * 64**3 / 0.01)
+
+
+def test_the_chain_grows_by_steps() -> None:
+    session = Computing("float32", clock := Clock())
+    precision_probe.rate(session, 64, seconds=0.025 + 0.01 * precision_probe.LONGER, clock=clock)  # type: ignore[arg-type]
+    assert session.chains == [1, 1, precision_probe.LONGER, 2 * precision_probe.LONGER]
 
 
 def test_a_chain_of_products_keeps_its_norm() -> None:

@@ -3,6 +3,7 @@
 Both come from products in the framework itself, on the device and in the precision that were timed, after the window.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from tasks.spec import Array
 PROBE_SIZE = 256
 RATE_SIZES = {"cpu": 1024, "gpu": 4096}
 RATE_SECONDS = {"cpu": 0.3, "gpu": 1.0}  # of the longest chain; on a GPU the copies to and from it must not matter
+LONGER = 32  # times at the most as long as the chain before: the first is short for a clock
 
 
 def probe(session: Session, *, device: str, clock: Callable[[], float]) -> Probe:
@@ -34,7 +36,7 @@ def error(session: Session) -> float:
 def rate(session: Session, size: int, *, seconds: float, clock: Callable[[], float]) -> float:
     """Floating-point operations per second of a chain of square products, 2 * size^3 each.
 
-    The chain is doubled until it lasts `seconds`; the last one counts.
+    The chain is made longer until it lasts `seconds`; the last one counts.
     """
     left = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     right = orthogonal(size)  # a product with it keeps the norm, however long the chain
@@ -46,7 +48,7 @@ def rate(session: Session, size: int, *, seconds: float, clock: Callable[[], flo
         elapsed = clock() - start
         if elapsed >= seconds:
             return float(2 * size**3 * times / elapsed)
-        times *= 2
+        times *= min(max(2, math.ceil(seconds / elapsed)), LONGER) if elapsed else 2
 
 
 def orthogonal(size: int) -> Array:
