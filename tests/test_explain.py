@@ -325,6 +325,13 @@ def test_no_step_is_shown_of_an_arm_that_is_not_proven_and_those_that_are_say_so
     assert "parity float64 10/10, float32 10/10" in markdown.brief(proven)
 
 
+def test_arms_that_have_climbed_alike_share_a_line() -> None:
+    records = an_explained_run({"alpha": [10.0, 10.1], "beta": [11.0, 11.1], "gamma": [12.0]})
+    (group,) = explanations.groups(records)
+    ladders = "float64 10/10, float32 10/10"
+    assert explanations.proofs(group) == [f"parity of alpha, beta: {ladders}, n=2", f"parity of gamma: {ladders}, n=1"]
+
+
 def test_explanations_change_nothing_in_a_comparison_beside_them() -> None:
     compared = a_run({"alpha": [100, 101], "beta": [50, 51]})
     explained = [

@@ -51,6 +51,14 @@ def test_no_speed_stands_without_its_parity_however_narrow_the_terminal(monkeypa
     assert all("parity" in keep for keep in kept)
 
 
+@pytest.mark.parametrize("width", [30, 120])
+def test_an_explanation_says_what_its_arms_have_climbed(width: int) -> None:
+    results = Path(__file__).parent.parent / "results"
+    records, _ = files.read_folder(results / "2026-11-28-gru_lm-standard-cpu-explained")
+    told = "parity: float64 10/10, float32 10/10, n=3 in every row"
+    assert told in " ".join(shown(records, width=width).split())
+
+
 def test_columns_go_from_the_last_one_on_but_for_those_that_must_stay() -> None:
     titles, rows = ["arm", "speed", "cores busy", "memory", "quality"], [["jax", "100 (99-101)", "2", "1 MiB", "98.7"]]
     keep = ["arm", "speed", "quality"]

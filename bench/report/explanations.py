@@ -263,6 +263,17 @@ def settings(group: Group) -> list[tuple[str, str]]:
     return told
 
 
+def proofs(group: Group) -> list[str]:
+    """The ladders that the arms have climbed and how many processes each has, a line for those that are alike."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for row in group.rows:
+        alike[f"{figures.ladders(row.records[0].ladders)}, n={len(row.found)}"].append(row.arm.name)
+    return [
+        f"parity: {told} in every row" if len(alike) == 1 else f"parity of {', '.join(names)}: {told}"
+        for told, names in alike.items()
+    ]
+
+
 def machine(group: Group) -> list[tuple[str, str]]:
     """On what, and with which source."""
     run, cell = group.first.run, group.first.cell

@@ -62,6 +62,8 @@ def show_on(console: Console, records: Iterable[Record]) -> None:
         for number, rows in enumerate(filter(None, (explanations.neutral(group), explanations.profiled(group)))):
             title = group.title if not number else "By each framework's own profiler"
             _print(console, title, rows[0], rows[1:], keep=rows[0][:FEW])
+        for line in explanations.proofs(group):
+            console.print(plain(line))
         for sentence in explanations.sentences(group):
             console.print(plain(sentence))
         for failure in group.failures:
