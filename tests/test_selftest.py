@@ -326,6 +326,13 @@ def test_a_table_shows_the_latest_self_test_of_each_backend_and_the_command_for_
     assert markdown.render(made[::-1]) == text
 
 
+def test_the_command_that_a_table_lacks_is_of_the_tables_own_preset_and_sizes() -> None:
+    made = [changed(one, preset="standard", changes={"batch_size": 64}) for one in a_run(TWO)]
+    (section,) = grouping.sections(made)
+    (told,) = (text for name, text in facts.facts(section) if name == "Self-test")
+    assert told.endswith("selftest --task mnist_mlp --backend fast --preset standard --set batch_size=64")
+
+
 def test_a_verdict_says_which_of_its_self_tests_failed() -> None:
     told = "(In the self-test of slow, a planted slow-down of 10 % was missed.)"
     for test, is_told in ((a_test(slower=0.0), True), (a_test(), False)):

@@ -8,6 +8,7 @@ docs.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def main(run: Path, records: int, each: int | None) -> None:
             runs=len(folders), each=len(found), records=len(folders) * len(found), cpu=machine["cpu"], cores=machine["cores"],
             table=markdown.table(["command", "CPU", "memory"], lines), stored=mebibytes(stored(results)),
             year=mebibytes(365 * stored(results)), site=mebibytes(stored(site)), a_run=a_run, again=again,
-            days=max(1, round(3600 / costs[SITE].cpu_s)),
+            days=math.floor(3600 / costs[SITE].cpu_s) + 1,
         )  # fmt: skip
         click.echo(told, nl=False)
 

@@ -79,11 +79,16 @@ def selftests(section: Section) -> Iterator[Fact]:
 
 def _selftest_command(first: Cell, row: Row) -> str:
     arm = row.arm
-    options = {"precision": None if arm.precision == "float32" else arm.precision, "threads": arm.threads}
+    options = {
+        "preset": None if first.preset == "quick" else first.preset,
+        "precision": None if arm.precision == "float32" else arm.precision,
+        "threads": arm.threads,
+    }
     typed = arm.typed({"device": arm.device, "precision": arm.precision, "threads": arm.threads})
     which = f"--backend {typed}" if typed == arm.backend else f"--arm {shlex.quote(typed)}"
     more = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
-    return f"framework-bench selftest --task {first.task} {which}{more}"
+    changes = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in first.changes.items())
+    return f"framework-bench selftest --task {first.task} {which}{more}{changes}"
 
 
 def control(section: Section) -> Iterator[Fact]:
