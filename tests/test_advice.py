@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.records import files
 from bench.report import advice
 from bench.report.advice import Wish
 from bench.report.frame import frame
@@ -167,6 +168,27 @@ def test_the_command_reads_a_run_and_a_folder_of_runs(bench: Callable[..., Done]
         assert "- pytorch trains 2.0" in done.out
         assert "Never measured" in done.out
     assert "no runs in" in refusal(bench("advise", tmp_path))
+
+
+def test_folders_of_one_name_are_all_read(bench: Callable[..., Done], tmp_path: Path) -> None:
+    write_records(tmp_path / "one" / "run", a_run(RUN))
+    write_records(tmp_path / "two" / "run", a_run(RUN, task="gru_lm"))
+    done = bench("advise", tmp_path / "one" / "run", tmp_path / "two" / "run")
+    assert done.code == 0, done.error
+    for task in ("mnist_mlp", "gru_lm"):
+        assert f"{task}: preset quick" in done.out
+
+
+def test_a_record_that_was_changed_is_in_no_advice_and_the_exit_code_says_so(
+    bench: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_records(tmp_path / "run", a_run(RUN))
+    files.write_digest(tmp_path / "run")
+    first, *_ = sorted((tmp_path / "run" / "records").iterdir())
+    first.write_bytes(first.read_bytes() + b" ")
+    done = bench("advise", tmp_path / "run")
+    assert done.code == 1
+    assert "it was changed after the run ended" in done.error
 
 
 def test_hostile_records_do_not_reach_the_terminal_as_they_are(bench: Callable[..., Done], tmp_path: Path) -> None:

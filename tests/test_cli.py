@@ -677,6 +677,65 @@ def test_plots_go_into_a_new_folder_only(bench: Callable[..., Done]) -> None:
     assert bench("report", "one", "--plots", next((folder / "records").iterdir()) / "x").code == 2
 
 
+def test_plots_that_the_disk_does_not_take_leave_nothing_and_can_be_asked_for_again(
+    bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_folder("one", a_run(TWO_ROUNDS))
+    drawn = {"a.svg": b"1", "b.svg": b"2"}
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "b.svg":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.report.plots.files", lambda records: iter(drawn.items()))
+        patch.setattr(files, "write_bytes", write)
+        done = bench("report", "one", "--plots", "new")
+        assert (done.code, done.error) == (1, "framework-bench: --plots new: No space left on device\n")
+        assert not list(Path("new").iterdir())
+        patch.undo()
+    assert bench("report", "one", "--plots", "new").code == 0
+
+
+@pytest.mark.parametrize("price", ["nan", "inf", "1e308", "0", "-1"])
+def test_a_price_is_a_number_that_can_be_counted_with(bench: Callable[..., Done], price: str) -> None:
+    a_folder("one", a_run(TWO_ROUNDS))
+    assert "--price-per-hour" in refusal(bench("report", "one", "--price-per-hour", price))
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("> /dev/full", 1, "framework-bench: standard output: No space left on device\n"),
+        (">&-", 0, ""),
+        ("| head -1", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["--help", "report one --format csv"])
+def test_an_output_that_cannot_be_written_is_no_traceback(
+    tmp_path: Path, command: str, redirected: str, code: int, said: str
+) -> None:
+    write_records(tmp_path / "one", a_run(TWO_ROUNDS))
+    line = f"{sys.executable} -m bench {command} {redirected}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_history_of_folders_refuses_what_is_for_measuring(bench: Callable[..., Done]) -> None:
+    a_folder("one", a_run(TWO_ROUNDS))
+    assert "--task is for --releases" in refusal(bench("history", "one", "--task", "gru_lm"))
+
+
+def test_a_name_that_no_folder_can_have_is_refused(bench: Callable[..., Done]) -> None:
+    Path("file").touch()
+    for name in (300 * "a", "file/x"):
+        assert "cannot write there" in refusal(bench("run", *FAKE, "--output", name))
+
+
 def test_a_comparison_ends_with_the_code_that_was_asked_for(bench: Callable[..., Done]) -> None:
     a_folder("before", a_run(TWO_ROUNDS, id="1"))
     a_folder("same", a_run(TWO_ROUNDS, id="2"))

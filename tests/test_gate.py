@@ -50,6 +50,8 @@ def test_a_control_that_failed_passes_nothing() -> None:
 
 
 def test_a_baseline_that_is_in_no_table_is_an_error_with_the_names_that_are() -> None:
+    with pytest.raises(gate.NoBaseline, match="only the speed of training is judged, of which there is no table"):
+        gate.objections([], "old", ["slower"])
     with pytest.raises(gate.NoBaseline, match="no table has an arm called old; there are: fast, slow"):
         gate.objections(a_run(TWO), "old", ["slower"])
 

@@ -44,16 +44,24 @@ def test_a_run_that_passes_check_is_published_and_can_be_checked_there(
     run = tmp_path / "run"
     done = bench("run", *FAKE, "--arm", f"{NAME}:fast", "--preset", "smoke", "--output", run)
     assert done.code == 0, done.error
-    for number in (1, 2):
-        done = bench("publish", run, "--results", results)
+    again = tmp_path / "again"
+    done = bench("run", *FAKE, "--arm", f"{NAME}:fast", "--preset", "smoke", "--output", again)
+    assert done.code == 0, done.error
+    for number, folder in enumerate((run, again), start=1):
+        done = bench("publish", folder, "--results", results)
         assert done.code == 0, done.error
         (place,) = [path for path in results.iterdir() if path.is_dir() and (number == 1 or path.name.endswith("-2"))]
         assert f"published: {place}" in done.out
         assert {path.name for path in place.iterdir()} == {
             "records", "records.sha256", "plan.json", "journal.jsonl", "table.md", "table.csv",
         }  # fmt: skip
-        assert (place / "table.md").read_bytes() == (run / "table.md").read_bytes()
+        assert (place / "table.md").read_bytes() == (folder / "table.md").read_bytes()
         assert bench("check", place).code == 0
+    for folder in (run, place):
+        done = bench("publish", folder, "--results", results)
+        assert done.code == 2
+        assert f"{folder} is published already: {results}" in done.error
+    assert len([path for path in results.iterdir() if path.is_dir()]) == 2
     index = (results / "README.md").read_text()
     assert index == publish.tables(results)[results / "README.md"]
     assert f"{place.name}/table.md" in index

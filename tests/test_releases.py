@@ -79,13 +79,16 @@ def test_where_the_pinned_packages_do_not_go_with_a_release_those_of_the_framewo
 
 
 def test_a_release_that_cannot_be_had_is_an_error_with_pips_reason_and_is_tried_again(pip: Pip) -> None:
-    pip.failures = ["noise\nERROR: No matching distribution found for jax==99\nhint"] * 2
+    ignored = "ERROR: Ignored the following versions that require a different python version: 0.11.0"
+    pip.failures = [f"noise\n{ignored}\nERROR: No matching distribution found for jax==99\nhint"] * 2
     with pytest.raises(InterpreterError) as caught:
         python_of("jax", "99")
     assert str(caught.value) == (
         "--arm jax==99: pip cannot install jax==99: ERROR: No matching distribution found for jax==99"
     )
-    python_of("jax", "99")  # what was left of it is made anew
+    (made,) = {Path(command[-1]) for command in pip.commands if command[2] == "venv"}
+    assert not made.exists()
+    python_of("jax", "99")
     assert [command[2] for command in pip.commands].count("venv") == 2
 
 

@@ -167,6 +167,8 @@ def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("executor = 'local'\n[machines.'../up']\n", "no name for a machine's folder"),
         ("executor = 'local'\n[machines.jobs]\n", "no name for a machine's folder"),
         ("executor = 'local'\n[machines.one]\nwings = 2\n", "wings"),
+        ("executor = 'local'\n[machines.one]\npython = 3\n", "python of one is 3: expected a path"),
+        ("executor = 'local'\n[machines.one]\ntimeout_min = 'x'\n", "timeout_min"),
     ],
 )  # fmt: skip
 def test_a_launcher_that_cannot_be_used_submits_nothing(tmp_path: Path, text: str, said: str) -> None:
@@ -182,7 +184,17 @@ def test_a_wrong_option_of_the_run_is_said_before_anything_is_submitted(tmp_path
     done = submit("--launcher", launcher, "--output", tmp_path / "out", "--task", "mnist_mpl")
     assert done.exit_code == 2
     assert "did you mean 'mnist_mlp'?" in done.output
+    done = submit("--launcher", launcher, "--output", tmp_path / "out", "--arm", "nonsense")
+    assert done.exit_code == 2
+    assert "nonsense" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path, "executor = 'local'\n[machines.one]\n")
+    done = submit("--launcher", launcher, "--output", "/proc/nowhere", *RUN)
+    assert done.exit_code == 2
+    assert "cannot write there" in done.output
 
 
 def test_what_was_not_submitted_has_no_status(tmp_path: Path) -> None:

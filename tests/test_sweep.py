@@ -13,9 +13,10 @@ import pytest
 from bench.cli import options, sweeping
 from bench.cli.options import UserError
 from bench.process import interpreters, releases
+from bench.records import files, sweep_folder
 from bench.records.record import Bytes, Record
 from bench.report import sweep, sweep_plot
-from tests.builders import a_memory, a_row, changed
+from tests.builders import a_memory, a_record, a_row, changed
 from tests.test_cli import FAKE, Done, bench, refusal
 from tests.test_report import HOSTILE
 
@@ -291,6 +292,54 @@ def test_what_does_not_go_together_is_refused(bench: Callable[..., Done], option
     assert said in refusal(bench("sweep", *FAKE, *options, "--output", "sweep"))
 
 
+def test_a_refused_sweep_leaves_no_folder(bench: Callable[..., Done]) -> None:
+    refusal(bench("sweep", *FAKE, "--vary", "batch_size=8", "--budget", "1s", "--output", "sweep"))
+    assert not Path("sweep").exists()
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A sweep's folder with a point."""
+    folder = tmp_path / "measured"
+    (folder / "batch_size=8" / "records").mkdir(parents=True)
+    files.write(folder / sweep_folder.NAME, {"batch_size": ["8", "16"], "mode": ["default", "fast"]})
+    files.write(folder / "batch_size=8" / "records" / "one.json", a_record())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [
+        ["batch_size=8,16"],
+        ["batch_size=8,16", "mode=default,fast", "threads=1,2"],
+        ["batch_size=8,16", "mode=default"],
+        ["model.hidden=8,16", "mode=default,fast"],
+    ],
+)
+def test_a_sweep_keeps_what_it_was_asked_for_when_another_one_is_refused(measured: Path, vary: list[str]) -> None:
+    before = (measured / sweep_folder.NAME).read_bytes()
+    with pytest.raises(UserError, match="holds a sweep with --vary batch_size=8,16 --vary mode=default,fast"):
+        sweeping._own(measured, sweeping.parse(vary))
+    assert (measured / sweep_folder.NAME).read_bytes() == before
+
+
+def test_a_sweep_that_goes_on_has_the_values_of_both_commands(measured: Path) -> None:
+    sweeping._own(measured, sweeping.parse(["batch_size=16,32", "mode=fast,default"]))
+    assert sweep_folder.values(measured) == {"batch_size": ["8", "16", "32"], "mode": ["default", "fast"]}
+
+
+def test_a_sweep_whose_values_cannot_be_read_is_not_written_over(measured: Path) -> None:
+    (measured / sweep_folder.NAME).write_text("[]")
+    with pytest.raises(UserError, match="name a new folder"):
+        sweeping._own(measured, {"batch_size": ["8"]})
+    assert (measured / sweep_folder.NAME).read_text() == "[]"
+
+
+def test_two_spellings_of_a_value_are_one_point(bench: Callable[..., Done]) -> None:
+    said = refusal(bench("sweep", *FAKE, "--vary", "batch_size=016,16", "--output", "sweep"))
+    assert "batch_size=016 and batch_size=16 are the same point" in said
+
+
 def test_a_folder_of_somebody_elses_is_left_alone(bench: Callable[..., Done]) -> None:
     Path("mine").mkdir()
     Path("mine", "letter.txt").write_text("dear")
@@ -328,6 +377,7 @@ def test_a_sweep_is_run_told_and_made_again_from_its_records(bench: Callable[...
     wider = bench("sweep", *arms, "--vary", "batch_size=16,32", "--rounds", 2, "--output", "sweep")
     assert wider.code == 0, wider.error
     assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 3
+    assert sweep_folder.values(Path("sweep")) == {"batch_size": ["8", "16", "32"]}
     assert "| 32 " in wider.out
 
 

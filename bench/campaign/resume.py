@@ -63,7 +63,10 @@ class Found(NamedTuple):
 
 
 def stored(folder: Path) -> Fixed | None:
-    """What the first start fixed, None for a new folder; Mismatch if the folder cannot be continued."""
+    """What the first start fixed, None for a new folder.
+
+    Mismatch if the folder cannot be continued, OSError if there can be none of its name.
+    """
     refuse_links(folder)
     for name in ("plan.json", "journal.jsonl"):
         if (folder / name).exists() and not (
@@ -79,6 +82,8 @@ def stored(folder: Path) -> Fixed | None:
                 f"holds {found!r} and no plan.json of an earlier run: a run starts in an empty folder"
             ) from None
         return None
+    except NotADirectoryError:
+        raise  # there is no such file
     except OSError as error:
         raise Mismatch(f"holds a plan.json that cannot be read: {error.strerror}") from None
     except RecordError as error:

@@ -3,13 +3,16 @@
 import dataclasses
 import importlib
 import json
+import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import tasks
 from bench.cli import folders
@@ -19,6 +22,7 @@ from bench.cli.options import (
     FilePath,
     NameOrModule,
     OneOf,
+    Price,
     Rounds,
     Size,
     UserError,
@@ -173,13 +177,17 @@ def submit(
 
     The same command again submits what failed or was lost, and such a run continues; --status and --gather look on.
     """
-    from bench.cli import submitting
+    from bench.cli import arms, submitting
     from bench.report import terminal
 
     if not (only_status or gather):
         if launcher_file is None:
             raise UserError("name a file with --launcher, or give --status or --gather")
-        run.make_context("run", list(run_arguments))  # what is wrong with them is said here, and not on a machine
+        asked = run.make_context(
+            "run", list(run_arguments)
+        )  # what is wrong with them is said here, and not on a machine
+        for text in asked.params["arm_texts"]:
+            arms.parse(text)
         submitting.submit(submitting.launcher(launcher_file), output, run_arguments)
     found = submitting.status(output)
     if not found:
@@ -241,9 +249,20 @@ def history(paths: tuple[Path, ...], releases_text: str | None, output: Path | N
     """
     from bench.cli import histories
 
+    if paths and releases_text is None:
+        _refuse_given(but=("paths", "output"), why="is for --releases: the history of a folder is of all its records")
     numbers = histories.parse(releases_text) if releases_text is not None else []
     if not histories.command(paths, numbers, output, options):
         raise SystemExit(1)
+
+
+def _refuse_given(*, but: Collection[str], why: str) -> None:
+    """UserError for an option of this command that was typed."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if typed and param.name not in but:
+            raise UserError(f"{param.opts[0]} {why}")
 
 
 @cli.command()
@@ -253,7 +272,7 @@ def history(paths: tuple[Path, ...], releases_text: str | None, output: Path | N
 @click.option(
     "--plots", "plots_folder", type=FilePath(file_okay=False), help="A new folder for the plots as SVG and PNG."
 )
-@click.option("--price-per-hour", type=click.FloatRange(0, min_open=True),
+@click.option("--price-per-hour", type=Price(0, 1e9, min_open=True),
               help="Price of the machine, in any currency: adds what each arm costs to reach the target. "
                    "Markdown only.")  # fmt: skip
 @click.option("--memory-limit", type=Size(), metavar="SIZE",
@@ -297,11 +316,17 @@ def report(
     if plots_folder is not None:
         from bench.report import apart_plot, explanation_plot, history_plot, plots, sweep_plot
 
-        folders.new_and_empty(plots_folder, "--plots")
         usual = (plots.files, apart_plot.files, explanation_plot.files)
         drawn = {"sweep": (sweep_plot.files,), "history": (history_plot.files,)}.get(form, usual)
-        for name, content in (made for draw in drawn for made in draw(records)):
-            files.write_bytes(plots_folder / name, content)
+        made = dict(one for draw in drawn for one in draw(records))
+        folders.new_and_empty(plots_folder, "--plots")
+        try:
+            for name, content in made.items():
+                files.write_bytes(plots_folder / name, content)
+        except OSError as error:
+            for name in made:
+                (plots_folder / name).unlink(missing_ok=True)
+            raise click.ClickException(f"--plots {plots_folder}: {error.strerror}") from error
     for text in objections:
         click.echo(printable(f"--fail-on {text}"), err=True)
     if objections or not sound:
@@ -325,6 +350,7 @@ def advise(
     from bench.report import advice
 
     found: dict[str, list[Any]] = {}
+    whole = True
     for path in paths or (Path("results"),):
         is_one = (path / "records").is_dir() or sweep_folder.is_one(path)
         within = (one.parent for name in ("records", sweep_folder.NAME) for one in path.glob(f"*/{name}"))
@@ -332,9 +358,14 @@ def advise(
         if not places:
             raise UserError(f"no runs in {path}: give the folder that `framework-bench run` wrote, or one of several")
         for place in places:
-            found[place.name] = folders.read((place,))[0]
+            records, sound = folders.read((place,))
+            name = place.resolve().name
+            found[str(place) if name in found else name] = records
+            whole = whole and sound
     wish = advice.Wish(task, device, batch_size, measure)
     click.echo("\n".join(printable(line) for line in advice.render(advice.advice(found, wish)).splitlines()))
+    if not whole:
+        raise SystemExit(1)
 
 
 @cli.command()
@@ -444,8 +475,12 @@ def main() -> int:
     """Exit codes: 0 ok, 1 something failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.unraisablehook = signals.raise_again
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         code: int | None = cli.main(standalone_mode=False, prog_name="framework-bench")
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
@@ -455,4 +490,11 @@ def main() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("framework-bench: interrupted; what was finished is kept", err=True)
         return 130
+    except OSError as error:
+        if error.filename is None:  # what is left of the output has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(
+            printable(f"framework-bench: {error.filename or 'standard output'}: {error.strerror or error}"), err=True
+        )
+        return 1
     return code or 0

@@ -1,6 +1,7 @@
 """The types and the common options of the command line."""
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -85,6 +86,16 @@ class Duration(click.ParamType[float]):
         if found is None or not float(found[1]):
             self.fail(f"{value!r} is not a duration; write it as 90s, 20m or 1.5h", param, ctx)
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+class Price(click.FloatRange):
+    """A number in a range, which NaN is not, although no comparison says so."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is no number", param, ctx)
+        return found
 
 
 class Size(click.ParamType[int]):

@@ -14,7 +14,7 @@ from bench.campaign.journal import NAME as JOURNAL
 from bench.checks import review
 from bench.cli.options import UserError
 from bench.records import digest, files, sweep_folder
-from bench.records.record import Record
+from bench.records.record import Record, packed
 from bench.report import publish, sweep
 
 KEPT = ("plan.json", JOURNAL, digest.NAME)
@@ -38,10 +38,14 @@ def into(results: Path, folder: Path, *, data_dir: Path | None) -> Path:
         many = f"{len(found)} finding{'s' if len(found) != 1 else ''}"
         raise click.ClickException(f"{folder} is not published: {many}; see framework-bench check {folder}")
     try:
-        publish.runs(results)
+        there = {**publish.runs(results), **publish.sweeps(results)}
     except files.RecordError as error:
         raise UserError(f"--results {results}: its index cannot be made: {error}") from error
     points = {run: files.read_folder(run)[0] for run in sweep_folder.runs(folder)}
+    ours = {packed(one) for found in points.values() for one in found}
+    for name, records in there.items():
+        if ours <= {packed(one) for one in records}:
+            raise UserError(f"{folder} is published already: {results / name}")
     records, swept = [one for found in points.values() for one in found], sweep_folder.is_one(folder)
     if swept and not sweep.sweeps(records):
         raise UserError(f"{folder} is not published: no field has more than one value in its records")

@@ -55,7 +55,10 @@ def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool
     """
     with contextlib.ExitStack() as stack:
         try:
-            earlier = resume.stored(folder)
+            try:
+                earlier = resume.stored(folder)
+            except OSError as error:
+                raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
             if earlier is not None:
                 choice = dataclasses.replace(choice, run_id=earlier.run_id)
             plans = request.planned(lambda: plan.make(choice))

@@ -110,7 +110,10 @@ def submit(found: Launcher, folder: Path, arguments: Sequence[str]) -> dict[str,
     jobs = folder / JOBS
     known = submitted(folder)
     left = {one.name for one in status(folder) if one.state in ("complete", "running", "waiting")}
-    jobs.mkdir(parents=True, exist_ok=True)
+    try:
+        jobs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
     for name, own in found.machines.items():
         if name in left:
             continue
@@ -118,12 +121,14 @@ def submit(found: Launcher, folder: Path, arguments: Sequence[str]) -> dict[str,
         if not parameters["slurm_exclusive"]:  # sbatch knows the option, and no false value of it
             del parameters["slurm_exclusive"]
         python = parameters.pop("python", sys.executable)
+        if not isinstance(python, str):
+            raise UserError(printable(f"--launcher: python of {name} is {python!r}: expected a path"))
         try:
             executor = submitit.AutoExecutor(
                 jobs, cluster=found.executor, slurm_max_num_timeout=TIMES_OUT, local_max_num_timeout=TIMES_OUT
             )
             executor.update_parameters(name=f"framework-bench-{name}", nodes=1, tasks_per_node=1, **parameters)
-        except (RuntimeError, ValueError, NameError, TypeError) as error:
+        except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
             raise UserError(printable(f"--launcher: {one_line(str(error))}")) from error
         command = [python, "-P", "-m", "bench", "run", *arguments, "--output", str((folder / name).absolute())]
         ended = (jobs / f"{name}.exit").absolute()

@@ -73,11 +73,15 @@ def choices(vary: Values, **options: Any) -> list[Choice]:
         changes = (*fixed, *(f"{name}={value}" for name, value in point.items()))
         choice = request.parse(**{**options, **named, "changes": changes})
         made.append(dataclasses.replace(choice, kinds=KINDS))
+    seen: dict[tuple[str, ...], Choice] = {}  # what is measured at a point -> the point
     for choice in made:
         try:
-            request.planned(lambda choice=choice: plan.make(choice))  # type: ignore[misc]
+            plans = request.planned(lambda choice=choice: plan.make(choice))  # type: ignore[misc]
         except UserError as error:
             raise UserError(error.message.replace("--set ", "--vary ")) from error
+        same = seen.setdefault(tuple(one.cells[0].spec_hash for one in plans), choice)
+        if same is not choice:
+            raise UserError(printable(f"--vary: {_name(same)} and {_name(choice)} are the same point"))
     return made
 
 
@@ -131,10 +135,10 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
 
     With a budget, those that fit into it; what is left of it is for more rounds where verdicts are open.
     """
-    _own(output, vary)
     least_s = min(_least_s(choice) for choice in made)
     if budget_s is not None and budget_s < least_s:
         raise UserError(f"--budget: a point takes {progress.about(least_s)}")
+    _own(output, vary)
     running.tell(
         f"{len(made)} point{'s' if len(made) != 1 else ''} of {len(made[0].arms)} arms, "
         f"{progress.about(sum(map(_least_s, made)), at_least=True)} in all"
@@ -259,14 +263,33 @@ def records_of(output: Path) -> list[Record]:
 
 
 def _own(output: Path, vary: Values) -> None:
-    """Makes the sweep's folder, or finds that it is one; UserError if it is somebody else's."""
+    """Makes the sweep's folder, or finds that it is one, to whose values these are added.
+
+    UserError, and nothing is written, if it is somebody else's, or one over other fields or of other arms.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         if any(output.iterdir()) and not sweep_folder.is_one(output):
             raise UserError(f"--output {output} holds something other than a sweep; name a new folder")
-        files.write(output / sweep_folder.NAME, {name: list(values) for name, values in vary.items()})
+        earlier: Values = sweep_folder.values(output) if sweep_folder.points(output) else {}
+        if earlier and not _goes_on(earlier, vary):
+            asked = " ".join(f"--vary {name}={','.join(values)}" for name, values in earlier.items())
+            raise UserError(
+                printable(f"--output {output} holds a sweep with {asked}; name a new folder for another one")
+            )
+        together = {name: list(dict.fromkeys([*earlier.get(name, ()), *values])) for name, values in vary.items()}
+        files.write(output / sweep_folder.NAME, together)
     except OSError as error:
         raise UserError(f"--output {output}: cannot write there: {error.strerror}") from error
+    except files.RecordError as error:
+        raise UserError(f"--output {output}: {error}; name a new folder") from error
+
+
+def _goes_on(earlier: Values, vary: Values) -> bool:
+    """Whether these values go with an earlier sweep's: it has the same fields, and its points the same arms."""
+    return earlier.keys() == vary.keys() and all(
+        set(earlier[name]) == set(vary[name]) for name in sweep.OF_ARMS if name in vary
+    )
 
 
 def _least_s(choice: Choice) -> float:

@@ -9,6 +9,7 @@ environment's interpreter, beside those of the other arms in the same rounds.
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -51,7 +52,11 @@ def python_of(backend: str, release: str, *, said: str, tell: Tell) -> Path:
         with locks.place(place, purpose=f"installing {requirement}", tell=tell):
             if not (place / MADE).is_file():
                 tell(f"installing {requirement} once, into {place}")
-                _install(entry, requirement, place, said=said, tell=tell)
+                try:
+                    _install(entry, requirement, place, said=said, tell=tell)
+                except InterpreterError:
+                    shutil.rmtree(place, ignore_errors=True)
+                    raise
                 files.write_bytes(place / MADE, f"{requirement}\n".encode())
     except OSError as error:
         raise InterpreterError(f"{said}: {place}: {error.strerror}") from error
@@ -121,5 +126,5 @@ def _run(command: list[str], *, said: str) -> None:
 def _reason(output: str) -> str:
     """What pip says is wrong: the first line that it calls an error, which the lines after it explain, else its last one."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
+    errors = [line for line in lines if line.startswith("ERROR:") and not line.startswith("ERROR: Ignored ")]
     return one_line((errors or lines[-1:] or ["it does not say why"])[0])

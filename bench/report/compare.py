@@ -319,4 +319,4 @@ def _name(key: Key) -> str:
 
 def _names(cells: Iterable[Key]) -> str:
     names = [_name(key) for key in sorted(cells)]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (", ".join(names[:5]) or "none") + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -25,6 +25,8 @@ def objections(records: Iterable[Record], baseline: str, verdicts: Collection[st
         if base is not None:
             what = f"{section.first.task} {section.first.preset}"
             texts += [f"{what}: {text}" for text in _of(section, base, verdicts)]
+    if not sections:
+        raise NoBaseline("only the speed of training is judged, of which there is no table")
     names = dict.fromkeys(row.name for section in sections for row in section.rows)
     if baseline not in names:
         raise NoBaseline(f"no table has an arm called {baseline}; there are: {', '.join(names) or 'none'}")
