@@ -493,8 +493,8 @@ def main() -> int:
     except OSError as error:
         if error.filename is None:  # what is left of the output has nowhere to go
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        click.echo(
-            printable(f"framework-bench: {error.filename or 'standard output'}: {error.strerror or error}"), err=True
-        )
+        if not isinstance(error, BrokenPipeError):  # who reads it has read enough
+            where = error.filename or "standard output"
+            click.echo(printable(f"framework-bench: {where}: {error.strerror or error}"), err=True)
         return 1
     return code or 0
