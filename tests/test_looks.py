@@ -150,6 +150,7 @@ class Points:
         self.now = 0.0
         self.folder = folder
         monkeypatch.setattr(sweeping.running, "run", self.run)
+        monkeypatch.setattr(sweeping.running, "refuse_other", lambda choice, folder: None)
         monkeypatch.setattr(sweeping.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(sweeping, "records_of", lambda output: [one for of in self.records.values() for one in of])
 

@@ -378,6 +378,10 @@ def test_a_sweep_is_run_told_and_made_again_from_its_records(bench: Callable[...
     assert wider.code == 0, wider.error
     assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 3
     assert sweep_folder.values(Path("sweep")) == {"batch_size": ["8", "16", "32"]}
+    before = Path("sweep", sweep_folder.NAME).read_bytes()
+    other = bench("sweep", *arms, "--vary", "batch_size=32,64", "--rounds", 3, "--output", "sweep")
+    assert "holds another comparison" in refusal(other)
+    assert Path("sweep", sweep_folder.NAME).read_bytes() == before
     assert "| 32 " in wider.out
 
 

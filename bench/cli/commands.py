@@ -1,6 +1,7 @@
 """The command line, a function for each command. Heavy modules are imported where needed."""
 
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -37,6 +38,10 @@ FORMATS = {
     "html": "bench.report.page", "json": "bench.report.table_json", "sweep": "bench.report.sweep",
     "history": "bench.report.history",
 }  # fmt: skip
+
+
+OF_AN_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE}
+"""Errors of writing to what is open already."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -183,9 +188,8 @@ def submit(
     if not (only_status or gather):
         if launcher_file is None:
             raise UserError("name a file with --launcher, or give --status or --gather")
-        asked = run.make_context(
-            "run", list(run_arguments)
-        )  # what is wrong with them is said here, and not on a machine
+        # What is wrong with them is said here, and not on a machine.
+        asked = run.make_context("run", list(run_arguments))
         for text in asked.params["arm_texts"]:
             arms.parse(text)
         submitting.submit(submitting.launcher(launcher_file), output, run_arguments)
@@ -491,10 +495,11 @@ def main() -> int:
         click.echo("framework-bench: interrupted; what was finished is kept", err=True)
         return 130
     except OSError as error:
-        if error.filename is None:  # what is left of the output has nowhere to go
+        output = error.filename is None and error.errno in OF_AN_OUTPUT
+        if output:  # what is left of it has nowhere to go
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # who reads it has read enough
-            where = error.filename or "standard output"
-            click.echo(printable(f"framework-bench: {where}: {error.strerror or error}"), err=True)
+            place = "standard output: " if output else f"{error.filename}: " if error.filename else ""
+            click.echo(printable(f"framework-bench: {place}{error.strerror or error}"), err=True)
         return 1
     return code or 0

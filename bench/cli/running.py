@@ -54,24 +54,42 @@ def _opened(choice: Choice, folder: Path) -> Iterator[tuple[list[TaskPlan], bool
     Everything that can be refused is refused before anything is written.
     """
     with contextlib.ExitStack() as stack:
-        try:
-            try:
-                earlier = resume.stored(folder)
-            except OSError as error:
-                raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
-            if earlier is not None:
-                choice = dataclasses.replace(choice, run_id=earlier.run_id)
-            plans = request.planned(lambda: plan.make(choice))
-            resume.compare(earlier, plans)
+        with _refused(folder):
+            plans, earlier = _plans(choice, folder)
             stack.enter_context(locks.folder(folders.writable(folder)))
             if resume.stored(folder) != earlier:
                 raise resume.Mismatch("was changed by another run meanwhile")
             if earlier is None:
                 resume.fix(folder, plans)
-        except resume.Mismatch as error:
-            raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
-                            f"framework-bench report {folder}") from error  # fmt: skip
         yield plans, earlier is not None
+
+
+def refuse_other(choice: Choice, folder: Path) -> None:
+    """UserError for a folder in which a comparison can neither begin nor go on; nothing is written."""
+    with _refused(folder):
+        _plans(choice, folder)
+
+
+def _plans(choice: Choice, folder: Path) -> tuple[list[TaskPlan], resume.Fixed | None]:
+    """The plans of a run, and what an earlier one fixed in its folder, which agree; resume.Mismatch."""
+    try:
+        earlier = resume.stored(folder)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot write there: {error.strerror}") from error
+    if earlier is not None:
+        choice = dataclasses.replace(choice, run_id=earlier.run_id)
+    plans = request.planned(lambda: plan.make(choice))
+    resume.compare(earlier, plans)
+    return plans, earlier
+
+
+@contextlib.contextmanager
+def _refused(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except resume.Mismatch as error:
+        raise UserError(f"--output {folder} {error}; name a new folder, or see what is there with "
+                        f"framework-bench report {folder}") from error  # fmt: skip
 
 
 def _run_in(folder: Path, plans: list[TaskPlan], *, continued: bool, retry_failed: bool) -> tuple[Campaign, bool]:

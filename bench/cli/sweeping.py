@@ -138,6 +138,14 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
     least_s = min(_least_s(choice) for choice in made)
     if budget_s is not None and budget_s < least_s:
         raise UserError(f"--budget: a point takes {progress.about(least_s)}")
+    # What was begun so has spent a part of the error, and goes on so.
+    if budget_s is not None or any(
+        one.cell.look for point in sweep_folder.points(output) for one in files.read_folder(point)[0]
+    ):
+        made = [dataclasses.replace(choice, looks=_looks(output, choice)) for choice in made]
+    for choice in made:
+        if (output / _folder(choice)).is_dir():
+            running.refuse_other(choice, output / _folder(choice))
     _own(output, vary)
     running.tell(
         f"{len(made)} point{'s' if len(made) != 1 else ''} of {len(made[0].arms)} arms, "
@@ -145,10 +153,6 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
     )
     start, longest_s, left = time.monotonic(), 0.0, 0
     measured: dict[str, Campaign] = {}  # the id of a point's run -> what it became
-    # What was begun so has spent a part of the error, and goes on so.
-    with_looks = budget_s is not None or any(
-        one.cell.look for point in sweep_folder.points(output) for one in files.read_folder(point)[0]
-    )
     for number, choice in enumerate(made, start=1):
         began = time.monotonic()
         if (
@@ -160,8 +164,6 @@ def run(vary: Values, made: Sequence[Choice], output: Path, *, budget_s: float |
             left += 1
             continue
         running.tell(f"point {number} of {len(made)}: {_name(choice)}")
-        if with_looks:
-            choice = dataclasses.replace(choice, looks=_looks(output, choice))
         done = _measure(output, choice)
         measured[done.run.id] = done
         longest_s = max(longest_s, time.monotonic() - began)

@@ -29,7 +29,7 @@ def objections(records: Iterable[Record], baseline: str, verdicts: Collection[st
         raise NoBaseline("only the speed of training is judged, of which there is no table")
     names = dict.fromkeys(row.name for section in sections for row in section.rows)
     if baseline not in names:
-        raise NoBaseline(f"no table has an arm called {baseline}; there are: {', '.join(names) or 'none'}")
+        raise NoBaseline(f"no table has an arm called {baseline}; there are: {', '.join(names)}")
     return texts
 
 
