@@ -281,7 +281,7 @@ def _smoke(data_dir: DataDir) -> Preset:
         hidden=32, layers=1, heads=2, generated=Generated(train=256, held_out=100), train_steps=20, batch_size=16
     )
     return Preset(
-        task=task, warmup_steps=2, warmup_s=0.3, blocks=10, most_blocks=10, rounds=2, seeds=1,
+        task=task, warmup_steps=2, blocks=10, most_blocks=10, rounds=2, seeds=1,
         # 20 steps learn next to nothing (38, 62 and 62 %): a training that runs is all that this shows.
         target=Target("accuracy", at_least=0.3, margin=0.02),
     )  # fmt: skip

@@ -23,7 +23,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=GruLm("tinyshakespeare", batch_size=16, window=32, steps=200, model=small, data_dir=data_dir),
-            warmup_steps=10, warmup_s=0.3, blocks=10, most_blocks=10, rounds=2, seeds=1,
+            warmup_steps=10, blocks=10, most_blocks=10, rounds=2, seeds=1,
             target=Target("perplexity", at_most=15, margin=0.25),
         ),
         "quick": lambda: Preset(

@@ -241,7 +241,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=GruLm(source="pydoc", batch_size=16, window=20, steps=150, model=small),
-            warmup_steps=10, warmup_s=0.3, blocks=10, most_blocks=10, rounds=2, seeds=1, validations=1,
+            warmup_steps=10, blocks=10, most_blocks=10, rounds=2, seeds=1, validations=1,
             # 305 to 308 with three seeds in PyTorch; another Python has another text.
             target=Target("perplexity", at_most=350, margin=10),
         ),

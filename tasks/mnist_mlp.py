@@ -189,7 +189,7 @@ def preset(name: str, data_dir: Path | None = None) -> Preset:
     return {
         "smoke": lambda: Preset(
             task=MnistMlp(source="digits", batch_size=32, epochs=2),
-            warmup_steps=20, warmup_s=0.3, blocks=10, most_blocks=10, rounds=2, seeds=1, validations=1,
+            warmup_steps=20, blocks=10, most_blocks=10, rounds=2, seeds=1, validations=1,
             # 93.9 to 95.8 % with five seeds in PyTorch.
             target=Target("accuracy", at_least=0.85, margin=0.01),
         ),

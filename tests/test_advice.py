@@ -173,10 +173,12 @@ def test_the_command_reads_a_run_and_a_folder_of_runs(bench: Callable[..., Done]
 def test_folders_of_one_name_are_all_read(bench: Callable[..., Done], tmp_path: Path) -> None:
     write_records(tmp_path / "one" / "run", a_run(RUN))
     write_records(tmp_path / "two" / "run", a_run(RUN, task="gru_lm"))
-    done = bench("advise", tmp_path / "one" / "run", tmp_path / "two" / "run")
+    write_records(Path("run"), a_run(RUN, task="bert_sentiment"))
+    done = bench("advise", tmp_path / "one" / "run", tmp_path / "two" / "run", "run")
     assert done.code == 0, done.error
-    for task in ("mnist_mlp", "gru_lm"):
+    for task in ("mnist_mlp", "gru_lm", "bert_sentiment"):
         assert f"{task}: preset quick" in done.out
+    assert "(two/run: " in done.out
 
 
 def test_a_record_that_was_changed_is_in_no_advice_and_the_exit_code_says_so(

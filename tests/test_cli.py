@@ -709,7 +709,7 @@ def test_a_price_is_a_number_that_can_be_counted_with(bench: Callable[..., Done]
     [
         ("> /dev/full", 1, "framework-bench: standard output: No space left on device\n"),
         (">&-", 0, ""),
-        ("| head -1", 0, ""),
+        ("| true", 0, ""),  # which has ended before anything is written
     ],
 )
 @pytest.mark.parametrize("command", ["--help", "report one --format csv"])

@@ -294,7 +294,6 @@ def report(
 
     Records of several runs stand in tables of their own. html is one page that needs nothing else; latex goes into a paper.
     """
-    from bench.records import files
     from bench.report import gate, terminal
 
     short = form is None and price_per_hour is None
@@ -322,15 +321,8 @@ def report(
 
         usual = (plots.files, apart_plot.files, explanation_plot.files)
         drawn = {"sweep": (sweep_plot.files,), "history": (history_plot.files,)}.get(form, usual)
-        made = dict(one for draw in drawn for one in draw(records))
         folders.new_and_empty(plots_folder, "--plots")
-        try:
-            for name, content in made.items():
-                files.write_bytes(plots_folder / name, content)
-        except OSError as error:
-            for name in made:
-                (plots_folder / name).unlink(missing_ok=True)
-            raise click.ClickException(f"--plots {plots_folder}: {error.strerror}") from error
+        folders.fill(plots_folder, dict(made for draw in drawn for made in draw(records)), "--plots")
     for text in objections:
         click.echo(printable(f"--fail-on {text}"), err=True)
     if objections or not sound:
@@ -363,13 +355,19 @@ def advise(
             raise UserError(f"no runs in {path}: give the folder that `framework-bench run` wrote, or one of several")
         for place in places:
             records, sound = folders.read((place,))
-            name = place.resolve().name
-            found[str(place) if name in found else name] = records
+            found[_apart(place, found)] = records
             whole = whole and sound
     wish = advice.Wish(task, device, batch_size, measure)
     click.echo("\n".join(printable(line) for line in advice.render(advice.advice(found, wish)).splitlines()))
     if not whole:
         raise SystemExit(1)
+
+
+def _apart(folder: Path, taken: Collection[str]) -> str:
+    """The end of a folder's path, as long as it takes to be no other one's."""
+    parts = folder.resolve().parts
+    ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+    return next((end for end in ends if end not in taken), str(folder))
 
 
 @cli.command()

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,19 @@ def new_and_empty(folder: Path, option: str) -> None:
             raise UserError(f"{option} {folder} is not empty; name a new folder")
     except OSError as error:
         raise UserError(f"{option} {folder}: cannot write there: {error.strerror}") from error
+
+
+def fill(folder: Path, contents: Mapping[str, bytes], option: str) -> None:
+    """Writes files into a new folder; ClickException, and none of them stays, where the disk does not take them all."""
+    from bench.records import files
+
+    try:
+        for name, content in contents.items():
+            files.write_bytes(folder / name, content)
+    except OSError as error:
+        for name in contents:
+            (folder / name).unlink(missing_ok=True)
+        raise click.ClickException(f"{option} {folder}: {error.strerror}") from error
 
 
 def default() -> Path:

@@ -85,6 +85,7 @@ def _plans(choice: Choice, folder: Path) -> tuple[list[TaskPlan], resume.Fixed |
 
 @contextlib.contextmanager
 def _refused(folder: Path) -> Iterator[None]:
+    """What does not go with the folder's earlier run becomes a UserError."""
     try:
         yield
     except resume.Mismatch as error:

@@ -29,9 +29,7 @@ from bench.records.steadiness import is_steady, standard_error
 REST_S = 0.01  # between two turns: threads that wait for work by spinning go to sleep
 ROOM = 1.25  # the next process may need so much more than the largest so far
 COMPANY_CYCLES, COMPANY_BLOCKS = 3, 2
-EXACT = (
-    0.015  # the largest standard error of the mean of an arm's blocks, as a share of it, that asks for no more turns
-)
+EXACT = 0.015  # the standard error of a mean of blocks, as a share of it, up to which no more turns are asked for
 MOST_S = 12.0  # seconds of an arm's blocks; more turns never make a window longer than that
 
 
