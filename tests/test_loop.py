@@ -522,6 +522,34 @@ def test_a_window_is_steady_if_its_halves_differ_by_no_more_than_the_margin_or_t
     assert steadiness.is_steady(blocks_s) is steady
 
 
+HALVES = [1.0] * 10 + [1.2] * 10
+EVEN = [1.0] * 20
+
+
+@pytest.mark.parametrize(
+    ("windows", "changed"),
+    [
+        ([EVEN, EVEN], [False, False]),
+        ([HALVES], [True]),
+        ([HALVES, EVEN], [True, False]),
+        ([HALVES, [2 * block for block in HALVES]], [False, False]),  # the machine did it to both
+        ([HALVES, HALVES, HALVES], [False, False, False]),
+        ([HALVES, HALVES[::-1]], [True, True]),
+        ([HALVES, HALVES[::-1], EVEN], [True, True, False]),
+        ([HALVES, [block**2 for block in HALVES]], [True, True]),  # one by 20 %, the other by 44 %
+        ([HALVES, [block**1.1 for block in HALVES]], [False, False]),  # within the margin of each other
+        ([[1.0] * 10 + [1.04] * 10, [1.0] * 10 + [1.015] * 10], [True, False]),  # too, but most of it is its own
+        ([HALVES, [1.0] * 9 + [1.2] * 10], [True, True]),  # they cannot have taken the same turns
+        ([HALVES, [0.0] * 20], [True, False]),
+        ([], []),
+    ],
+)
+def test_a_window_changed_by_itself_if_the_others_of_the_same_turns_did_not_change_alike(
+    windows: list[list[float]], changed: list[bool]
+) -> None:
+    assert steadiness.changed(windows) == changed
+
+
 # Training to a budget.
 
 

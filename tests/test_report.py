@@ -198,6 +198,55 @@ def test_a_disturbed_round_is_shown_and_takes_part_in_no_figure_of_any_row() -> 
     assert "times as fast as slow (4 rounds)" in text
 
 
+def drifting(beside: int, *changing: str) -> list[Record]:
+    """Three arms, of which some took 50 % more time in the second half of their window in the first round."""
+    made = replaced(a_run({"a": FAST, "b": SLOW, "c": SLOW}), lambda one: one.cell.kind == "speed", beside=beside)
+    slower = [one.outcome.timings for one in made]
+    for at, one in enumerate(made):
+        timings = slower[at]
+        if timings is not None and one.cell.round == 1 and one.cell.arm.name in changing:
+            blocks_s = [block_s * (0.8 if turn < 5 else 1.2) for turn, block_s in enumerate(timings.blocks_s)]
+            made[at] = changed(one, timings=msgspec.structs.replace(timings, blocks_s=blocks_s))
+    return made
+
+
+def test_a_drift_that_all_arms_of_a_round_share_is_told_and_takes_no_round_from_their_verdicts() -> None:
+    section = only_section(drifting(2, "a", "b", "c"))
+    assert [len(row.comparable) for row in section.rows] == [5, 5, 5]
+    ((label, told),) = facts.unsteady(section)
+    assert label == "Not steady, as the other arms of the round were, so that ratios count"
+    assert told.startswith("round 1, a: the second half of the window took 50.0 % more time; round 1, ")
+
+
+@pytest.mark.parametrize(
+    ("beside", "changing", "lost"),
+    [
+        (2, ["a"], {"a"}),
+        (1, ["a", "b", "c"], {"a", "b", "c"}),  # three of two: nothing says which of them took turns
+        (0, ["a", "b"], {"a", "b"}),
+    ],
+)
+def test_no_verdict_rests_on_the_window_of_an_arm_that_changed_by_itself(
+    beside: int, changing: list[str], lost: set[str]
+) -> None:
+    section = only_section(drifting(beside, *changing))
+    assert {row.name for row in section.rows if 1 not in row.comparable} == lost
+    assert {label for label, _ in facts.unsteady(section)} == {"Not steady, in no verdict"}
+
+
+def test_an_arm_that_failed_in_its_turn_took_turns_all_the_same() -> None:
+    made = drifting(2, "a", "b")
+    failed = lambda one: (one.cell.arm.name, one.cell.round, one.cell.kind) == ("c", 1, "speed")  # noqa: E731
+    made = [
+        a_record(kind="speed", backend="c", round=1, beside=2, status="crashed", reason="it died")
+        if failed(one)
+        else one
+        for one in made
+    ]
+    section = only_section(made)
+    assert [1 in row.comparable for row in section.ranked] == [True, True]
+
+
 def test_a_row_whose_rounds_were_all_disturbed_is_not_ranked() -> None:
     told = msgspec.structs.replace(A_WINDOW, disturbed="the GPU throttled: heat")
     made = a_run(TWO, disturbance=told)

@@ -203,6 +203,16 @@ def test_a_window_that_changes_in_its_later_turns_is_begun_anew_once(monkeypatch
     assert one.words == (phases.GO * 47 + phases.AGAIN + phases.GO * 46)
 
 
+def test_no_window_is_begun_anew_for_what_the_machine_does_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "REST_S", 0.0)
+    slower = [Telling(*[0.2 * times] * 10, *[0.4 * times] * 10) for times in (1, 2, 3)]
+    turns.take_turns(slower, turns=20, rng=random.Random(1))  # type: ignore[arg-type]
+    assert [one.words for one in slower] == [phases.GO * 20] * 3
+    steady, alone = Telling(*EVEN), Telling(*[0.2] * 10, *[0.4] * 10, *EVEN * 20)
+    turns.take_turns([steady, alone], turns=20, rng=random.Random(1))  # type: ignore[list-item]
+    assert [one.words for one in (steady, alone)] == [phases.GO * 20 + phases.AGAIN + phases.GO * 19] * 2
+
+
 def test_no_window_is_exact_by_more_turns_of_nobody() -> None:
     assert turns.more_turns([], most=60) == 0
 

@@ -3,8 +3,8 @@
 They are started and warmed up one after the other. Then each runs one block when the parent says so, in an order shuffled anew
 for every turn, while the others sleep on a pipe: whatever the machine does meanwhile hits every arm alike. Where the blocks of
 one scatter so much that their mean is not exact, all are given more turns. If the speed of one changed from the first half of
-its window to the second, all begin their windows anew, once. Where the next process would not fit beside the others into the
-memory of the host or the device, it and those after it take turns without them.
+its window to the second, and not as that of the others did, all begin their windows anew, once. Where the next process would
+not fit beside the others into the memory of the host or the device, it and those after it take turns without them.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from bench.process.execute import DEADLINES, Process, started
 from bench.process.interpreters import Interpreter
 from bench.process.launch import Child, Deadlines
 from bench.records.record import Cell, Kind, Record, Run
-from bench.records.steadiness import is_steady, standard_error
+from bench.records.steadiness import changed, standard_error
 
 REST_S = 0.01  # between two turns: threads that wait for work by spinning go to sleep
 ROOM = 1.25  # the next process may need so much more than the largest so far
@@ -115,11 +115,11 @@ def take_turns(
         blocks_s: dict[int, list[float]] = {at: [] for at in range(len(group))}
         for turn in range(turns):
             _turn(group, blocks_s, word if turn == 0 else phases.GO, rng=rng)
-        if not all(map(is_steady, blocks_s.values())):
+        if any(changed(list(blocks_s.values()))):
             continue
         for _ in range(more_turns(list(blocks_s.values()), most=most or turns)):
             _turn(group, blocks_s, phases.GO, rng=rng)
-        if all(map(is_steady, blocks_s.values())):
+        if not any(changed(list(blocks_s.values()))):
             break
 
 

@@ -10,12 +10,15 @@ The rule, stated before anything is measured: a window is disturbed
 
 MOST_TAKEN follows from the margin of the verdicts: the same loss may slow down one arm by all of it and another not at all, so
 that a larger one could move their ratio by more than the margin. Each arm's record says what was lost and what it used itself.
-A round with a disturbed window is kept and shown, and takes part in no ratio.
+A round with a disturbed window is kept and shown, and takes part in no ratio. Of an undisturbed one, each window whose speed
+changed by itself takes part in none (bench/records/steadiness.py).
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
+from bench.records import steadiness
 from bench.records.limits import MARGIN
 from bench.records.record import GpuState, Record
 
@@ -65,6 +68,21 @@ def judge(
 def disturbed_rounds(records: Iterable[Record]) -> set[int]:
     """The rounds in which a window was disturbed."""
     return {one.cell.round for one in records if one.outcome.disturbance and one.outcome.disturbance.disturbed}
+
+
+def unsteady(records: Iterable[Record], blocks_of: Callable[[Record], Sequence[float] | None]) -> list[Record]:
+    """Those of one kind whose speed changed in the window, and not as that of the others that took turns with them did."""
+    groups: dict[tuple[int, int], list[Record]] = defaultdict(list)
+    for one in records:
+        groups[one.cell.round, one.outcome.beside].append(one)
+    found: list[Record] = []
+    for (_, beside), group in groups.items():
+        windows = [(one, blocks_s) for one in group if (blocks_s := blocks_of(one))]
+        whole = len(group) == 1 + beside  # or it cannot be told which of them took turns: each is judged by itself
+        for part in [windows] if whole else [[window] for window in windows]:
+            changed = steadiness.changed([blocks_s for _, blocks_s in part])
+            found += [one for (one, _), by_itself in zip(part, changed, strict=True) if by_itself]
+    return found
 
 
 def spare_rounds(rounds: int) -> int:

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Meta
 
 import tasks.spec
-from bench.records import steadiness
 from tasks.spec import hash_json
 
 SCHEMA = 3
@@ -171,11 +170,6 @@ class Timings(Strict, frozen=True):
     def step_s(self) -> float:
         """Seconds of one step in the window."""
         return self.window_s / (len(self.blocks_s) * self.block_steps)
-
-    @property
-    def steady(self) -> bool:
-        """Whether the speed stayed what it was from the window's first half to its second."""
-        return steadiness.is_steady(self.blocks_s)
 
     @property
     def start_s(self) -> float:
@@ -373,11 +367,6 @@ class Inference(Strict, frozen=True):
         """Seconds of each turn, with its calls of every size."""
         return [sum(turn) for turn in zip(*(calls.blocks_s for calls in self.calls), strict=False)]
 
-    @property
-    def steady(self) -> bool:
-        """Whether the speed stayed what it was from the window's first half to its second."""
-        return steadiness.is_steady(self.blocks_s)
-
 
 LOADING_PARTS = ("alone", "prepared", "fed")
 
@@ -426,11 +415,6 @@ class Loading(Strict, frozen=True):
     def blocks_s(self) -> list[float]:
         """Seconds of each turn, with a block of every part."""
         return [sum(turn) for turn in zip(*(feed.blocks_s for feed in self.feeds.values()), strict=False)]
-
-    @property
-    def steady(self) -> bool:
-        """Whether the speed stayed what it was from the window's first half to its second."""
-        return steadiness.is_steady(self.blocks_s)
 
 
 class SelfTest(Strict, frozen=True):

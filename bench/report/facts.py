@@ -171,13 +171,17 @@ def disturbed(section: Section) -> Iterator[Fact]:
 
 
 def unsteady(section: Section) -> Iterator[Fact]:
-    found = [
-        f"round {number}, {row.name}: the second half of the window took {100 * drift:+.1f} % time"
-        for row in section.rows
-        for number, drift in row.unsteady.items()
-    ]
-    if found:
-        yield "Not steady, in no verdict", "; ".join(found)
+    """Windows whose speed changed: by itself, or as that of all the arms that took turns."""
+    found: dict[bool, list[str]] = defaultdict(list)
+    for row in section.rows:
+        for number, drift in row.drifts.items():
+            change = f"{100 * abs(drift):.1f} % {'more' if drift > 0 else 'less'} time"
+            told = f"round {number}, {row.name}: the second half of the window took {change}"
+            found[number in row.unsteady].append(told)
+    if found[True]:
+        yield "Not steady, in no verdict", "; ".join(found[True])
+    if found[False]:
+        yield "Not steady, as the other arms of the round were, so that ratios count", "; ".join(found[False])
 
 
 def turns(section: Section) -> Iterator[Fact]:

@@ -13,7 +13,7 @@ from itertools import combinations
 from statistics import fmean, median
 
 from bench.records import proof, rules, steadiness
-from bench.records.disturbed import disturbed_rounds
+from bench.records.disturbed import disturbed_rounds, unsteady
 from bench.records.record import Arm, Bytes, Cell, Ladder, Record, Run, SelfTest, Timings, control_of
 from bench.stats import equivalence, intervals, looks, verdict
 
@@ -29,6 +29,7 @@ class Row:
     records: list[Record] = field(default_factory=list)
     disturbed: frozenset[int] = frozenset()  # rounds in which something else had the machine
     unfinished: frozenset[int] = frozenset()  # rounds that an interruption ended
+    unsteady: frozenset[int] = frozenset()  # rounds in whose window its speed changed by itself
     rounds: int = 0  # complete and undisturbed ones of the comparison
     apart: str | None = None  # why the losses of its windows show other work than those of the others
     beyond: str | None = None  # why no program can be as fast on this machine
@@ -103,15 +104,17 @@ class Row:
 
     @cached_property
     def comparable(self) -> dict[int, float]:
-        """Round -> items per second where the window was steady: no verdict rests on another one."""
-        unsteady = self.unsteady
-        return {number: value for number, value in self.throughputs.items() if number not in unsteady}
+        """Round -> items per second where its speed did not change by itself: no verdict rests on another window."""
+        return {number: value for number, value in self.throughputs.items() if number not in self.unsteady}
 
-    @cached_property
-    def unsteady(self) -> dict[int, float]:
+    @property
+    def drifts(self) -> dict[int, float]:
         """Round -> by what share the window's second half took longer than its first, where that is no steady speed."""
         judged = self.timed if all(one.run.measurement > 1 for one in self.records) else {}
-        return {number: steadiness.drift(t.blocks_s) for number, t in judged.items() if not t.steady}
+        found = {number: timings.blocks_s for number, timings in judged.items()}
+        return {
+            number: steadiness.drift(blocks) for number, blocks in found.items() if not steadiness.is_steady(blocks)
+        }
 
     @property
     def step_s(self) -> float | None:
@@ -400,9 +403,12 @@ def _section(records: Sequence[Record]) -> Section:
         rows.setdefault(one.cell.arm.hash, Row(one.cell.arm)).records.append(one)
     for row in rows.values():
         row.records.sort(key=lambda r: (r.cell.kind, r.cell.round, r.cell.seed, r.outcome.started_utc))
-    disturbed = frozenset(disturbed_rounds(one for one in records if one.cell.kind == "speed"))
-    stopped = (one for one in records if (one.cell.kind, one.outcome.status) == ("speed", "interrupted"))
-    unfinished = frozenset(one.cell.round for one in stopped)
+    speeds = [one for one in records if one.cell.kind == "speed"]
+    disturbed = frozenset(disturbed_rounds(speeds))
+    unfinished = frozenset(one.cell.round for one in speeds if one.outcome.status == "interrupted")
+    for one in unsteady(speeds, _blocks_s):
+        row = rows[one.cell.arm.hash]
+        row.unsteady |= {one.cell.round}
     for row in rows.values():  # whole rounds: their figures are compared with each other
         row.disturbed, row.unfinished = disturbed, unfinished
     rounds = {number for row in rows.values() for number in row.timed}
@@ -416,6 +422,11 @@ def _section(records: Sequence[Record]) -> Section:
     ordered = [row for row in ordered if row is not control]
     measured = next((one for one in records if one.outcome.status == "ok"), records[0])
     return Section(measured.run, measured.cell, ordered, control)
+
+
+def _blocks_s(one: Record) -> Sequence[float] | None:
+    """Of its window; in the first version of the measurement, arms did not take turns, and no window was judged."""
+    return one.outcome.timings.blocks_s if one.outcome.timings is not None and one.run.measurement > 1 else None
 
 
 def _prove_work(rows: Sequence[Row]) -> None:

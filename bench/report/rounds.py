@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bench.records import rules
-from bench.records.disturbed import disturbed_rounds
+from bench.records.disturbed import disturbed_rounds, unsteady
 from bench.records.record import Arm, Kind, Record
 from bench.report import facts, figures, grouping
 
@@ -14,7 +14,7 @@ class Timed(Protocol):
     """The figures of one process."""
 
     @property
-    def steady(self) -> bool: ...
+    def blocks_s(self) -> Sequence[float]: ...
 
 
 class Row(Protocol):
@@ -47,14 +47,13 @@ def counted(records: Sequence[Record], figures_of: Callable[[Record], Timed | No
     lost = {one.cell.round for one in records if one.outcome.status == "interrupted"}
     lost |= disturbed_rounds(records)
     failures = [f"{_name(one)}: {why}" for one in records if (why := _unfit(one))]
-    found = {id(one): figures_of(one) for one in records}
-    failures += [f"{_name(one)}: not steady" for one in records if (timed := found[id(one)]) and not timed.steady]
+    changed = {id(one): one for one in unsteady(records, lambda one: _blocks_s(figures_of(one)))}
+    failures += [f"{_name(one)}: not steady" for one in changed.values()]
     if lost:
         failures.append(f"disturbed or interrupted, and in no figure: round {', '.join(map(str, sorted(lost)))}")
     arms: dict[str, dict[int, Record]] = defaultdict(dict)
     for one in sorted(records, key=lambda one: (one.cell.arm.name, one.cell.round)):
-        timed = found[id(one)]
-        if one.cell.round not in lost and _unfit(one) is None and timed is not None and timed.steady:
+        if one.cell.round not in lost and not _unfit(one) and figures_of(one) is not None and id(one) not in changed:
             arms[one.cell.arm.hash][one.cell.round] = one
     # What an arm failed at is not in its mean: one that lacks a round is compared with none.
     failed = {one.cell.arm.hash for one in records if one.cell.round not in lost and _unfit(one)}
@@ -64,6 +63,10 @@ def counted(records: Sequence[Record], figures_of: Callable[[Record], Timed | No
 
 def _name(one: Record) -> str:
     return f"{one.cell.arm.name}, {one.cell.kind}, round {one.cell.round}"
+
+
+def _blocks_s(timed: Timed | None) -> Sequence[float] | None:
+    return None if timed is None else timed.blocks_s
 
 
 def _unfit(one: Record) -> str | None:
