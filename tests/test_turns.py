@@ -176,7 +176,7 @@ EVEN, UNEVEN = (0.2,), (0.18, 0.22)  # the mean of 20 uneven blocks has a standa
         (UNEVEN, 30, 30),
         (UNEVEN, None, 20),
         ((1.8, 2.2), 60, 20),  # 40 s already
-        ((0.36, 0.44), 60, 30),  # more would make a window longer than 12 s
+        ((0.72, 0.88), 60, 38),  # more would make a window longer than 30 s
         ((0.0,), 60, 20),
     ],
 )

@@ -30,7 +30,7 @@ REST_S = 0.01  # between two turns: threads that wait for work by spinning go to
 ROOM = 1.25  # the next process may need so much more than the largest so far
 COMPANY_CYCLES, COMPANY_BLOCKS = 3, 2
 EXACT = 0.015  # the standard error of a mean of blocks, as a share of it, up to which no more turns are asked for
-MOST_S = 12.0  # seconds of an arm's blocks; more turns never make a window longer than that
+MOST_S = 30.0  # seconds of an arm's blocks; more turns never make a window longer than that
 
 
 def execute_round(
