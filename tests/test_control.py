@@ -35,6 +35,12 @@ def test_a_control_is_a_line_and_no_row() -> None:
     assert summary.sentences(section) == summary.sentences(only_section(a_run(TWO)))
 
 
+def test_a_control_of_one_round_is_told_in_the_singular() -> None:
+    section = only_section(controlled(NEARLY[:1]))
+    ((told),) = [text for name, text in facts.facts(section) if name == "Control"]
+    assert told.endswith(", 1 round: not decided")
+
+
 def test_a_control_that_is_called_different_is_said_first() -> None:
     made = controlled([speed * 1.2 for speed in NEARLY])
     (section,) = grouping.sections(made)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.records.record import Cell
 from bench.report import grouping, scaling, words
-from bench.report.formats import mebibytes, significant, with_interval
+from bench.report.formats import many_rounds, mebibytes, significant, with_interval
 from bench.report.grouping import GIB, Row, Section
 
 UPPER_BOUND = (
@@ -99,7 +99,7 @@ def control(section: Section) -> Iterator[Fact]:
     if found is None or same is None:
         yield "Control", "it was not measured in a round that counts"
     else:
-        told = f"{with_interval(found.ratio)}, {found.ratio.n} rounds: {found.decision}"
+        told = f"{with_interval(found.ratio)}, {many_rounds(found.ratio.n)}: {found.decision}"
         yield "Control", f"{same.name} against itself, a second time in every round: {told}"
 
 

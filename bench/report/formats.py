@@ -50,3 +50,8 @@ def mebibytes(count: float) -> str:
     """Bytes as MiB, without decimals from 10 on."""
     size = count / 2**20
     return f"{size:,.0f} MiB" if size >= 10 else f"{significant(size, 2)} MiB"
+
+
+def many_rounds(number: int) -> str:
+    """How many rounds a figure is of: "1 round", "5 rounds"."""
+    return f"{number} round{'s' if number != 1 else ''}"

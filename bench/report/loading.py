@@ -14,7 +14,7 @@ from statistics import median
 from bench.records.limits import MARGIN
 from bench.records.record import LOADING_PARTS, Arm, Loading, Record, control_of
 from bench.report import figures, grouping, rounds
-from bench.report.formats import duration, significant, with_interval
+from bench.report.formats import duration, many_rounds, significant, with_interval
 from bench.report.words import verdict_in_words
 from bench.stats import intervals, verdict
 from bench.stats.intervals import Interval
@@ -190,7 +190,7 @@ def sentences(group: Group) -> list[str]:
 def _cost(row: Row, found: verdict.Verdict) -> str:
     """Whether the loader is what a training waits for."""
     name = row.arm.name
-    many = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
+    many = many_rounds(found.ratio.n)
     ratio = f"{with_interval(found.ratio)} times as fast as on prepared batches ({many})"
     if found.decision == "tie":
         return f"{name} does not wait for its loader: fed by it, it trains as fast as on prepared batches within " \

@@ -8,7 +8,7 @@ the batch. Where one process had other cores than each of the N, the speed-up sa
 import math
 from statistics import median
 
-from bench.report.formats import duration, mebibytes, significant, with_interval
+from bench.report.formats import duration, many_rounds, mebibytes, significant, with_interval
 from bench.report.grouping import Row, Section
 from bench.stats import intervals, welch
 from bench.stats.intervals import Interval
@@ -86,7 +86,7 @@ def _sentence(row: Row, one: Row) -> str:
     cores, alone = _cores(row), _cores(one)
     if found is None:
         return ""
-    rounds = f"{found.n} round{'s' if found.n != 1 else ''}"
+    rounds = many_rounds(found.n)
     told = f"{row.name} trains {with_interval(found)} times as fast as {one.name} ({rounds})"
     if cores is None or alone is None:
         return f"{told}."

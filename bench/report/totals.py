@@ -9,7 +9,7 @@ import math
 from statistics import median
 from typing import NamedTuple
 
-from bench.report.formats import duration
+from bench.report.formats import duration, many_rounds
 from bench.report.grouping import Row, Section
 
 COUNTS = (100, 1_000, 10_000)
@@ -126,7 +126,7 @@ def _ahead_from(fast: Line, slow: Line) -> float:
 
 
 def _sentence(found: BreakEven) -> str:
-    rounds = f"{found.rounds} round{'s' if found.rounds != 1 else ''}"
+    rounds = many_rounds(found.rounds)
     if found.high == 1:
         return f"{found.fast} is ahead of {found.slow} from the start ({rounds})."
     steps, low, high = _shown(found)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from bench.records.limits import MARGIN, MOST_ROUNDS
 from bench.records.record import RoundsPlan, SelfTest
-from bench.report.formats import significant, with_interval
+from bench.report.formats import many_rounds, significant, with_interval
 from bench.stats import intervals, power
 from bench.stats import selftest as judging
 from bench.stats.intervals import Interval
@@ -88,7 +88,7 @@ def selftest_in_short(test: SelfTest, *, adjusted: bool = True) -> str:
 def verdict_in_words(does: str, name: str, other: str, found: Verdict) -> str:
     """A verdict of one arm against another, with its evidence; `does` is what one of them does faster."""
     ratio_text = with_interval(found.ratio)
-    rounds = f"{found.ratio.n} round{'s' if found.ratio.n != 1 else ''}"
+    rounds = many_rounds(found.ratio.n)
     if found.decision == "tie":
         return f"{name} and {other}: tie within {100 * MARGIN:.0f} % (ratio {ratio_text}, {rounds})."
     if found.decision == "not decided":
